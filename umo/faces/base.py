@@ -1,0 +1,69 @@
+"""What every face model offers: detect and embed. One adapter a file, one contract test for all."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, overload
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """A face found in a picture; pixel coordinates of that picture, x to the right, y down.
+
+    Attributes:
+        box: (4,) float32, x0, y0, x1, y1; may reach outside the picture.
+        landmarks: (5, 2) float32: the eye on the picture's left, the eye on its right, the tip of the nose,
+            the mouth's corner on the left, on the right.
+        score: the detector's confidence, higher is surer; its range is the detector's own.
+    """
+
+    box: np.ndarray
+    landmarks: np.ndarray
+    score: float
+
+    @property
+    def side(self) -> float:
+        """The shorter side of the box in pixels."""
+        return float(min(self.box[2] - self.box[0], self.box[3] - self.box[1]))
+
+
+class FaceModel(Protocol):
+    """A detector and an embedder that belong together.
+
+    Pictures are (H, W, 3) uint8 RGB arrays of any sizes, or one float tensor (B, 3, H, W) in [-1, 1] as a customizer
+    draws them. Where `differentiable` is true, `embed` of a tensor carries the gradient to its pixels (boxes and
+    landmarks are constants) and none to the network's weights.
+
+    Attributes:
+        name: the key of the adapter in `umo.faces.MODELS`.
+        licence: of the weights.
+        dimension: d, the length of an embedding.
+        differentiable: whether `embed` of a tensor has a gradient.
+        files: the weight files, whose checksums are the model's identity.
+        same_person_cosine: two faces at or above it are the same person (false accept 1 % at 64 px; see
+            `umo.faces.calibration`).
+    """
+
+    name: str
+    licence: str
+    dimension: int
+    differentiable: bool
+    files: tuple[Path, ...]
+    same_person_cosine: float
+
+    def detect(self, images: Sequence[np.ndarray] | torch.Tensor) -> list[list[Face]]:
+        """Faces of each picture, the most certain first; never a gradient."""
+        ...
+
+    @overload
+    def embed(self, images: Sequence[np.ndarray], faces: Sequence[Sequence[Face]]) -> np.ndarray: ...
+
+    @overload
+    def embed(self, images: torch.Tensor, faces: Sequence[Sequence[Face]]) -> torch.Tensor: ...
+
+    def embed(self, images, faces):
+        """Unit vectors (n, d) float32 of all faces, picture by picture, in the given order; n = 0 gives (0, d)."""
+        ...

@@ -1,0 +1,91 @@
+"""Reading pictures that strangers took: upright RGB arrays, or one line that says why not."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MIN_SIDE = 16
+MAX_PIXELS = 100_000_000
+
+
+class ImageError(ValueError):
+    """A picture cannot be used; the message is a reason and a remedy, without the file's name."""
+
+
+def read_image(source: Path | bytes, max_pixels: int = MAX_PIXELS, max_side: int | None = None) -> np.ndarray:
+    """Decode a picture as it should be seen.
+
+    Args:
+        source: a file, or its bytes (any format that Pillow opens; EXIF rotation is applied).
+        max_pixels: a larger picture is refused before it is decoded.
+        max_side: JPEG is decoded at the smallest eighth that is still at least this long (fast path for big photos).
+
+    Returns:
+        (H, W, 3) uint8 RGB; grey becomes three equal channels, transparency is laid on white.
+
+    Raises:
+        ImageError: empty, not an image, truncated, corrupt, under 16 px a side, or over `max_pixels`.
+    """
+    data = source if isinstance(source, bytes) else _read_bytes(source)
+    if not data:
+        raise ImageError("empty file (0 bytes): copy it again from its origin")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as image:
+                _check_size(image.size, max_pixels)
+                if max_side:
+                    image.draft("RGB", (max_side, max_side))
+                return np.asarray(_flatten(ImageOps.exif_transpose(image)))
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+        reason = "too large" if isinstance(error, Image.DecompressionBombError) else "not an image"
+        raise ImageError(f"{reason}: convert it to JPEG, PNG or WebP") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"truncated or corrupt ({error}): copy it again from its origin") from error
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot be read ({error.strerror}): check the path and its permissions") from error
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if min(size) < MIN_SIDE:
+        raise ImageError(f"{width}x{height} px is too small: at least {MIN_SIDE} px a side are needed")
+    if width * height > max_pixels:
+        raise ImageError(f"{width}x{height} px is over the limit of {max_pixels:,} pixels: scale it down")
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """RGB over white; 16-bit grey is scaled to 8 bits instead of clipped."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 RGB -> PNG bytes, the same bytes for the same pixels."""
+    return _encode(image, format="PNG", compress_level=6)
+
+
+def encode_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
+    """(H, W, 3) uint8 RGB -> JPEG bytes without chroma subsampling."""
+    return _encode(image, format="JPEG", quality=quality, subsampling=0)
+
+
+def _encode(image: np.ndarray, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, **options)
+    return buffer.getvalue()
