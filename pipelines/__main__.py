@@ -1,0 +1,75 @@
+"""`python -m pipelines STAGE [--of PART]`: what dvc.yaml calls. Needs no Prefect."""
+
+import argparse
+import errno
+import sys
+import time
+from importlib import import_module
+
+from pipelines.params import load_all
+from umo.errors import BadInput, WorkFailed
+
+STAGES = (
+    "ingest",
+    "measure",
+    "identify",
+    "synthesise",
+    "curate",
+    "validate",
+    "export",
+    "cases",
+    "generate",
+    "evaluate",
+    "compare",
+    "report",
+)
+PARTS = {
+    "measure": ("ingested", "synthesised"),
+    "generate": ("target", "pasted", "shuffled"),
+    "evaluate": ("target", "pasted", "shuffled"),
+}
+
+
+TOOLS = ("check", "photos")
+HELP = "check reads params.yaml and does nothing; photos writes the training people's photographs for `umo calibrate`"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one stage; 0 done, 1 the work failed, 2 bad input. Errors that can be expected are one line."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines", description="Run one stage of the graph in dvc.yaml.")
+    parser.add_argument("stage", choices=[*STAGES, *TOOLS], metavar="STAGE", help=f"{', '.join(STAGES)}; {HELP}")
+    parser.add_argument("--of", metavar="PART", help="the part of a stage that has several")
+    options = parser.parse_args(arguments)
+    allowed = PARTS.get(options.stage)
+    if (options.of is None) != (allowed is None) or (allowed and options.of not in allowed):
+        parser.error(f"{options.stage} takes " + (f"--of, one of {', '.join(allowed)}" if allowed else "no --of"))
+    name = f"{options.stage}@{options.of}" if options.of else options.stage
+    started = time.perf_counter()
+    try:
+        params = load_all(("machine", *STAGES))
+        if options.stage in STAGES:
+            stage = import_module(f"pipelines.{options.stage}")
+            parts = (options.of,) if options.of else ()
+            stage.run(params[options.stage], params["machine"], *parts)
+        elif options.stage == "photos":
+            print(import_module("pipelines.photos").write_photos(("train",)))
+    except (BadInput, WorkFailed) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"{name}: {_explain(error)}", file=sys.stderr)
+        return WorkFailed.exit_code
+    print(f"{name}: done in {time.perf_counter() - started:.1f} s")
+    return 0
+
+
+def _explain(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        remedy = "free some space (make clean-work) and run again; what is finished is kept"
+        return f"{where}{error.strerror}; {remedy}"
+    return f"{where}{error.strerror or error}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""params.yaml: read, checked as a whole before any stage works, and handed out a section at a time."""
+
+import difflib
+from importlib import import_module
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from umo.errors import BadInput
+
+PARAMS = Path("params.yaml")
+
+
+class Section(BaseModel):
+    """A stage's knobs: an unknown key or a value out of range is an error, not a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def load_all(stages: tuple[str, ...], path: Path = PARAMS) -> dict[str, BaseModel]:
+    """Every section, checked by the `Params` of its stage's module (`machine` by the shards' `Machine`).
+
+    Raises:
+        BadInput: the file is missing or not YAML, a section or a key is missing, misspelt or out of range.
+    """
+    found = _read(path)
+    for name in found:
+        if name not in stages:
+            raise BadInput(f"{path}: unknown section '{name}'{_nearest(name, stages)}")
+    return {stage: _section(stage, found, path) for stage in stages}
+
+
+def load(stage: str, path: Path = PARAMS) -> BaseModel:
+    """One stage's section, for a stage that checks another's product against it."""
+    return _section(stage, _read(path), path)
+
+
+def _section(stage: str, found: dict, path: Path) -> BaseModel:
+    module = import_module(f"pipelines.{'shards' if stage == 'machine' else stage}")
+    model = module.Machine if stage == "machine" else module.Params
+    try:
+        return model(**(found.get(stage) or {}))
+    except ValidationError as error:
+        faults = "; ".join(_fault(stage, fault, list(model.model_fields)) for fault in error.errors())
+        raise BadInput(f"{path}: {faults}") from error
+
+
+def _read(path: Path) -> dict:
+    try:
+        found = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise BadInput(f"{path}: missing; run from the repository's root") from error
+    except yaml.YAMLError as error:
+        raise BadInput(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(found, dict):
+        raise BadInput(f"{path}: holds no sections")
+    return found
+
+
+def _fault(stage: str, fault: dict, known: list[str]) -> str:
+    key = ".".join(str(part) for part in (stage, *fault["loc"]))
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key '{key}'{_nearest(str(fault['loc'][-1]), known)}"
+    if fault["type"] == "missing":
+        return f"key '{key}' is missing"
+    return f"'{key}': {fault['msg'].lower()}, found {fault['input']!r}"
+
+
+def _nearest(name: str, known: tuple[str, ...] | list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"

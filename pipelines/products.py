@@ -1,0 +1,110 @@
+"""Where every product lies and how it is read: the one place where stages meet, so that none needs to know another."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from umo import records
+from umo.errors import BadInput
+
+INGESTED = Path("datasets/ingested")
+SYNTHESISED = Path("datasets/synthesised")
+MEASURED = Path("datasets/measured")
+MEASURED_PHOTOS = MEASURED / "ingested"
+MEASURED_SCENES = MEASURED / "synthesised"
+PEOPLE = Path("datasets/people")
+CURATED = Path("datasets/curated")
+VALIDATED = Path("datasets/validated")
+EXPORTED = Path("datasets/exported")
+CASES = Path("runs/cases")
+GENERATED = Path("runs/generate")
+EVALUATED = Path("runs/evaluate")
+COMPARISONS = EVALUATED / "compare.json"
+REPORT = Path("runs/report")
+
+IMAGES_TABLE, PICTURES = "images.parquet", "images.tar"
+MEASURED_IMAGES_TABLE, FACES_TABLE = "measured.parquet", "faces.parquet"
+PEOPLE_TABLE, PEOPLE_FACES_TABLE, PEOPLE_CHECK = "people.parquet", "people_faces.parquet", "identify.json"
+LAYOUT_TABLE, SCENES_TABLE = "layout.parquet", "scenes.parquet"
+SETS_TABLE, FUNNEL = "sets.parquet", "funnel.json"
+VALIDATION, DATA_DOCS = "results.json", "data_docs"
+CASES_FILE = "CASES.jsonl"
+METRICS, SCORES_TABLE = "metrics.json", "scores.parquet"
+
+
+def shard_folders(product: Path, table: str) -> list[Path]:
+    """The folders of a product that hold `table`, in order.
+
+    Raises:
+        BadInput: there are none.
+    """
+    folders = sorted(path.parent for path in product.glob(f"*/{table}"))
+    if not folders:
+        raise BadInput(f"{product}: no {table} below it; run the stage that makes it (dvc repro)")
+    return folders
+
+
+def _all_shards(product: Path, table: str, schema: pa.Schema) -> pl.DataFrame:
+    return _frame(pa.concat_tables(records.read(part / table, schema) for part in shard_folders(product, table)))
+
+
+def _frame(table: pa.Table) -> pl.DataFrame:
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def images(product: Path) -> pl.DataFrame:
+    """records.IMAGES of a product's shards."""
+    return _all_shards(product, IMAGES_TABLE, records.IMAGES)
+
+
+def measured_images(product: Path) -> pl.DataFrame:
+    """records.MEASURED_IMAGES of a product's shards."""
+    return _all_shards(product, MEASURED_IMAGES_TABLE, records.MEASURED_IMAGES)
+
+
+def faces(product: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """records.measured_faces of a product's shards, or some of its columns; the embedding's length is the file's."""
+    parts = shard_folders(product, FACES_TABLE)
+    return pl.concat(pl.read_parquet(part / FACES_TABLE, columns=columns) for part in parts)
+
+
+def layout() -> pl.DataFrame:
+    """records.LAYOUT of the synthesised scenes."""
+    return _all_shards(SYNTHESISED, LAYOUT_TABLE, records.LAYOUT)
+
+
+def scenes() -> pl.DataFrame:
+    """records.SCENES of the synthesised scenes."""
+    return _all_shards(SYNTHESISED, SCENES_TABLE, records.SCENES)
+
+
+def people() -> pl.DataFrame:
+    """records.PEOPLE."""
+    return _frame(records.read(PEOPLE / PEOPLE_TABLE, records.PEOPLE))
+
+
+def people_faces() -> pl.DataFrame:
+    """records.PEOPLE_FACES."""
+    return _frame(records.read(PEOPLE / PEOPLE_FACES_TABLE, records.PEOPLE_FACES))
+
+
+def sets() -> pl.DataFrame:
+    """records.SETS, kept or not."""
+    return _frame(records.read(CURATED / SETS_TABLE, records.SETS))
+
+
+def exported(split: str, columns: list[str] | None = None) -> list[dict]:
+    """Rows of an exported split, in order; pictures as {"bytes", "path"}.
+
+    Raises:
+        BadInput: the split is not there.
+    """
+    files = sorted(EXPORTED.glob(f"{split}-*.parquet"))
+    if not files:
+        raise BadInput(f"{EXPORTED}: no split '{split}'; make more scenes of it (synthesise.scenes) and run dvc repro")
+    return [row for file in files for row in pq.read_table(file, columns=columns).to_pylist()]

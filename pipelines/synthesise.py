@@ -1,0 +1,186 @@
+"""Scenes with several people, composited from the photographs of people of one split; the layout is kept."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import polars as pl
+from pydantic import Field
+
+from pipelines import products, store
+from pipelines.ledger import SPLITS
+from pipelines.params import Section
+from pipelines.shards import Counts, Machine, Shard, digest
+from pipelines.shards import run as run_shards
+from pipelines.sources import CONSENT_WEAKEST_FIRST
+from umo import compositing, records
+from umo.compositing import COLOURS, TEXTURES, Light
+from umo.errors import BadInput
+from umo.images import encode_png
+from umo.prompts import prompt
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class Params(Section):
+    """
+    generator: what draws the scenes.
+    scenes: how many, by split.
+    shard_size: scenes a shard.
+    height, widths: of a scene in pixels; each scene takes the smallest width that fits or a larger one.
+    people: numbers of people, in equal shares.
+    min_scale, max_scale: distance from the eyes to the mouth, as a part of the height.
+    max_roll: a head is turned by up to so many degrees.
+    max_light: brightness and the slope of the light vary by up to this part, warmth by up to half of it.
+    seed: of every draw.
+    """
+
+    generator: Literal["composite"]
+    scenes: dict[str, Annotated[int, Field(ge=0)]]
+    shard_size: int = Field(ge=1)
+    height: int = Field(ge=64, multiple_of=16)
+    widths: list[Annotated[int, Field(ge=64, multiple_of=16)]] = Field(min_length=1)
+    people: list[Annotated[int, Field(ge=1, le=6)]] = Field(min_length=1)
+    min_scale: Fraction
+    max_scale: Fraction
+    max_roll: float = Field(ge=0, le=45)
+    max_light: float = Field(ge=0, le=0.5)
+    seed: int
+
+
+def run(params: Params, machine: Machine) -> None:
+    """Draw the scenes of each split."""
+    photos = _photos()
+    shards = []
+    for split in SPLITS:
+        rows = photos.filter(pl.col("split") == split).sort("face_id")
+        faces = rows.to_dicts()
+        n_people = rows["person_id"].n_unique()
+        if params.scenes.get(split, 0) and n_people < max(params.people):
+            raise BadInput(
+                f"{split} has {n_people} people and synthesise.people asks for {max(params.people)}: add photographs "
+                "of more people, or ask for fewer"
+            )
+        inputs = {split: digest(faces)}
+        for start in range(0, params.scenes.get(split, 0), params.shard_size):
+            numbers = range(start, min(start + params.shard_size, params.scenes[split]))
+            name = f"{split}-{start // params.shard_size:04d}"
+            shards.append(Shard(name, inputs, (split, list(numbers), faces)))
+    run_shards("synthesise", partial(_synthesise, params), shards, products.SYNTHESISED, params=params, machine=machine)
+
+
+def _photos() -> pl.DataFrame:
+    """A row a usable face: whose, where, and in which stored picture."""
+    people = products.people().filter("keep").select("person_id", "split")
+    faces = products.people_faces().filter("keep").select("face_id", "image_id", "person_id")
+    landmarks = products.faces(products.MEASURED_PHOTOS, ["face_id", "box", "landmarks"])
+    images = products.images(products.INGESTED).filter(pl.col("status") == "ok")
+    wanted = images.select("image_id", "shard", "key", "licence", "consent")
+    return faces.join(people, on="person_id").join(landmarks, on="face_id").join(wanted, on="image_id")
+
+
+def _synthesise(params: Params, shard: Shard, folder: Path) -> Counts:
+    pictures = store.Pictures(products.INGESTED)
+    images, layout, scenes, encoded = [], [], [], {}
+    assert isinstance(shard.task, tuple)
+    split, numbers, faces = shard.task
+    for number in numbers:
+        rng = np.random.default_rng([params.seed, SPLITS.index(split), number])
+        chosen = _choose(faces, params.people[number % len(params.people)], rng)
+        scene, boxes, ground = _draw(params, chosen, pictures, rng)
+        data = encode_png(scene)
+        image_id = hashlib.sha256(data).hexdigest()
+        key = f"{image_id}.png"
+        encoded[key] = data
+        images.append(_image_row(image_id, shard.name, key, scene, f"{split}/{number}", chosen))
+        centres = [float((box[0] + box[2]) / 2 / scene.shape[1]) for box in boxes]
+        scenes.append(
+            {
+                "image_id": image_id,
+                "n": len(chosen),
+                "split": split,
+                "generator": params.generator,
+                "background": ground,
+                "prompt": prompt(centres, ground),
+            }
+        )
+        layout += [
+            {
+                "image_id": image_id,
+                "position": position,
+                "person_id": face["person_id"],
+                "source_face_id": face["face_id"],
+                "source_image_id": face["image_id"],
+                "box": box,
+            }
+            for position, (face, box) in enumerate(zip(chosen, boxes, strict=True))
+        ]
+    store.write(folder, images, encoded)
+    records.write(folder / products.LAYOUT_TABLE, layout, records.LAYOUT)
+    records.write(folder / products.SCENES_TABLE, scenes, records.SCENES)
+    return Counts({"scenes": len(scenes), "faces": len(layout)})
+
+
+def _choose(faces: Sequence[dict], n: int, rng: np.random.Generator) -> list[dict]:
+    """n different people, a photograph of each."""
+    people = sorted({face["person_id"] for face in faces})
+    chosen = rng.choice(len(people), n, replace=False)
+    photos = [[face for face in faces if face["person_id"] == people[k]] for k in chosen]
+    return [options[rng.integers(len(options))] for options in photos]
+
+
+def _draw(
+    params: Params, chosen: Sequence[dict], pictures: store.Pictures, rng: np.random.Generator
+) -> tuple[np.ndarray, list[np.ndarray], str]:
+    """A scene (H, W, 3) uint8, the box of each face from left to right, the background's name."""
+    n = len(chosen)
+    height = params.height
+    # A head is about 2.7 scales wide: keep those widths in which the largest heads stand side by side.
+    fitting = [width for width in params.widths if width >= n * 2.7 * params.max_scale * height]
+    if not fitting:
+        raise BadInput(
+            f"{n} people of synthesise.max_scale {params.max_scale} do not fit into a width of {max(params.widths)}: "
+            "add a wider one to synthesise.widths"
+        )
+    width = int(rng.choice(fitting))
+    ground = f"{rng.choice(TEXTURES)} {rng.choice(list(COLOURS))}"
+    scene = compositing.background(ground, (height, width), rng)
+    boxes = []
+    for position, face in enumerate(chosen):
+        scale = rng.uniform(params.min_scale, params.max_scale) * height
+        x_low, x_high = width * position / n + 1.35 * scale, width * (position + 1) / n - 1.35 * scale
+        y_low, y_high = 1.9 * scale, height - 1.35 * scale
+        centre = (rng.uniform(x_low, max(x_low, x_high)), rng.uniform(min(y_low, y_high), y_high))
+        landmarks = np.reshape(face["landmarks"], (5, 2))
+        matrix = compositing.placement(landmarks, centre, scale, rng.uniform(-params.max_roll, params.max_roll))
+        gain, warmth, slope = rng.uniform(-params.max_light, params.max_light, 3)
+        light = Light(1 + gain, (1 + warmth / 2, 1, 1 - warmth / 2), slope)
+        photo = pictures.read(face["shard"], face["key"])
+        scene = compositing.place_face(scene, photo, landmarks, matrix, light)
+        boxes.append(compositing.transform_box(np.asarray(face["box"]), matrix))
+    return scene.round().astype(np.uint8), boxes, ground
+
+
+def _image_row(
+    image_id: str, shard: str, key: str, scene: np.ndarray, number: str, chosen: Sequence[dict]
+) -> dict[str, object]:
+    return {
+        "image_id": image_id,
+        "shard": shard,
+        "key": key,
+        "width": scene.shape[1],
+        "height": scene.shape[0],
+        "source": "composite",
+        "path": number,
+        "group": f"composite/{number}",
+        "clip": None,
+        "time": None,
+        "licence": " + ".join(sorted({face["licence"] or "none stated" for face in chosen})),
+        "consent": min((face["consent"] for face in chosen), key=CONSENT_WEAKEST_FIRST.index),
+        "label": None,
+        "status": "ok",
+        "error": None,
+    }

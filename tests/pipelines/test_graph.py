@@ -1,0 +1,129 @@
+"""The whole graph on a small parameter file: what it makes, and that it is made again only when it must be."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from pipelines import products
+from pipelines.shards import sources, tree_digest
+
+ROOT = Path(__file__).resolve().parents[2]
+GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+OUTPUTS = ("datasets", "runs")
+
+
+def outputs(path: Path) -> dict[str, str]:
+    """File -> sha256 of everything that the graph makes."""
+    files = [file for folder in OUTPUTS for file in (path / folder).rglob("*") if file.is_file()]
+    return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+@pytest.mark.parametrize("stage", GRAPH)
+def test_dependencies_are_the_imports(stage):
+    """A stage that imports a module without depending on it would be taken for up to date when the module changes."""
+    entry = GRAPH[stage].get("do", GRAPH[stage])
+    listed = {name for name in entry["deps"] if name.endswith(".py")}
+    expected = {str(path) for path in sources(f"pipelines.{stage}")}
+    assert listed == expected, f"dvc.yaml, {stage}: deps should list\n" + "\n".join(sorted(expected))
+
+
+def test_every_stage_ran_once(repro):
+    parts = {name: entry.get("foreach", [None]) for name, entry in GRAPH.items()}
+    expected = {f"{name}@{part}" if part else name for name, of in parts.items() for part in of}
+    assert set(repro.ran) == expected
+    assert len(repro.ran) == len(expected)
+
+
+def test_a_second_run_does_nothing(repro):
+    before = outputs(repro.path)
+    assert repro.repro() == []
+    assert outputs(repro.path) == before
+    assert "up to date" in repro.run("dvc", "status").stdout
+
+
+def test_a_threshold_reruns_curate_and_what_follows(workspace):
+    workspace.params(curate={"min_cosine": 0.62})
+    ran = workspace.repro()
+    assert ran[0] == "curate"
+    assert {"validate", "export", "evaluate@target", "report"} <= set(ran)
+    assert not {name.split("@")[0] for name in ran} & {"ingest", "measure", "identify", "synthesise"}
+    sets = pl.read_parquet(workspace.path / products.CURATED / products.SETS_TABLE).filter("keep")
+    assert sets["reference_cosine"].explode().min() >= 0.62
+
+
+def test_an_edited_module_redoes_the_shards(workspace):
+    """quality.py is imported by measure and not by ingest; the edit changes no product."""
+    before = {path.name for path in (workspace.path / ".work/measure").iterdir()}
+    products_before = tree_digest(workspace.path / products.MEASURED)
+    module = workspace.path / "umo/quality.py"
+    module.write_text(module.read_text() + "\n# an edit\n")
+    assert workspace.repro("--single-item", "ingest") == []
+    assert workspace.repro("--single-item", "measure@ingested") == ["measure@ingested"]
+    after = {path.name for path in (workspace.path / ".work/measure").iterdir()}
+    assert len(after - before) == 4
+    assert tree_digest(workspace.path / products.MEASURED) == products_before
+
+
+def test_a_new_photograph_touches_one_shard(workspace):
+    photo = workspace.path / "datasets/photos/mine/plain.jpg"
+    (photo.parent / "one_more.jpg").write_bytes(photo.read_bytes() + b"\0")  # a new content, the same picture
+    before = {path.name for path in (workspace.path / ".work/ingest").iterdir()}
+    assert workspace.repro("--single-item", "ingest") == ["ingest"]
+    assert len({path.name for path in (workspace.path / ".work/ingest").iterdir()} - before) == 1
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_it_ends_in_the_same_bytes(repro, workspace):
+    """Everything made is removed; the run is killed in three stages, then left to finish."""
+    expected = outputs(repro.path)
+    for name in (".work", "dvc.lock", "datasets/splits.csv", ".dvc/cache", ".dvc/tmp"):
+        subprocess.run(["rm", "-rf", str(workspace.path / name)], check=True)
+    for product in ("ingested", "measured", "people", "synthesised", "curated", "validated", "exported"):
+        subprocess.run(["rm", "-rf", str(workspace.path / "datasets" / product)], check=True)
+    subprocess.run(["rm", "-rf", str(workspace.path / "runs")], check=True)
+    for stage in ("measure", "synthesise", "evaluate"):
+        _kill_in(workspace, stage)
+        assert outputs(workspace.path).items() < expected.items() or stage == "measure"
+    workspace.repro()
+    assert outputs(workspace.path) == expected
+
+
+def _kill_in(workspace, stage: str) -> None:
+    """Start dvc repro and kill it and its children, without warning, as soon as `stage` has begun to work."""
+    process = subprocess.Popen(
+        ["dvc", "repro"],
+        cwd=workspace.path,
+        env=workspace.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 300
+    while not any((workspace.path / ".work" / stage).glob("*")):
+        assert process.poll() is None, f"dvc repro ended before {stage} began"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_processes_make_the_same_products_as_one(repro, workspace):
+    subprocess.run(["rm", "-rf", str(workspace.path / ".work")], check=True)
+    workspace.params(machine={"executor": "process", "workers": 2})
+    workspace.stage("ingest", check=True)
+    workspace.stage("measure", "--of", "ingested", check=True)
+    for product in (products.INGESTED, products.MEASURED_PHOTOS):
+        assert tree_digest(workspace.path / product) == tree_digest(repro.path / product)
+
+
+def test_metrics_are_shown_by_dvc(repro):
+    shown = json.loads(repro.run("dvc", "metrics", "show", "--json").stdout)[""]["data"]
+    assert "runs/evaluate/target/metrics.json" in shown

@@ -1,0 +1,67 @@
+"""The house rules that a reader relies on: which way imports run, where things may not be."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PURE = {"records", "matching", "metrics", "flow"}
+ADAPTERS = {"faces", "customizers"}
+USES = {"evaluation", "training", "generate", "cli"}
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names that a file imports, inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def inside_umo(path: Path) -> set[str]:
+    """First names below umo that a file imports."""
+    return {name.split(".")[1] for name in imports(path) if name.startswith("umo.")}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "umo").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_umo_knows_no_pipeline(path):
+    assert not {name.split(".")[0] for name in imports(path)} & {"pipelines", "dvc", "prefect", "great_expectations"}
+
+
+@pytest.mark.parametrize("name", sorted(PURE))
+def test_the_pure_know_no_adapter_and_no_use(name):
+    path = ROOT / f"umo/{name}.py"
+    if path.exists():
+        assert not inside_umo(path) & (ADAPTERS | USES)
+
+
+@pytest.mark.parametrize("package", sorted(ADAPTERS))
+def test_adapters_know_no_use(package):
+    for path in (ROOT / "umo" / package).glob("*.py"):
+        assert not inside_umo(path) & USES, path
+
+
+def test_no_stage_knows_another():
+    from pipelines.__main__ import STAGES
+
+    for stage in STAGES:
+        known = {
+            name.split(".")[1] for name in imports(ROOT / f"pipelines/{stage}.py") if name.startswith("pipelines.")
+        }
+        assert not known & set(STAGES), stage
+
+
+def test_datasets_is_no_package():
+    """With an __init__.py it would shadow Hugging Face's `datasets`."""
+    assert not list((ROOT / "datasets").rglob("*.py"))
+
+
+def test_every_section_of_params_is_a_stage():
+    from pipelines.__main__ import STAGES
+    from pipelines.params import load_all
+
+    assert set(load_all(("machine", *STAGES), ROOT / "params.yaml")) == {"machine", *STAGES}

@@ -1,0 +1,217 @@
+"""Every record that passes between stages: its schema, its version, and how it is read and written.
+
+A product is a Parquet file of one of these schemas. `write` refuses a table that does not fit its schema and `read`
+refuses a file of another schema or version, so that two stages can never disagree in silence.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from umo.errors import BadInput
+
+VERSION = "1"
+
+_box = pa.list_(pa.float32(), 4)
+_landmarks = pa.list_(pa.float32(), 10)
+
+IMAGES = pa.schema(
+    [
+        ("image_id", pa.string()),  # sha256 of the source file's bytes
+        ("shard", pa.string()),
+        ("key", pa.string()),  # member of the shard's tar; null where the picture cannot be used
+        ("width", pa.int32()),  # of the stored picture: upright, tight crops padded
+        ("height", pa.int32()),
+        ("source", pa.string()),  # key of datasets/sources.yaml, or the generator of a synthesised picture
+        ("path", pa.string()),  # inside its source
+        ("group", pa.string()),  # album or long video
+        ("clip", pa.string()),  # shot of a long video
+        ("time", pa.float64()),  # seconds from the start of a long video
+        ("licence", pa.string()),
+        ("consent", pa.string()),
+        ("label", pa.string()),  # a folder's name, kept for checking and never read by identify
+        ("status", pa.string()),  # ok | duplicate | error
+        ("error", pa.string()),
+    ],
+    metadata={"record": "images"},
+)
+MEASURED_IMAGES = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("phash", pa.string()),  # 64 bits as 16 hexadecimal digits
+        ("sharpness", pa.float32()),  # variance of the Laplacian of the luminance in [0, 1]
+        ("n_faces", pa.int32()),
+        ("error", pa.string()),
+    ],
+    metadata={"record": "measured_images"},
+)
+
+
+def measured_faces(dimension: int) -> pa.Schema:
+    """Faces of pictures, measured by one embedder of `dimension` numbers."""
+    return pa.schema(
+        [
+            ("face_id", pa.string()),  # first 16 digits of image_id, a dash, the rank in the detector's order
+            ("image_id", pa.string()),
+            ("box", _box),  # x0, y0, x1, y1 in pixels
+            ("landmarks", _landmarks),  # five times x, y in pixels
+            ("score", pa.float32()),
+            ("side_px", pa.float32()),
+            ("pose", pa.list_(pa.float32(), 3)),  # rough yaw, pitch, roll in degrees
+            ("sharpness", pa.float32()),
+            ("embedding", pa.list_(pa.float16(), dimension)),
+            ("embedder", pa.string()),
+        ],
+        metadata={"record": "measured_faces"},
+    )
+
+
+PEOPLE = pa.schema(
+    [
+        ("person_id", pa.string()),
+        ("n", pa.int32()),  # faces kept
+        ("centre", pa.list_(pa.float32())),  # unit vector
+        ("spread", pa.float32()),  # mean cosine of the faces to the centre
+        ("nearest_person", pa.string()),
+        ("nearest_cosine", pa.float32()),
+        ("component", pa.string()),
+        ("split", pa.string()),
+        ("keep", pa.bool_()),
+        ("reason", pa.string()),
+    ],
+    metadata={"record": "people"},
+)
+PEOPLE_FACES = pa.schema(
+    [
+        ("face_id", pa.string()),
+        ("image_id", pa.string()),
+        ("person_id", pa.string()),  # null where the face belongs to nobody
+        ("cosine", pa.float32()),  # to the person's centre
+        ("keep", pa.bool_()),
+        ("reason", pa.string()),
+    ],
+    metadata={"record": "people_faces"},
+)
+LAYOUT = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("position", pa.int32()),  # 0 is the leftmost person
+        ("person_id", pa.string()),
+        ("source_face_id", pa.string()),
+        ("source_image_id", pa.string()),
+        ("box", _box),  # of the face as placed
+    ],
+    metadata={"record": "layout"},
+)
+SCENES = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("n", pa.int32()),
+        ("split", pa.string()),
+        ("generator", pa.string()),
+        ("background", pa.string()),
+        ("prompt", pa.string()),
+    ],
+    metadata={"record": "scenes"},
+)
+_reference = pa.struct([("face_id", pa.string()), ("image_id", pa.string()), ("cosine", pa.float32())])
+SETS = pa.schema(
+    [
+        ("set_id", pa.string()),
+        ("n", pa.int32()),
+        ("person_ids", pa.list_(pa.string())),  # from left to right in the target
+        ("target_image_id", pa.string()),
+        ("target_kind", pa.string()),  # ingested | synthesised
+        ("target_face_ids", pa.list_(pa.string())),
+        ("target_boxes", pa.list_(_box)),
+        ("target_landmarks", pa.list_(_landmarks)),
+        ("target_sources", pa.list_(pa.string())),  # image_id of the photographs that the target was made from
+        ("pool", pa.list_(pa.list_(_reference))),  # a list a person; the first is the reference, the others spare
+        ("reference_cosine", pa.list_(pa.float32())),  # reference to target face
+        ("cross_cosine", pa.float32()),  # highest between two people of the set; null for n = 1
+        ("background", pa.string()),
+        ("prompt", pa.string()),
+        ("licence", pa.string()),
+        ("consent", pa.string()),
+        ("source", pa.string()),
+        ("split", pa.string()),
+        ("keep", pa.bool_()),
+        ("reason", pa.string()),
+    ],
+    metadata={"record": "sets"},
+)
+SCORES = pa.schema(
+    [
+        ("case_id", pa.string()),
+        ("image", pa.string()),  # path as the case gives it
+        ("seed", pa.int32()),  # rank of the image in its case
+        ("judge", pa.string()),
+        ("people", pa.list_(pa.string())),  # null where the case does not say
+        ("n", pa.int32()),  # references
+        ("n_faces", pa.int32()),
+        ("cosines", pa.list_(pa.list_(pa.float32()))),  # a row a reference, a column a drawn face
+        ("assignment", pa.list_(pa.int32())),  # a face a reference; -1 where none is left
+        ("boxes", pa.list_(_box)),
+        ("id_sim", pa.float32()),
+        ("id_conf", pa.float32()),  # null where the released code skips the picture
+        ("id_sim_strict", pa.float32()),
+        ("id_conf_strict", pa.float32()),  # null for n = 1
+        ("covered", pa.int32()),
+        ("missing", pa.int32()),
+        ("duplicated", pa.int32()),
+        ("extra", pa.int32()),
+        ("copy_paste", pa.float32()),  # null without a target
+        ("error", pa.string()),
+    ],
+    metadata={"record": "scores"},
+)
+
+
+def name(schema: pa.Schema) -> str:
+    """The record's name."""
+    return schema.metadata[b"record"].decode()
+
+
+def table(rows: Iterable[Mapping[str, object]], schema: pa.Schema) -> pa.Table:
+    """Rows -> a table of the schema; a row with a missing or an unknown column is a bug and raises ValueError."""
+    rows = list(rows)
+    for row in rows:
+        if row.keys() != set(schema.names):
+            raise ValueError(f"{name(schema)} row: {sorted(row.keys() ^ set(schema.names))} missing or unknown")
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def write(path: Path, data: pa.Table | Sequence[Mapping[str, object]], schema: pa.Schema) -> None:
+    """Write a product atomically; the same rows give the same bytes.
+
+    Raises:
+        ValueError: the columns or their types are not the schema's.
+    """
+    found = data if isinstance(data, pa.Table) else table(data, schema)
+    if found.schema.names != schema.names:
+        raise ValueError(f"{name(schema)}: columns {found.schema.names} instead of {schema.names}")
+    found = found.cast(schema).replace_schema_metadata({"record": name(schema), "version": VERSION})
+    temporary = path.with_name(path.name + ".tmp")
+    pq.write_table(found, temporary, compression="zstd")
+    temporary.replace(path)
+
+
+def read(path: Path, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
+    """Read a product.
+
+    Raises:
+        BadInput: the file is missing, cut short, or of another record or version.
+    """
+    try:
+        found = pq.read_table(path, columns=columns, partitioning=None)
+    except FileNotFoundError as error:
+        raise BadInput(f"{path}: missing; run the stage that makes it (dvc repro)") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise BadInput(f"{path}: not a readable Parquet file ({error}); remove it and run dvc repro") from error
+    metadata = found.schema.metadata or {}
+    identity = (metadata.get(b"record", b"").decode(), metadata.get(b"version", b"").decode())
+    if identity != (name(schema), VERSION):
+        raise BadInput(f"{path}: record {identity} instead of {(name(schema), VERSION)}; run dvc repro")
+    return found
