@@ -1,0 +1,155 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from umo import cli, faces
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, bands, band_judge, monkeypatch) -> Path:
+    """Pictures of coloured people, and a judge that sees them, under the name of the face models."""
+    for name, colours in {"r": [RED], "g": [GREEN], "rgr": [RED, GREEN, RED], "nobody": []}.items():
+        Image.fromarray(bands(*colours)).save(tmp_path / f"{name}.png")
+    (tmp_path / "text.jpg").write_text("not a picture")
+    monkeypatch.setattr(faces, "load", lambda name: band_judge)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def umo(monkeypatch, capsys):
+    """umo("match", ...) -> exit code, stdout, stderr."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["umo", *arguments])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        found = capsys.readouterr()
+        return int(left.value.code or 0), found.out, found.err
+
+    return run
+
+
+def test_match_json(folder: Path, umo) -> None:
+    code, out, _ = umo("match", "--reference", "r.png", "--reference", "g.png", "rgr.png", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert np.allclose(found["cosines"], [[1, 0, 1], [0, 1, 0]])
+    assert found["assignment"][1] == 1
+    assert (found["covered"], found["missing"], found["duplicated"], found["extra"]) == (2, 0, 1, 0)
+    assert found["sir"] == pytest.approx(1)
+    assert found["mimr"] == pytest.approx((2 - 1) / 6)
+    assert (found["id_sim"], found["id_conf"]) == (pytest.approx(1), pytest.approx(0.5))
+    assert found["n_faces"] == len(found["boxes"]) == 3
+
+
+def test_match_for_people(folder: Path, umo) -> None:
+    code, out, _ = umo("match", "--reference", "r.png", "--reference", "g.png", "rgr.png")
+    assert code == 0
+    for word in ("face 2", "1.000 *", "sir", "mimr", "id_sim", "id_conf", "covered", "missing", "duplicated", "extra"):
+        assert word in out
+    code, out, _ = umo("match", "--reference", "r.png", "nobody.png")
+    assert code == 0
+    assert "no face found" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--reference", "text.jpg", "r.png"], "text.jpg: not an image"),
+        (["--reference", "nobody.png", "r.png"], "nobody.png: no face found"),
+        (["--reference", "r.png", "absent.png"], "absent.png: cannot be read"),
+    ],
+)
+def test_match_refuses_bad_pictures_in_one_line(folder: Path, umo, arguments: list[str], reason: str) -> None:
+    code, out, err = umo("match", *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"umo: {reason}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["match", "r.png"], ["evaluate", "x.jsonl"], ["other"], ["compare", "a"]])
+def test_wrong_usage_is_two(umo, arguments: list[str]) -> None:
+    code, _, err = umo(*arguments)
+    assert code == 2
+    assert "Usage" in err
+
+
+def test_evaluate_and_compare(folder: Path, umo) -> None:
+    case = {"case_id": "a", "prompt": "", "references": ["r.png", "g.png"], "images": ["rgr.png", "text.jpg"]}
+    (folder / "CASES.jsonl").write_text(json.dumps(case) + "\n" + json.dumps(case | {"case_id": "b"}) + "\n")
+    code, out, err = umo("evaluate", "CASES.jsonl", "--out", "out")
+    assert code == 0
+    assert "copy_paste" in out
+    assert "4 pictures of 2 cases, 2 failures" in out
+    assert err.count("text.jpg: not an image") == 2
+    code, out, _ = umo("compare", "out", "out", "--json")
+    assert code == 0
+    assert json.loads(out)["coverage"]["verdict"] == "cannot tell"
+    code, out, _ = umo("compare", "out", "out")
+    assert code == 0
+    assert "cannot tell" in out
+    assert "4 pairs of 2 cases" in out
+
+
+def test_a_bad_case_is_refused_before_the_judge_is_loaded(folder: Path, umo, monkeypatch) -> None:
+    monkeypatch.setattr(faces, "load", lambda name: pytest.fail("loaded"))
+    (folder / "CASES.jsonl").write_text("{\n")
+    code, _, err = umo("evaluate", "CASES.jsonl", "--out", "out")
+    assert code == 2
+    assert err.startswith("umo: CASES.jsonl:1: not JSON")
+
+
+def test_work_that_failed_is_one(folder: Path, umo) -> None:
+    case = {"case_id": "a", "prompt": "", "references": ["nobody.png"], "images": ["r.png"]}
+    (folder / "CASES.jsonl").write_text(json.dumps(case))
+    code, _, err = umo("evaluate", "CASES.jsonl", "--out", "out")
+    assert code == 1
+    assert err.startswith("umo: CASES.jsonl: none of 1 cases could be judged")
+    assert err.count("\n") == 1
+
+
+def test_any_other_os_error_is_one_line(folder: Path, umo, monkeypatch) -> None:
+    def full(name: str) -> None:
+        raise OSError(28, "No space left on device", "cache.bin")
+
+    monkeypatch.setattr(faces, "load", full)
+    code, _, err = umo("match", "--reference", "r.png", "r.png")
+    assert code == 1
+    assert err.startswith("umo: cache.bin: No space left on device;")
+
+
+def test_an_unknown_face_model_is_bad_input(umo) -> None:
+    code, _, err = umo("match", "--reference", "r.png", "r.png", "--faces", "other")
+    assert code == 2
+    assert err.startswith("umo: no face model 'other'")
+
+
+def test_calibrate_is_handed_on(umo, monkeypatch) -> None:
+    from umo.faces import calibration
+
+    given: list[tuple[Path, str, Path]] = []
+    monkeypatch.setattr(calibration, "calibrate_command", lambda *arguments: given.append(arguments))
+    code, _, _ = umo("calibrate", "PHOTOS.csv", "--faces", "dlib", "--out", "dlib.json")
+    assert code == 0
+    assert given == [(Path("PHOTOS.csv"), "dlib", Path("dlib.json"))]
+
+
+def test_help_and_version_are_quick() -> None:
+    start = time.perf_counter()
+    ran = subprocess.run([sys.executable, "-m", "umo.cli", "--help"], capture_output=True, text=True, check=True)
+    assert time.perf_counter() - start < 3  # .2 s on an idle machine
+    assert "evaluate" in ran.stdout
+    ran = subprocess.run([sys.executable, "-m", "umo.cli", "--version"], capture_output=True, text=True, check=True)
+    assert ran.stdout.startswith("umo 0.")
+    heavy = "import sys, umo.cli; print([m for m in ('torch', 'scipy', 'pyarrow', 'numpy') if m in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"

@@ -1,0 +1,192 @@
+"""The `umo` command. Exit codes: 0 done, 1 the work failed, 2 bad input or usage; an expected error is one line."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from umo.errors import BadInput, WorkFailed
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+app = typer.Typer(
+    name="umo",
+    help="Matching rewards for multi-identity image customization, and the evaluation that proves them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def main() -> None:
+    """Run the command; an expected error becomes one line on stderr and an exit code, never a traceback."""
+    try:
+        app()
+    except (BadInput, WorkFailed) as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}; check the path, its permissions and the room on the disk", 1)
+
+
+def _fail(message: str, exit_code: int) -> None:
+    print("umo: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(exit_code)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"umo {version('umo')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def match(
+    image: Annotated[str, typer.Argument(help="The drawn picture.")],
+    reference: Annotated[list[str], typer.Option("--reference", help="A person's photograph; repeat for each person.")],
+    faces: Annotated[str, typer.Option(help="The face model.")] = "opencv_zoo",
+    as_json: Json = False,
+) -> None:
+    """Who is in a picture: cosines, assignment, rewards and metrics, with one network."""
+    from umo import evaluation
+    from umo import faces as face_models
+
+    found = evaluation.diagnose(reference, image, face_models.load(faces))
+    if as_json:
+        _print_json(found)
+        return
+    _print_tables(_cosine_table(found), _fields_table(found))
+    if not found["n_faces"]:
+        print(f"{image}: no face found; every reference is missing and the rewards are 0")
+
+
+@app.command()
+def evaluate(
+    cases: Annotated[Path, typer.Argument(help="CASES.jsonl: one case a line, paths relative to this file.")],
+    out: Annotated[Path, typer.Option(help="Folder for scores.parquet and metrics.json.")],
+    judge: Annotated[str, typer.Option(help="The face model that judges; never the one that rewarded.")] = "dlib",
+) -> None:
+    """Score drawn pictures with a judge."""
+    from umo import evaluation
+    from umo import faces as face_models
+
+    evaluation.read_cases(cases)  # a bad line is refused before the judge is loaded
+    result = evaluation.evaluate(cases, out, face_models.load(judge))
+    _print_tables(_metrics_table(result, evaluation.METRICS))
+    for failure in result["failures"]:
+        print(f"{failure['case_id']}: {failure['path']}: {failure['error']}", file=sys.stderr)
+    print(f"{result['images']} pictures of {result['cases']} cases, {len(result['failures'])} failures -> {out}")
+
+
+@app.command()
+def compare(
+    dir_a: Annotated[Path, typer.Argument(help="An evaluation's folder.")],
+    dir_b: Annotated[Path, typer.Argument(help="The evaluation to compare it with.")],
+    as_json: Json = False,
+) -> None:
+    """Is A better than B? Paired by case and seed, with 95 % intervals of A - B."""
+    from umo import evaluation
+
+    result = evaluation.compare(dir_a, dir_b)
+    if as_json:
+        _print_json(result)
+        return
+    _print_tables(_comparison_table(result, evaluation.METRICS))
+    unpaired = result["unpaired"]
+    print(
+        f"{result['pairs']} pairs of {result['cases']} cases, judged by {result['judge']}; "
+        f"unpaired: {unpaired['a']} in {dir_a}, {unpaired['b']} in {dir_b}"
+    )
+
+
+@app.command()
+def calibrate(
+    photos: Annotated[Path, typer.Argument(metavar="PHOTOS.csv", help="Photographs and who is in them.")],
+    faces: Annotated[str, typer.Option(help="The face model.")],
+    out: Annotated[Path, typer.Option(help="File for the calibration.")],
+) -> None:
+    """Fit a face model's same_person_cosine on photographs of known people."""
+    from umo.faces import calibration
+
+    calibration.calibrate_command(photos, faces, out)
+
+
+def _print_json(value: Mapping[str, Any]) -> None:
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def _print_tables(*tables: "Table") -> None:
+    from rich.console import Console
+
+    console = Console()
+    for table in tables:
+        print(table.title)  # above the table, because inside it a title breaks at the table's width
+        table.title = None
+        console.print(table)
+
+
+def _table(title: str, columns: Sequence[str]) -> "Table":
+    from rich.table import Table
+
+    table = Table(title=title)
+    for rank, column in enumerate(columns):
+        table.add_column(column, justify="right" if rank else "left", overflow="fold")
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _cosine_table(found: Mapping[str, Any]) -> "Table":
+    title = f"cosine ({found['faces']}); * is assigned, the same person from {found['same_person_cosine']:.3f}"
+    table = _table(title, ["reference", *(f"face {face}" for face in range(found["n_faces"]))])
+    for path, row, assigned in zip(found["references"], found["cosines"], found["assignment"], strict=True):
+        cells = (f"{value:.3f}" + (" *" if face == assigned else "  ") for face, value in enumerate(row))
+        table.add_row(path, *cells)
+    return table
+
+
+def _fields_table(found: Mapping[str, Any]) -> "Table":
+    table = _table(found["image"], ["", "value"])
+    for name in ("sir", "mimr", "id_sim", "id_conf", "id_sim_strict", "id_conf_strict"):
+        table.add_row(name, _number(found[name]))
+    for name in ("covered", "missing", "duplicated", "extra"):
+        table.add_row(name, str(found[name]))
+    return table
+
+
+def _metrics_table(result: Mapping[str, Any], names: Sequence[str]) -> "Table":
+    table = _table(f"judge {result['judge']['name']}", ["metric", "mean", "low", "high", "cases"])
+    for name in names:
+        found = result[name]
+        table.add_row(name, *(_number(found[key]) for key in ("mean", "low", "high")), str(found["n"]))
+    return table
+
+
+def _comparison_table(result: Mapping[str, Any], names: Sequence[str]) -> "Table":
+    table = _table("A - B", ["metric", "difference", "low", "high", "cases", "verdict"])
+    for name in names:
+        found = result[name]
+        numbers = (_number(found[key]) for key in ("difference", "low", "high"))
+        table.add_row(name, *numbers, str(found["n"]), found["verdict"])
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""Identity rewards of UMO: SIR and MIMR (arXiv 2509.06818, section 3, in the form of the released code), batched.
+
+Cosines are padded to (B, M, N): a row a reference, a column a drawn face. `valid`, bool of the same shape, marks the
+real entries; a sample may have any numbers of references and of faces. The matching is a constant: the gradient runs
+through the cosines alone. A picture without a face has reward exactly 0 and gradient exactly 0, as released.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from umo.errors import BadInput
+from umo.faces.base import Face, FaceModel
+from umo.matching import assign
+
+Anchor = Literal["references", "target", "pool"]
+Kind = Literal["sir", "mimr"]
+
+
+def sir(cosines: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Single Identity Reward (B,) in [-1, 1]: the cosine to the reference.
+
+    The paper defines it for one reference and one face. For several: each reference takes its most similar drawn face
+    (two may take the same one, which MIMR was made to forbid), and the reward is the mean over the references.
+    """
+    references = valid.any(dim=2)
+    if not references.any():
+        return cosines.sum(dim=(1, 2)) * 0
+    best = cosines.masked_fill(~valid, -torch.inf).amax(dim=2).masked_fill(~references, 0)
+    return best.sum(dim=1) / references.sum(dim=1).clamp(min=1)
+
+
+def mimr(
+    cosines: torch.Tensor, valid: torch.Tensor, lambda_match: float = 1.0, lambda_mismatch: float = -1.0
+) -> torch.Tensor:
+    """Multi-Identity Matching Reward (B,): the mean over all pairs of the weighted cosine, as published.
+
+    `1/(MN) * sum_jk (lambda_match if k = sigma(j) else lambda_mismatch) * cosine_jk`, with sigma the maximum-weight
+    matching. The published form does not reward drawing a missing person, and a pair's weight falls as 1/n^2.
+    """
+    weights = torch.where(assigned(cosines, valid), lambda_match, lambda_mismatch).to(cosines.dtype)
+    return (weights * cosines.masked_fill(~valid, 0)).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)
+
+
+def assigned(cosines: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """(B, M, N) bool: the pairs of each sample's maximum-weight matching.
+
+    Raises:
+        ValueError: a valid cosine is not finite.
+    """
+    found = np.zeros(tuple(cosines.shape), dtype=bool)
+    numbers, real = cosines.detach().cpu().double().numpy(), valid.cpu().numpy()
+    for sample in range(len(numbers)):
+        rows, columns = real[sample].any(axis=1).sum(), real[sample].any(axis=0).sum()
+        assignment = assign(numbers[sample, :rows, :columns])
+        (references,) = np.nonzero(assignment >= 0)
+        found[sample, references, assignment[references]] = True
+    return torch.from_numpy(found).to(cosines.device)
+
+
+def padded_cosines(
+    anchors: Sequence[torch.Tensor], embeddings: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Anchors, (M_i, d) a sample, and drawn faces, (N_i, d) a sample -> cosines and valid, both (B, M, N).
+
+    Padding stands last in a row and in a column; M and N are at least 1.
+    """
+    references = pad_sequence([_at_least_one(anchor) for anchor in anchors], batch_first=True)
+    faces = pad_sequence([_at_least_one(embedding) for embedding in embeddings], batch_first=True)
+    rows = _mask([len(anchor) for anchor in anchors], references)
+    columns = _mask([len(embedding) for embedding in embeddings], faces)
+    return references @ faces.transpose(1, 2), rows[:, :, None] & columns[:, None, :]
+
+
+def _at_least_one(vectors: torch.Tensor) -> torch.Tensor:
+    return vectors if len(vectors) else vectors.new_zeros(1, vectors.shape[1])
+
+
+def _mask(lengths: list[int], padded: torch.Tensor) -> torch.Tensor:
+    return torch.arange(padded.shape[1], device=padded.device) < torch.tensor(lengths, device=padded.device)[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """What a batch of drawn pictures earned, and why.
+
+    Attributes:
+        reward: (B,), differentiable to the pixels.
+        cosines: a (M_i, N_i) matrix a sample, without gradient.
+        n_faces: (B,) int, faces found.
+        no_face: (B,) bool: nothing was found, so the reward is 0 and has no gradient.
+        faces: the faces used, found or given.
+    """
+
+    reward: torch.Tensor
+    cosines: list[torch.Tensor]
+    n_faces: torch.Tensor
+    no_face: torch.Tensor
+    faces: list[list[Face]]
+
+
+class MatchingReward:
+    """SIR or MIMR of drawn pictures by one face model; `anchors` say what a drawn face is compared with."""
+
+    def __init__(
+        self, faces: FaceModel, kind: Kind = "mimr", lambda_match: float = 1.0, lambda_mismatch: float = -1.0
+    ) -> None:
+        """`lambda_match` and `lambda_mismatch` are lambda1 and lambda2 of the paper; SIR does not use them.
+
+        Raises:
+            ValueError: an unknown kind, or a face model without gradient.
+        """
+        if kind not in ("sir", "mimr"):
+            raise ValueError(f"reward {kind!r} is unknown: choose sir or mimr")
+        if not faces.differentiable:
+            raise ValueError(f"{faces.name} has no gradient: choose a differentiable face model for the reward")
+        self.faces = faces
+        self.kind = kind
+        self.lambda_match = lambda_match
+        self.lambda_mismatch = lambda_mismatch
+
+    def embed_anchors(
+        self,
+        anchor: Anchor,
+        photos: Sequence[Sequence[np.ndarray]] | Sequence[np.ndarray],
+        faces: Sequence[Face] | None = None,
+    ) -> torch.Tensor:
+        """The anchors of one sample, computed once and kept.
+
+        Args:
+            anchor: `references` (paper, Eq. 4): `photos[k]` is the photograph of person k, (H, W, 3) uint8.
+                `pool`: `photos[k]` holds other photographs of person k. The anchor is the mean of their unit vectors,
+                *not* normalised again, so that the cosine matrix holds the mean over the pool of the cosines.
+                `target` (released code): `photos` is `[the target picture]` and `faces` are its people in order.
+            faces: only for `target`.
+
+        Returns:
+            (M, d) float32 on the CPU.
+
+        Raises:
+            BadInput: a photograph shows no face; the message says whose.
+            ValueError: the arguments do not fit the anchor.
+        """
+        if anchor == "target":
+            if faces is None or not len(faces) or len(photos) != 1:
+                raise ValueError("the target anchor takes one picture and the faces of its people")
+            return torch.from_numpy(self.faces.embed([np.asarray(photos[0])], [list(faces)]))
+        if anchor not in ("references", "pool") or faces is not None:
+            raise ValueError(
+                f"anchor {anchor!r} is none of references, target, pool, or faces were given without target"
+            )
+        groups = [[np.asarray(photo)] if anchor == "references" else list(photo) for photo in photos]
+        if not groups or not all(groups):
+            raise ValueError(f"the {anchor} anchor takes at least one person and at least one photograph a person")
+        return self._embed_groups(anchor, groups)
+
+    def _embed_groups(self, anchor: Anchor, groups: list[list[np.ndarray]]) -> torch.Tensor:
+        """The largest face of each photograph; the mean of each group."""
+        names = [(person, rank) for person, group in enumerate(groups) for rank in range(len(group))]
+        photos = [photo for group in groups for photo in group]
+        found = self.faces.detect(photos)
+        for (person, rank), seen in zip(names, found, strict=True):
+            if not seen:
+                raise BadInput(
+                    f"{anchor} anchor of person {person}: no face in photograph {rank}; choose another photograph"
+                )
+        embeddings = self.faces.embed(photos, [[max(seen, key=lambda face: face.side)] for seen in found])
+        parts = torch.from_numpy(embeddings).split([len(group) for group in groups])
+        return torch.stack([part.mean(dim=0) for part in parts])
+
+    def __call__(
+        self,
+        images: torch.Tensor,
+        anchors: Sequence[torch.Tensor],
+        faces: Sequence[Sequence[Face]] | None = None,
+    ) -> Reward:
+        """Reward a batch with one call of the detector and one of the embedder.
+
+        Args:
+            images: (B, 3, H, W) in [-1, 1].
+            anchors: (M_i, d) a sample, from `embed_anchors`.
+            faces: where the faces are, if known; the detector is then not asked.
+
+        Raises:
+            ValueError: B differs, a sample has no anchor, or an embedding is not finite.
+        """
+        if len(images) != len(anchors) or not all(len(anchor) for anchor in anchors):
+            raise ValueError(f"{len(images)} pictures need as many sets of anchors, none empty; got {len(anchors)}")
+        if faces is not None and len(faces) != len(images):
+            raise ValueError(f"{len(images)} pictures need as many lists of faces; got {len(faces)}")
+        found = self.faces.detect(images.detach()) if faces is None else [list(seen) for seen in faces]
+        sizes = [len(seen) for seen in found]
+        embeddings = self.faces.embed(images, found)
+        cosines, valid = padded_cosines([anchor.to(embeddings) for anchor in anchors], embeddings.split(sizes))
+        return Reward(
+            reward=self._reward(cosines, valid),
+            cosines=[cosines[i, : len(anchors[i]), : sizes[i]].detach() for i in range(len(sizes))],
+            n_faces=torch.tensor(sizes),
+            no_face=torch.tensor(sizes) == 0,
+            faces=found,
+        )
+
+    def _reward(self, cosines: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        if self.kind == "sir":
+            return sir(cosines, valid)
+        return mimr(cosines, valid, self.lambda_match, self.lambda_mismatch)
