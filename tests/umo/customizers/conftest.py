@@ -1,0 +1,110 @@
+"""Two bases with random weights: the tiny family, and a small one in the real FLUX.1 layout."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+
+from umo.customizers.base import Settings
+from umo.customizers.build import build_tiny
+from umo.customizers.flux_uno import FluxUno
+from umo.customizers.tiny import PatchAutoencoder
+from umo.prompts import prompt
+
+PROMPTS = [prompt(centres, "plain blue") for centres in ([0.5], [0.2, 0.8], [0.8, 0.2], [0.2, 0.5, 0.8])]
+
+
+def smooth(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
+    """Soft coloured spots (count, 3, height, width) in [-1, 1]."""
+    coarse = torch.rand(count, 3, 4, 5, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(-1, 1)
+
+
+def tiny() -> FluxUno:
+    return build_tiny(PROMPTS, PatchAutoencoder().fit(smooth(8, 64, 128)))
+
+
+def small_flux() -> FluxUno:
+    """FLUX.1-dev's classes, each with few and narrow layers, and guidance."""
+    letters = [f"{letter}{end}" for letter in "abcdefghijklmnopqrstuvwxyz" for end in ("", "</w>")]
+    clip_words = [*letters, "<|startoftext|>", "<|endoftext|>"]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -2.0), ("▁", -2.0), *[(c, -3.0) for c in letters[::2]]]
+    vocabulary = {word: index for index, word in enumerate(clip_words)}
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
+    tokenizer_2 = T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=24)
+    torch.manual_seed(0)
+    clip = CLIPTextConfig(
+        vocab_size=len(clip_words),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        bos_token_id=vocabulary["<|startoftext|>"],
+        eos_token_id=vocabulary["<|endoftext|>"],
+    )
+    t5 = T5Config(vocab_size=len(tokenizer_2), d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    autoencoder = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 16, 16),
+        layers_per_block=1,
+        latent_channels=16,
+        norm_num_groups=4,
+        scaling_factor=0.3611,
+        shift_factor=0.1159,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+    transformer = FluxTransformer2DModel(
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        pooled_projection_dim=16,
+        guidance_embeds=True,
+        axes_dims_rope=(4, 6, 6),
+    )
+    return FluxUno(
+        name="small-flux",
+        settings=Settings(
+            max_references=4,
+            reference_side=64,
+            references_side=48,
+            sizes=((32, 64),),
+            max_side=256,
+            steps=4,
+            guidance=4.0,
+        ),
+        transformer=transformer,
+        vae=autoencoder.eval(),
+        text_encoder=CLIPTextModel(clip).eval(),
+        text_encoder_2=T5EncoderModel(t5).eval(),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer_2,
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),
+    )
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """These networks are too small to share a step among threads; waiting for them costs tenfold on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+FAMILIES: dict[str, Callable[[], FluxUno]] = {"tiny": tiny, "flux": small_flux}
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A saved base a family; do not write into them."""
+    root = tmp_path_factory.mktemp("bases")
+    for name, make in FAMILIES.items():
+        make().save(root / name)
+    return {name: root / name for name in FAMILIES}

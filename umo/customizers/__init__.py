@@ -1,0 +1,37 @@
+"""Base models that draw given people, one adapter a family: `load` finds the family in the folder itself."""
+
+from pathlib import Path
+
+import torch
+
+from umo.customizers.base import Customizer, Drawing, Settings, draw
+from umo.customizers.flux_uno import FluxUno
+from umo.customizers.folder import read_index
+from umo.errors import BadInput
+
+__all__ = ["CUSTOMIZERS", "Customizer", "Drawing", "Settings", "draw", "load"]
+
+# `_class_name` of model_index.json -> the adapter.
+CUSTOMIZERS = {"FluxPipeline": FluxUno}
+
+
+def load(
+    folder: Path,
+    lora: Path | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Customizer:
+    """A base from a diffusers folder, frozen and ready to draw.
+
+    Args:
+        lora: a .safetensors file or the folder of one; diffusers' naming, or UNO's for a FLUX.1 base.
+
+    Raises:
+        BadInput: no such folder, a family that is not known, a component missing or damaged, a LoRA for another base.
+    """
+    index = read_index(Path(folder))
+    family = index["_class_name"]
+    if family not in CUSTOMIZERS:
+        raise BadInput(f"{folder}: a {family} folder; umo draws with {', '.join(CUSTOMIZERS)}: give a folder of those")
+    customizer = CUSTOMIZERS[family].load(Path(folder), index, None if lora is None else Path(lora), dtype)
+    return customizer.to(device)

@@ -1,0 +1,198 @@
+"""What every customizer offers: a family of pretrained models that draws given people into a described picture.
+
+One adapter a family, one contract test for all. What a family need not know is here once: drawing from noise.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from umo import flow
+
+Reference = Tensor | np.ndarray
+Size = tuple[int, int]
+
+
+class Settings(BaseModel):
+    """What a base was trained for. A `customizer.json` beside `model_index.json` overrides a family's defaults.
+
+    Attributes:
+        max_references: more are refused.
+        reference_side: longest side in pixels that a single reference is scaled to.
+        references_side: the same where there are several.
+        sizes: the default size (height, width) for 1, 2, ... references; the last serves all that follow.
+        only_sizes: whether no other size can be drawn.
+        min_side, max_side: limits of a picture's sides in pixels.
+        steps: default number of denoising steps.
+        guidance: default for drawing; ignored by a base without guidance embedding.
+        training_guidance: what the base was trained with.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_references: int = Field(ge=1)
+    reference_side: int = Field(ge=16)
+    references_side: int = Field(ge=16)
+    sizes: tuple[Size, ...] = Field(min_length=1)
+    only_sizes: bool = False
+    min_side: int = Field(default=16, ge=16)
+    max_side: int = Field(default=4096, ge=16)
+    steps: int = Field(ge=1)
+    guidance: float = 1.0
+    training_guidance: float = 1.0
+
+
+class Condition(Protocol):
+    """What a batch of pictures is drawn from: embedded prompts, encoded references, guidance. Can be kept."""
+
+    def __len__(self) -> int:
+        """B, the number of samples."""
+        ...
+
+    def take(self, rows: Sequence[int]) -> Self:
+        """The condition of some samples, in the given order; a row may repeat."""
+        ...
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """One batch of several."""
+        ...
+
+
+class Customizer(Protocol):
+    """A base model of one family.
+
+    Pictures are (B, 3, H, W) float in [-1, 1], latents (B, C, h, w) float32; all pictures of a batch have one size.
+    Nothing switches the gradient off: the caller does. All weights are frozen after loading.
+
+    Attributes:
+        name: of the base, for messages (its folder's name).
+        settings: what the base was trained for.
+        transformer: the network that training changes.
+        lora_targets: full names of the linear layers in `transformer` that a LoRA belongs on (for peft's
+            `target_modules`).
+        device: where the weights are.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def transformer(self) -> nn.Module: ...
+
+    @property
+    def lora_targets(self) -> tuple[str, ...]: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def check_size(self, size: Size) -> None:
+        """Raises BadInput for a size (height, width) that cannot be drawn, naming the nearest that can."""
+        ...
+
+    def latents_shape(self, size: Size) -> tuple[int, int, int]:
+        """C, h, w of a picture's latents."""
+        ...
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, C, h, w); differentiable, without randomness."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, 3, H, W), about in [-1, 1] and not clipped; differentiable."""
+        ...
+
+    def condition(
+        self, prompts: Sequence[str], references: Sequence[Sequence[Reference]], guidance: float | None = None
+    ) -> Condition:
+        """Embed what is asked for.
+
+        Args:
+            prompts: B.
+            references: for each sample its people in the prompt's order, 0 to `max_references`, of any sizes: tensors
+                (3, H, W) in [-1, 1] or arrays (H, W, 3) uint8.
+            guidance: None takes the settings' default for drawing.
+
+        Raises:
+            BadInput: too many references, or one that is not an image of that form.
+        """
+        ...
+
+    def velocity(self, latents: Tensor, sigma: Tensor | float, condition: Any) -> Tensor:
+        """The predicted `noise - x0` at `x_sigma = (1 - sigma) x0 + sigma noise` (see `umo.flow`).
+
+        Args:
+            latents: (B, C, h, w) at sigma.
+            sigma: scalar or (B,) in [0, 1]; shifted, as `sigmas` gives it.
+            condition: B samples, made by this family's `condition`.
+
+        Returns:
+            (B, C, h, w). A sample's result does not depend on the others of its batch.
+        """
+        ...
+
+    def sigmas(self, steps: int, size: Size) -> Tensor:
+        """(steps + 1,) float32 from 1 down to 0, already shifted as the family's scheduler does for this size."""
+        ...
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move the weights; returns itself."""
+        ...
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How a picture is drawn; None takes the base's default."""
+
+    size: Size | None = None
+    steps: int | None = None
+    guidance: float | None = None
+
+
+def default_size(settings: Settings, references: int) -> Size:
+    """Height and width for so many references."""
+    return settings.sizes[min(max(references, 1), len(settings.sizes)) - 1]
+
+
+def seeded_noise(customizer: Customizer, seeds: Sequence[int], size: Size) -> Tensor:
+    """(B, C, h, w) on the customizer's device; a sample's noise depends on its seed alone, not on device or batch."""
+    shape = customizer.latents_shape(size)
+    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(noise).to(customizer.device)
+
+
+@torch.no_grad()
+def draw(
+    customizer: Customizer,
+    prompts: Sequence[str],
+    references: Sequence[Sequence[Reference]],
+    seeds: Sequence[int],
+    how: Drawing = Drawing(),
+) -> Tensor:
+    """Draw a batch from noise by Euler steps.
+
+    Args:
+        prompts, references: as `Customizer.condition` takes them.
+        seeds: one a sample; the same seed gives the same picture.
+
+    Returns:
+        (B, 3, H, W) float32 in [-1, 1].
+
+    Raises:
+        BadInput: a size that cannot be drawn, references that cannot be taken.
+    """
+    size = how.size or default_size(customizer.settings, max(map(len, references), default=1))
+    customizer.check_size(size)
+    condition = customizer.condition(prompts, references, how.guidance)
+    sigmas = customizer.sigmas(how.steps or customizer.settings.steps, size).to(customizer.device)
+    noise = seeded_noise(customizer, seeds, size)
+    latents = flow.rollout(lambda x, sigma: customizer.velocity(x, sigma, condition), noise, sigmas)
+    return customizer.decode(latents).float().clamp(-1, 1)

@@ -1,0 +1,189 @@
+"""LoRA files for FLUX in two namings: diffusers' and the original one of the published UNO and UMO checkpoints.
+
+The original blocks hold query, key and value in one layer, so its LoRA has one `down` and a threefold `up`
+(`double_blocks.N.processor.qkv_lora1.{down,up}.weight` for the picture's stream, `lora2` for the text's,
+`single_blocks.N.processor.{qkv_lora,proj_lora}...`). The scale is 1: alpha equals the rank. A single block's qkv LoRA
+leaves the part of `linear1` that feeds the MLP alone; its proj LoRA is on all of `linear2`.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from umo.errors import BadInput
+
+State = dict[str, Tensor]
+PREFIX = "transformer."
+FILE = "pytorch_lora_weights.safetensors"
+# Original layer -> the diffusers layers that it is split into.
+DOUBLE = {
+    "qkv_lora1": ("attn.to_q", "attn.to_k", "attn.to_v"),
+    "qkv_lora2": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+    "proj_lora1": ("attn.to_out.0",),
+    "proj_lora2": ("attn.to_add_out",),
+}
+SINGLE = {"qkv_lora": ("attn.to_q", "attn.to_k", "attn.to_v"), "proj_lora": ("proj_out",)}
+_ORIGINAL = re.compile(r"(?:module\.|diffusion_model\.)?((double|single)_blocks\.\d+)\.processor\.(\w+)\.down\.weight")
+
+
+def modules(doubles: int, singles: int) -> list[str]:
+    """The diffusers layers a UNO LoRA is on, for so many double and single blocks."""
+    double = [f"transformer_blocks.{i}.{layer}" for i in range(doubles) for same in DOUBLE.values() for layer in same]
+    single = [
+        f"single_transformer_blocks.{i}.{layer}" for i in range(singles) for same in SINGLE.values() for layer in same
+    ]
+    return double + single
+
+
+def to_diffusers(original: Mapping[str, Tensor]) -> State:
+    """Original naming -> diffusers' (`transformer_blocks.0.attn.to_q.lora_A.weight`, ...).
+
+    Raises:
+        ValueError: a key is not of the original naming, or lacks its other half.
+    """
+    state: State = {}
+    used: set[str] = set()
+    for key, down in original.items():
+        if not (found := _ORIGINAL.fullmatch(key)):
+            continue
+        block, kind, layer = found.groups()
+        split = (DOUBLE if kind == "double" else SINGLE).get(layer)
+        up = original.get(key.replace(".down.", ".up."))
+        if split is None or up is None or up.shape[0] % len(split):
+            continue
+        used |= {key, key.replace(".down.", ".up.")}
+        parent = block.replace("double_blocks", "transformer_blocks").replace(
+            "single_blocks", "single_transformer_blocks"
+        )
+        for name, part in zip(split, up.chunk(len(split)), strict=True):
+            state[f"{parent}.{name}.lora_A.weight"] = down
+            state[f"{parent}.{name}.lora_B.weight"] = part
+    if left := sorted(set(original) - used):
+        raise ValueError(f"{len(left)} keys are not of UNO's naming ({left[0]})")
+    return state
+
+
+def to_original(state: Mapping[str, Tensor]) -> State:
+    """diffusers' naming -> original; the inverse of `to_diffusers`.
+
+    Where query, key and value have downs of their own (a LoRA trained in diffusers), theirs are stacked and the ups
+    laid on the diagonal: the same function at three times the rank. All other layers are then padded with zeros to
+    that rank, because UNO's loader takes one rank for all.
+    """
+    original: State = {}
+    left = set(state)
+    for parent, layers, block in _blocks(state):
+        for layer, split in layers.items():
+            pairs = [(f"{parent}.{name}.lora_A.weight", f"{parent}.{name}.lora_B.weight") for name in split]
+            if not all(key in state for pair in pairs for key in pair):
+                continue
+            left -= {key for pair in pairs for key in pair}
+            down, up = _fuse([(state[a], state[b]) for a, b in pairs])
+            original[f"{block}.processor.{layer}.down.weight"] = down
+            original[f"{block}.processor.{layer}.up.weight"] = up
+    if left:
+        raise ValueError(f"{len(left)} layers have no place in UNO's naming ({min(left)})")
+    return _one_rank(original)
+
+
+def _blocks(state: Mapping[str, Tensor]) -> list[tuple[str, dict[str, tuple[str, ...]], str]]:
+    """(diffusers block, its layers, original block) for every block with a LoRA, in order."""
+    parents = {match.group(0) for key in state if (match := re.match(r"(?:single_)?transformer_blocks\.\d+", key))}
+    return [
+        (parent, SINGLE, parent.replace("single_transformer_blocks", "single_blocks"))
+        if parent.startswith("single")
+        else (parent, DOUBLE, parent.replace("transformer_blocks", "double_blocks"))
+        for parent in sorted(parents, key=lambda name: (name.startswith("single"), int(name.split(".")[1])))
+    ]
+
+
+def _fuse(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    downs, ups = zip(*pairs, strict=True)
+    if all(torch.equal(downs[0], down) for down in downs[1:]):
+        return downs[0], torch.cat(ups)
+    return torch.cat(downs), torch.block_diag(*ups)
+
+
+def _one_rank(original: State) -> State:
+    rank = max((tensor.shape[0] for key, tensor in original.items() if ".down." in key), default=0)
+    return {
+        key: nn.functional.pad(tensor, (0, 0, 0, rank - tensor.shape[0]))
+        if ".down." in key
+        else nn.functional.pad(tensor, (0, rank - tensor.shape[1]))
+        for key, tensor in original.items()
+    }
+
+
+def read(path: Path) -> State:
+    """A LoRA in either naming, from a file or the folder of one -> diffusers' naming without a prefix.
+
+    Raises:
+        BadInput: missing, damaged, or of neither naming.
+    """
+    if path.is_dir():
+        files = sorted(path.glob("*.safetensors"))
+        if len(files) != 1:
+            raise BadInput(f"{path}: {len(files)} .safetensors files instead of one; name the LoRA's file")
+        path = files[0]
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        reason = "cut short or damaged; copy it again" if path.exists() else "missing; check the path"
+        raise BadInput(f"{path}: LoRA {reason}") from error
+    try:
+        if any(".processor." in key for key in state):
+            return to_diffusers(state)
+    except ValueError as error:
+        raise BadInput(f"{path}: {error}; give a LoRA for FLUX in UNO's or diffusers' naming") from error
+    state = {key.removeprefix(PREFIX): tensor for key, tensor in state.items()}
+    if not state or not all(re.search(r"\.lora_[AB]\.weight$", key) for key in state):
+        raise BadInput(f"{path}: holds no LoRA in UNO's or diffusers' naming")
+    return state
+
+
+def attach(transformer: nn.Module, path: Path, base: str, adapter: str = "default") -> None:
+    """Put a LoRA on a FluxTransformer2DModel, active and frozen.
+
+    Args:
+        base: the base's name, for messages.
+
+    Raises:
+        BadInput: it was made for another base.
+    """
+    state = read(path)
+    layers = dict(transformer.named_modules())
+    for key, tensor in state.items():
+        name, half = key.removesuffix(".weight").rsplit(".", 1)
+        layer = layers.get(name)
+        if not isinstance(layer, nn.Linear):
+            raise BadInput(f"LoRA {path}: made for another base than {base}, which has no layer {name}")
+        side = layer.in_features if half == "lora_A" else layer.out_features
+        if tensor.shape[half == "lora_A"] != side:
+            found = tensor.shape[half == "lora_A"]
+            raise BadInput(f"LoRA {path}: made for another base than {base}: {name} is {side} wide there, {found} here")
+    transformer.load_lora_adapter(state, prefix=None, adapter_name=adapter)  # type: ignore[operator]
+    transformer.requires_grad_(False)
+
+
+def save(state: Mapping[str, Tensor], folder: Path, base: str) -> Path:
+    """Write a LoRA as diffusers' `load_lora_weights` reads it, atomically.
+
+    Args:
+        state: diffusers' naming without a prefix (peft's `get_peft_model_state_dict`), its scale 1: alpha is the rank.
+        base: the base's name, kept in the file's metadata.
+
+    Returns:
+        the file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FILE
+    temporary = path.with_name(path.name + ".tmp")
+    named = {PREFIX + key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
+    save_file(named, temporary, metadata={"format": "pt", "base": base})
+    temporary.replace(path)
+    return path

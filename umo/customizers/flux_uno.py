@@ -1,0 +1,230 @@
+"""FLUX.1 with UNO's references: their tokens follow the picture's, on a diagonal of positions (PAPER.md, UnoPE "d").
+
+The same class draws with the embedded tiny base and with a diffusers FLUX.1 folder; they differ in their autoencoder
+and their settings only. Checked against diffusers' FluxPipeline, which is this without references.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from torch import Tensor
+from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
+
+from umo import flow
+from umo.customizers import flux_lora
+from umo.customizers.base import Reference, Settings, Size
+from umo.customizers.flux_tokens import PACK, FluxCondition, diagonal_ids, pack, unpack
+from umo.customizers.folder import load_model, load_other, no_bars, read_settings
+from umo.customizers.references import fit, to_tensor
+from umo.customizers.tiny import PatchAutoencoder
+from umo.errors import BadInput
+
+MAX_TEXT_TOKENS = 512
+AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "PatchAutoencoder": PatchAutoencoder}
+FLUX = Settings(
+    max_references=4,
+    reference_side=512,
+    references_side=320,
+    sizes=((512, 512),),
+    min_side=256,
+    max_side=2048,
+    steps=25,
+    guidance=4.0,
+    training_guidance=1.0,
+)
+
+
+@dataclass
+class FluxUno:
+    """See `umo.customizers.base.Customizer`. The components are those of FluxPipeline, under its names.
+
+    Attributes:
+        transformer: FluxTransformer2DModel.
+        vae: AutoencoderKL or the tiny base's PatchAutoencoder.
+        text_encoder, tokenizer: CLIP; its pooled vector is used.
+        text_encoder_2, tokenizer_2: T5; its sequence is used.
+        scheduler: FlowMatchEulerDiscreteScheduler.
+    """
+
+    name: str
+    settings: Settings
+    transformer: Any
+    vae: Any
+    text_encoder: Any
+    text_encoder_2: Any
+    tokenizer: Any
+    tokenizer_2: Any
+    scheduler: Any
+
+    @classmethod
+    def load(cls, folder: Path, index: dict[str, Any], lora: Path | None, dtype: torch.dtype) -> Self:
+        """From a diffusers folder whose `model_index.json` is `index`; with a LoRA in diffusers' or UNO's naming.
+
+        Raises:
+            BadInput: a component is missing, damaged or of another kind; a LoRA does not fit.
+        """
+        name = folder.resolve().name
+        vae_class = (index.get("vae") or [None, None])[1]
+        if vae_class not in AUTOENCODERS:
+            raise BadInput(f"{folder}: autoencoder {vae_class} is not FLUX.1's; known: {', '.join(AUTOENCODERS)}")
+        loaded = cls(
+            name=name,
+            settings=read_settings(folder, FLUX),
+            tokenizer=load_other(folder, "tokenizer", AutoTokenizer),
+            tokenizer_2=load_other(folder, "tokenizer_2", AutoTokenizer),
+            scheduler=load_other(folder, "scheduler", FlowMatchEulerDiscreteScheduler),
+            vae=load_model(folder, "vae", AUTOENCODERS[vae_class], dtype),
+            text_encoder=load_model(folder, "text_encoder", CLIPTextModel, dtype),
+            text_encoder_2=load_model(folder, "text_encoder_2", T5EncoderModel, dtype),
+            transformer=load_model(folder, "transformer", FluxTransformer2DModel, dtype),
+        )
+        if lora is not None:
+            flux_lora.attach(loaded.transformer, lora, base=name)
+        return loaded
+
+    def save(self, folder: Path) -> None:
+        """Write the diffusers folder and `customizer.json`; a LoRA is saved by itself (`flux_lora.save`)."""
+        if getattr(self.transformer, "peft_config", None):
+            raise ValueError("a base with a LoRA on it is not saved: load it without")
+        with no_bars():
+            self.pipeline().save_pretrained(folder)
+        settings = json.dumps(self.settings.model_dump(), indent=2)
+        (folder / "customizer.json").write_text(settings + "\n")
+
+    def pipeline(self) -> Any:
+        """diffusers' own FluxPipeline on the same weights; draws without references."""
+        from diffusers import FluxPipeline  # slow to import, and drawing does not need it
+
+        return FluxPipeline(
+            scheduler=self.scheduler,
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            text_encoder_2=self.text_encoder_2,
+            tokenizer_2=self.tokenizer_2,
+            transformer=self.transformer,
+        )
+
+    @property
+    def lora_targets(self) -> tuple[str, ...]:
+        """The layers that UNO's LoRA is on: attention of both streams, and the single blocks' output."""
+        config = self.transformer.config
+        return tuple(flux_lora.modules(config.num_layers, config.num_single_layers))
+
+    @property
+    def device(self) -> torch.device:
+        return self.transformer.device
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        where = {key: value for key, value in (("device", device), ("dtype", dtype)) if value is not None}
+        for module in (self.transformer, self.vae, self.text_encoder, self.text_encoder_2):
+            module.to(**where)
+        return self
+
+    @property
+    def multiple(self) -> int:
+        """Pixels a token covers, in each direction."""
+        return PACK * 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def check_size(self, size: Size) -> None:
+        height, width = size
+        settings, multiple = self.settings, self.multiple
+        if settings.only_sizes:
+            if tuple(size) not in settings.sizes:
+                known = ", ".join(f"{h}x{w}" for h, w in dict.fromkeys(settings.sizes))
+                raise BadInput(f"size {height}x{width} (height x width): {self.name} draws {known} only; choose one")
+        elif any(side % multiple or not settings.min_side <= side <= settings.max_side for side in size):
+            near = [min(max(round(s / multiple) * multiple, settings.min_side), settings.max_side) for s in size]
+            raise BadInput(
+                f"size {height}x{width} (height x width): {self.name} draws multiples of {multiple} from "
+                f"{settings.min_side} to {settings.max_side}; the nearest is {near[0]}x{near[1]}"
+            )
+
+    def latents_shape(self, size: Size) -> tuple[int, int, int]:
+        cells = PACK * size[0] // self.multiple, PACK * size[1] // self.multiple
+        return self.transformer.config.in_channels // PACK**2, *cells
+
+    def encode(self, images: Tensor) -> Tensor:
+        config = self.vae.config
+        mean = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mode()
+        return ((mean - (config.shift_factor or 0)) * config.scaling_factor).float()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        config = self.vae.config
+        scaled = latents / config.scaling_factor + (config.shift_factor or 0)
+        return self.vae.decode(scaled.to(self.vae.dtype), return_dict=False)[0].float()
+
+    def condition(
+        self, prompts: Sequence[str], references: Sequence[Sequence[Reference]], guidance: float | None = None
+    ) -> FluxCondition:
+        if len(prompts) != len(references):
+            raise ValueError(f"{len(prompts)} prompts, {len(references)} lists of references")
+        text, pooled = self.embed_prompts(prompts)
+        encoded = [self._encode_references(sample) for sample in references]
+        strength = self.settings.guidance if guidance is None else guidance
+        return FluxCondition(text, pooled, encoded, torch.full((len(prompts),), strength, device=self.device))
+
+    def embed_prompts(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """T5's sequence (B, S, D) and CLIP's pooled vector (B, P), padded and cut as FluxPipeline does."""
+        options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        length = min(MAX_TEXT_TOKENS, self.tokenizer_2.model_max_length)
+        ids_2 = self.tokenizer_2(list(prompts), max_length=length, **options).input_ids
+        ids = self.tokenizer(list(prompts), max_length=self.tokenizer.model_max_length, **options).input_ids
+        text = self.text_encoder_2(ids_2.to(self.device)).last_hidden_state
+        return text, self.text_encoder(ids.to(self.device)).pooler_output
+
+    def _encode_references(self, references: Sequence[Reference]) -> list[Tensor]:
+        settings = self.settings
+        if len(references) > settings.max_references:
+            raise BadInput(
+                f"{len(references)} references: {self.name} takes at most {settings.max_references}; leave some out"
+            )
+        side = settings.reference_side if len(references) == 1 else settings.references_side
+        fitted = [fit(to_tensor(reference), side, self.multiple) for reference in references]
+        return [self.encode(reference[None].to(self.device))[0] for reference in fitted]
+
+    def velocity(self, latents: Tensor, sigma: Tensor | float, condition: FluxCondition) -> Tensor:
+        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=latents.device).expand(len(latents))
+        # Position ids are one list for a whole batch of FluxTransformer2DModel, so samples go group by group; a mask
+        # over padded references could not give each sample its own ids.
+        groups = condition.groups()
+        if len(groups) == 1:
+            return self._velocity(latents, sigma, condition)
+        parts = [self._velocity(latents[rows], sigma[rows], condition.take(rows)) for rows in groups]
+        order = torch.tensor([row for rows in groups for row in rows], device=latents.device).argsort()
+        return torch.cat(parts)[order]
+
+    def _velocity(self, latents: Tensor, sigma: Tensor, condition: FluxCondition) -> Tensor:
+        """Of samples whose references have equal sizes."""
+        references = [torch.stack(same) for same in zip(*condition.references, strict=True)]
+        tokens = torch.cat([pack(grid) for grid in (latents, *references)], dim=1)
+        ids = diagonal_ids([(grid.shape[2] // PACK, grid.shape[3] // PACK) for grid in (latents, *references)])
+        dtype, device = self.transformer.dtype, latents.device
+        text = condition.text.to(dtype)
+        predicted = self.transformer(
+            hidden_states=tokens.to(dtype),
+            encoder_hidden_states=text,
+            pooled_projections=condition.pooled.to(dtype),
+            timestep=sigma.to(dtype),
+            guidance=condition.guidance if self.transformer.config.guidance_embeds else None,
+            img_ids=ids.to(device),
+            txt_ids=torch.zeros(text.shape[1], 3, device=device),
+            return_dict=False,
+        )[0]
+        height, width = latents.shape[2:]
+        return unpack(predicted[:, : height * width // PACK**2], height, width).to(latents.dtype)
+
+    def sigmas(self, steps: int, size: Size) -> Tensor:
+        scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(self.scheduler.config)
+        config = scheduler.config
+        tokens = size[0] * size[1] // self.multiple**2
+        mu = flow.linear_mu(
+            tokens, config.base_shift, config.max_shift, config.base_image_seq_len, config.max_image_seq_len
+        )
+        scheduler.set_timesteps(sigmas=torch.linspace(1, 1 / steps, steps).tolist(), mu=mu)
+        return scheduler.sigmas

@@ -1,0 +1,125 @@
+"""Reading a diffusers folder: every component by its own `from_pretrained`, every defect in one line."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from transformers.utils import logging
+
+from umo.customizers.base import Settings
+from umo.errors import BadInput
+
+AGAIN = "copy the whole folder again"
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """`model_index.json`.
+
+    Raises:
+        BadInput: not a diffusers folder.
+    """
+    path = folder / "model_index.json"
+    try:
+        index = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BadInput(f"{folder}: no diffusers folder (model_index.json is missing); give a base's folder") from error
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: not readable as JSON; {AGAIN}") from error
+    if not isinstance(index, dict) or "_class_name" not in index:
+        raise BadInput(f"{path}: names no pipeline (_class_name); give a base's folder")
+    return index
+
+
+def read_settings(folder: Path, defaults: Settings) -> Settings:
+    """The family's defaults, or what `customizer.json` says instead.
+
+    Raises:
+        BadInput: the file has unknown or impossible settings.
+    """
+    path = folder / "customizer.json"
+    if not path.exists():
+        return defaults
+    try:
+        return Settings(**{**defaults.model_dump(), **json.loads(path.read_text())})
+    except (ValueError, TypeError, ValidationError) as error:
+        raise BadInput(f"{path}: {' '.join(str(error).split())[:200]}; correct or remove it") from error
+
+
+def load_model(folder: Path, name: str, kind: Any, dtype: torch.dtype) -> Any:
+    """A model component, complete and with weights of `dtype`.
+
+    Args:
+        kind: its diffusers or transformers class.
+
+    Raises:
+        BadInput: missing, cut short, of other shapes than its config says, or weights left out.
+    """
+    path = _component(folder, name)
+    _check_weights(path)
+    try:
+        options = {"output_loading_info": True, "local_files_only": True, "use_safetensors": True}
+        with no_bars():
+            model, info = kind.from_pretrained(str(path), torch_dtype=dtype, **options)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise BadInput(f"{path}: cannot be loaded as {kind.__name__} ({reason}); {AGAIN}") from error
+    if missing := sorted(info["missing_keys"]):
+        raise BadInput(f"{path}: {len(missing)} weights are missing ({missing[0]}, ...); {AGAIN}")
+    return model.requires_grad_(False).eval()
+
+
+def load_other(folder: Path, name: str, kind: Any) -> Any:
+    """A tokenizer or scheduler.
+
+    Raises:
+        BadInput: missing or not readable.
+    """
+    path = _component(folder, name)
+    try:
+        return kind.from_pretrained(str(path), local_files_only=True)
+    except Exception as error:  # tokenizers raise bare Exception for a file cut short
+        reason = " ".join(str(error).split())[:160]
+        raise BadInput(f"{path}: cannot be loaded as {kind.__name__} ({reason}); {AGAIN}") from error
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Without transformers' progress bars, one a component: they are of no use and hide ours."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _component(folder: Path, name: str) -> Path:
+    path = folder / name
+    if not path.is_dir():
+        raise BadInput(f"{folder}: component '{name}' is missing; {AGAIN}")
+    return path
+
+
+def _check_weights(path: Path) -> None:
+    """All weight files are there and whole: a header tells how long its file must be."""
+    files = set(path.glob("*.safetensors"))
+    for index in path.glob("*.safetensors.index.json"):
+        try:
+            files |= {path / name for name in json.loads(index.read_text())["weight_map"].values()}
+        except (ValueError, KeyError, AttributeError) as error:
+            raise BadInput(f"{index}: not readable; {AGAIN}") from error
+    if not files:
+        raise BadInput(f"{path}: no .safetensors weights; {AGAIN}")
+    for file in sorted(files):
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            state = "cut short or damaged" if file.exists() else "missing"
+            raise BadInput(f"{file}: weights {state}; {AGAIN}") from error

@@ -1,0 +1,60 @@
+"""Reference pictures of any size and kind -> tensors at the size a base takes them."""
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from umo.customizers.base import Reference
+from umo.errors import BadInput
+
+
+def to_tensor(reference: Reference) -> Tensor:
+    """(H, W, 3) uint8 array or (3, H, W) float tensor in [-1, 1] -> (3, H, W) float32 in [-1, 1].
+
+    Raises:
+        BadInput: anything else.
+    """
+    if isinstance(reference, np.ndarray) and reference.dtype == np.uint8:
+        if reference.ndim == 3 and reference.shape[2] == 3:
+            return torch.from_numpy(np.array(reference)).permute(2, 0, 1).float() / 127.5 - 1
+    elif isinstance(reference, Tensor) and reference.is_floating_point():
+        outside = reference.numel() and float(reference.detach().abs().max()) > 1.01
+        if reference.ndim == 3 and reference.shape[0] == 3 and not outside:
+            return reference.float()
+    found = getattr(reference, "shape", type(reference).__name__)
+    raise BadInput(f"reference {found}: give (H, W, 3) uint8 arrays or (3, H, W) float tensors in [-1, 1]")
+
+
+def fit(reference: Tensor, longest: int, multiple: int) -> Tensor:
+    """Scale the longest side to `longest`, then cut both sides in the middle to multiples (as UNO does).
+
+    Args:
+        reference: (3, H, W).
+        longest: pixels.
+        multiple: pixels a token covers.
+
+    Returns:
+        (3, h, w); the reference itself where it fits already.
+
+    Raises:
+        BadInput: so long and thin that nothing is left of the shorter side.
+    """
+    height, width = reference.shape[1:]
+    scale = longest / max(height, width)
+    if scale != 1:
+        # int, not round: UNO's own preprocessing truncates.
+        size = (longest, int(height * scale)) if width >= height else (int(width * scale), longest)
+        reference = _resize(reference, size) if min(size) > 0 else reference[:, :0]
+    top, left = (side % multiple // 2 for side in reference.shape[1:])
+    rows, columns = (side // multiple * multiple for side in reference.shape[1:])
+    if not rows or not columns:
+        raise BadInput(f"reference {width}x{height} px is too long and thin: cut it to the face")
+    return reference[:, top : top + rows, left : left + columns]
+
+
+def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(3, H, W) -> (3, height, width) for a size (width, height), by Lanczos; off the graph."""
+    channels = [Image.fromarray(channel) for channel in image.detach().cpu().numpy()]
+    resized = [np.asarray(channel.resize(size, Image.Resampling.LANCZOS)) for channel in channels]
+    return torch.from_numpy(np.stack(resized)).to(image.device).clamp(-1, 1)

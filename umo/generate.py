@@ -1,0 +1,238 @@
+"""Drawing pictures with a base: one, or a file of cases with several seeds each, resumable."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from tqdm import tqdm
+
+from umo.customizers import Customizer, Drawing, draw, load
+from umo.customizers.base import Size, default_size
+from umo.errors import BadInput, WorkFailed
+from umo.evaluation import Case, _parse_case
+from umo.images import ImageError, read_image
+
+CASES_FILE = "CASES.jsonl"
+IMAGES = "images"
+KEY = "umo-key"  # of a PNG's text: what the picture was drawn from
+_HASHED_WHOLE = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Pictures drawn now, and pictures that were there already."""
+
+    drawn: int
+    kept: int
+
+
+def generate_one(
+    model_dir: Path,
+    prompt: str,
+    references: Sequence[Path],
+    out: Path,
+    seed: int = 0,
+    size: Size | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    lora: Path | None = None,
+    device: str = "cpu",
+) -> None:
+    """Draw one picture and write it as PNG.
+
+    Args:
+        references: a photograph of each person, in the prompt's order.
+        size: height, width; None takes the base's default, and so for steps and guidance.
+
+    Raises:
+        BadInput: the base, the LoRA, a reference, or the size cannot be used.
+        WorkFailed: the picture came out as not finite.
+    """
+    people = [_read(path, f"reference {path}") for path in references]
+    customizer = load(model_dir, lora, device)
+    pictures = _draw(customizer, prompt, people, [seed], Drawing(size, steps, guidance))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _write(out, pictures[0], f"seed {seed}")
+
+
+def generate_cases(
+    model_dir: Path,
+    cases: Path,
+    out: Path,
+    seeds: int = 1,
+    size: Size | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    lora: Path | None = None,
+    device: str = "cpu",
+    published: Path | None = None,
+) -> Counts:
+    """Draw every case of a file; what a killed run has drawn with the same key is kept.
+
+    A case's pictures are `out/images/CASE-0.png`, `-1`, ...; their noise depends on the case's id and the rank alone,
+    so all methods draw a case from the same noise. `out/CASES.jsonl` is written last.
+
+    Args:
+        cases: CASES.jsonl (see DESIGN); its `images` are ignored, of several photographs of a person the first is used.
+        out: folder.
+        seeds: pictures a case.
+        size, steps, guidance: as `generate_one`.
+        published: where `out` will be moved to, if it will: paths in the new CASES.jsonl are relative to that.
+
+    Raises:
+        BadInput: before any drawing: a case, a reference, the base, the LoRA or the size cannot be used.
+        WorkFailed: a picture came out as not finite.
+    """
+    rows = _read_cases(cases)
+    people = {case.case_id: [cases.parent / photos[0] for photos in case.references] for case, _ in rows}
+    digests = _check_references(cases, people)
+    customizer = load(model_dir, lora, device)
+    how = Drawing(size, steps, guidance)
+    for case, _ in rows:
+        _check(customizer, case, how)
+    base = [_tree_digest(model_dir), _tree_digest(lora) if lora else None]
+    (out / IMAGES).mkdir(parents=True, exist_ok=True)
+    drawn = kept = 0
+    for case, _ in tqdm(rows, desc=f"draw with {customizer.name}", unit="case"):
+        what = [base, case.prompt, [digests[path] for path in people[case.case_id]], asdict(how), case.case_id]
+        paths = [out / name for name in _names(case.case_id, seeds)]
+        keys = [_digest([what, rank]) for rank in range(seeds)]
+        missing = [rank for rank in range(seeds) if _key(paths[rank]) != keys[rank]]
+        drawn, kept = drawn + len(missing), kept + seeds - len(missing)
+        if not missing:
+            continue
+        photos = [_read(path, str(path)) for path in people[case.case_id]]
+        noise_seeds = [int(_digest([case.case_id, rank])[:12], 16) for rank in range(seeds)]
+        # All of a case's pictures, whichever are missing: a resumed run must give the same bytes as a whole one.
+        pictures = _draw(customizer, case.prompt, photos, noise_seeds, how)
+        for rank in missing:
+            _write(paths[rank], pictures[rank], keys[rank])
+    _write_cases(rows, cases.parent, out, seeds, published or out)
+    return Counts(drawn, kept)
+
+
+def _read_cases(path: Path) -> list[tuple[Case, dict]]:
+    """Cases to draw, each with its line as written; they need no images yet."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: not a readable file of cases ({error}); give CASES.jsonl") from error
+    rows: dict[str, tuple[Case, dict]] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            case = _parse_case(json.dumps({**row, "images": ["not drawn yet"]}) if isinstance(row, dict) else line)
+            if case.case_id in rows:
+                raise ValueError(f"case_id {case.case_id!r} is already taken by an earlier line")
+        except ValueError as error:
+            raise BadInput(f"{path}:{number}: {error}; correct the line, nothing was drawn") from error
+        rows[case.case_id] = (case, row)
+    if not rows:
+        raise BadInput(f"{path}: holds no case; give one JSON object a line")
+    return list(rows.values())
+
+
+def _check_references(cases: Path, people: dict[str, list[Path]]) -> dict[Path, str]:
+    """Digest of every reference that will be used, each of which can be read."""
+    digests: dict[Path, str] = {}
+    for case_id, paths in people.items():
+        for path in paths:
+            if path not in digests:
+                _read(path, f"{cases}: case {case_id}: reference {path}")
+                digests[path] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return digests
+
+
+def _check(customizer: Customizer, case: Case, how: Drawing) -> None:
+    most = customizer.settings.max_references
+    if len(case.references) > most:
+        raise BadInput(
+            f"case {case.case_id}: {len(case.references)} references, and {customizer.name} takes at most {most}; "
+            "leave the case out"
+        )
+    customizer.check_size(how.size or default_size(customizer.settings, len(case.references)))
+
+
+def _read(path: Path, where: str) -> np.ndarray:
+    try:
+        return read_image(path)
+    except ImageError as error:
+        raise BadInput(f"{where}: {error}") from error
+
+
+def _draw(
+    customizer: Customizer, prompt: str, photos: Sequence[np.ndarray], seeds: Sequence[int], how: Drawing
+) -> list[np.ndarray]:
+    """(H, W, 3) uint8 a seed."""
+    pictures = draw(customizer, [prompt] * len(seeds), [photos] * len(seeds), seeds, how)
+    if not torch.isfinite(pictures).all():
+        raise WorkFailed(
+            f"{customizer.name}: a picture came out as not finite; check the base's and the LoRA's weights"
+        )
+    return list(((pictures + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+
+
+def _names(case_id: str, seeds: int) -> list[str]:
+    """File names of a case's pictures, beside CASES.jsonl."""
+    plain = re.fullmatch(r"[\w-][\w.-]{0,80}", case_id, re.ASCII)
+    stem = case_id if plain else _digest(case_id)[:24]
+    return [f"{IMAGES}/{stem}-{rank}.png" for rank in range(seeds)]
+
+
+def _write(path: Path, picture: np.ndarray, key: str) -> None:
+    """Atomically, with the key inside: a file that is there under its name is whole."""
+    text = PngInfo()
+    text.add_text(KEY, key)
+    temporary = path.with_name(path.name + ".tmp")
+    Image.fromarray(picture).save(temporary, format="PNG", compress_level=6, pnginfo=text)
+    temporary.replace(path)
+
+
+def _key(path: Path) -> str | None:
+    """What a picture that is there already was drawn from."""
+    try:
+        with Image.open(path) as image:
+            return image.info.get(KEY)
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+def _write_cases(rows: Sequence[tuple[Case, dict]], source: Path, out: Path, seeds: int, published: Path) -> None:
+    def moved(path: str) -> str:
+        return os.path.relpath((source / path).resolve(), published.resolve())
+
+    lines = []
+    for case, row in rows:
+        references = [moved(one) if isinstance(one, str) else [moved(p) for p in one] for one in row["references"]]
+        new = {**row, "references": references, "images": _names(case.case_id, seeds)}
+        if case.target:
+            new["target"] = moved(case.target)
+        lines.append(json.dumps(new) + "\n")
+    temporary = out / f"{CASES_FILE}.tmp"
+    temporary.write_text("".join(lines))
+    temporary.replace(out / CASES_FILE)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _tree_digest(path: Path) -> str:
+    """Of a file or folder: names and bytes; of a very large file its size and time of change instead of its bytes."""
+    parts = []
+    for file in sorted(found for found in ([path] if path.is_file() else path.rglob("*")) if found.is_file()):
+        state = file.stat()
+        large = state.st_size > _HASHED_WHOLE
+        content = [state.st_size, state.st_mtime_ns] if large else hashlib.sha256(file.read_bytes()).hexdigest()
+        parts.append([file.relative_to(path).as_posix(), content])
+    return _digest(parts)
