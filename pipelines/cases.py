@@ -1,6 +1,5 @@
 """Cases to evaluate on, drawn from the exported data set: prompts, references and targets of people not trained on."""
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -11,6 +10,7 @@ from pipelines import products
 from pipelines.params import Section
 from pipelines.shards import Counts, Machine, Shard, digest, tree_digest
 from pipelines.shards import run as run_shards
+from umo.cases import Case, write_cases
 
 
 class Params(Section):
@@ -40,21 +40,14 @@ def _cases(params: Params, shard: Shard, folder: Path) -> Counts:
     chosen = sorted((row for same in by_n.values() for row in same[: params.per_n]), key=lambda row: row["set_id"])
     (folder / "references").mkdir()
     (folder / "targets").mkdir()
-    lines = []
+    cases = []
     for row in chosen:
         references = [f"references/{image['path']}" for image in row["references"]]
         for name, image in zip(references, row["references"], strict=True):
             (folder / name).write_bytes(image["bytes"])
         target = f"targets/{row['set_id']}{Path(row['target']['path']).suffix}"
         (folder / target).write_bytes(row["target"]["bytes"])
-        case = {
-            "case_id": row["set_id"],
-            "prompt": row["prompt"],
-            "references": references,
-            "images": [],
-            "target": target,
-            "people": row["person_ids"],
-        }
-        lines.append(json.dumps(case) + "\n")
-    (folder / products.CASES_FILE).write_text("".join(lines))
-    return Counts({"cases": len(lines)})
+        people = tuple(row["person_ids"])
+        cases.append(Case(row["set_id"], row["prompt"], tuple((path,) for path in references), (), target, people))
+    write_cases(folder / products.CASES_FILE, cases)
+    return Counts({"cases": len(cases)})

@@ -10,7 +10,7 @@ from pipelines.params import Section
 from pipelines.products import COMPARISONS, EVALUATED
 from pipelines.shards import Counts, Machine, Shard, tree_digest
 from pipelines.shards import run as run_shards
-from umo import evaluation
+from umo.comparison import compare
 
 
 class Params(Section):
@@ -29,6 +29,6 @@ def run(params: Params, machine: Machine) -> None:
 
 
 def _compare(params: Params, shard: Shard, folder: Path) -> Counts:
-    found = {f"{a}-{b}": evaluation.compare(EVALUATED / a, EVALUATED / b) for a, b in params.pairs}
+    found = {f"{a}-{b}": compare(EVALUATED / a, EVALUATED / b) for a, b in params.pairs}
     (folder / COMPARISONS.name).write_text(json.dumps(found, indent=1) + "\n")
     return Counts({"pairs": len(found)})

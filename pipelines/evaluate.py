@@ -8,8 +8,9 @@ from pipelines import products
 from pipelines.params import Section, load
 from pipelines.shards import WORK, Counts, Machine, Shard, tree_digest
 from pipelines.shards import run as run_shards
-from umo import evaluation, faces
+from umo import faces
 from umo.errors import BadInput
+from umo.faces.calibration import SHIPPED
 
 
 class Params(Section):
@@ -30,18 +31,22 @@ def run(params: Params, machine: Machine, method: str) -> None:
     drawn = products.GENERATED / method
     shard = Shard("", {"drawn": tree_digest(drawn), "cases": tree_digest(products.CASES)}, drawn)
     judge = faces.load(params.judge)
+    calibration = SHIPPED / f"{params.judge}.calibration.json"
+    files = [*judge.files, calibration] if calibration.exists() else judge.files
     run_shards(
         "evaluate",
         partial(_evaluate, params),
         [shard],
         products.EVALUATED / method,
         params=params,
-        files=judge.files,
+        files=files,
         machine=machine,
     )
 
 
 def _evaluate(params: Params, shard: Shard, folder: Path) -> Counts:
+    from umo import evaluation  # with torch it takes a second, and every stage reads this module's Params
+
     assert isinstance(shard.task, Path)
     # The scorer keeps finished cases beside its results, under keys of their content: a killed stage goes on there.
     scratch = WORK / "evaluate" / f"{shard.task.name}.partial"

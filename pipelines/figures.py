@@ -32,7 +32,7 @@ def histogram(
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6.2, 2.7), layout="constrained")
-    bins = np.linspace(low, high, 65)
+    bins = np.linspace(low, high, 65).tolist()
     for (name, numbers), colour in zip(values.items(), PALETTE, strict=False):
         if len(numbers):
             clipped = np.clip(numbers, low, high)

@@ -5,9 +5,9 @@ reference photograph pasted over each face (the copy-paste ceiling), `shuffled` 
 (floor).
 """
 
-import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from pipelines.params import Section, load
 from pipelines.shards import Counts, Machine, Shard, tree_digest
 from pipelines.shards import run as run_shards
 from umo import compositing
+from umo.cases import Case, read_cases, write_cases
 from umo.errors import WorkFailed
 from umo.images import encode_png, read_image
 
@@ -30,40 +31,42 @@ def run(params: Params, machine: Machine, method: str) -> None:
     """Draw the cases of runs/cases."""
     inputs = {str(product): tree_digest(product) for product in (products.CASES, products.EXPORTED)}
     shard = Shard("", inputs | {"method": method}, method)
-    run_shards(
-        "generate", partial(_generate, params), [shard], products.GENERATED / method, params=params, machine=machine
-    )
+    out = products.GENERATED / method
+    run_shards("generate", partial(_generate, params), [shard], out, params=params, machine=machine)
 
 
 def _generate(params: Params, shard: Shard, folder: Path) -> Counts:
     method = str(shard.task)
-    rows = [json.loads(line) for line in (products.CASES / products.CASES_FILE).read_text().splitlines()]
-    pictures = METHODS[method](rows)
+    cases = read_cases(products.CASES / products.CASES_FILE, drawn=False)
     (folder / "images").mkdir()
-    # Paths are written as seen from where the folder will be published.
-    back = Path(os.path.relpath(products.CASES, products.GENERATED / method))
-    with (folder / products.CASES_FILE).open("w") as file:
-        for row, data in zip(rows, pictures, strict=True):
-            image = f"images/{row['case_id']}-0.png"
-            (folder / image).write_bytes(data)
-            references = [str(back / path) for path in row["references"]]
-            moved = {"references": references, "images": [image], "target": str(back / row["target"])}
-            file.write(json.dumps(row | moved) + "\n")
-    return Counts({"pictures": len(pictures)})
+    drawn = []
+    for case, picture in zip(cases, METHODS[method](cases), strict=True):
+        image = f"images/{case.case_id}-0.png"
+        (folder / image).write_bytes(picture)
+        drawn.append(_moved(replace(case, images=(image,)), products.GENERATED / method))
+    write_cases(folder / products.CASES_FILE, drawn)
+    return Counts({"pictures": len(drawn)})
 
 
-def _target(rows: Sequence[dict]) -> list[bytes]:
-    return [(products.CASES / row["target"]).read_bytes() for row in rows]
+def _moved(case: Case, to: Path) -> Case:
+    """The case with the paths of its references and its target as seen from the folder `to`."""
+    back = Path(os.path.relpath(products.CASES, to))
+    references = tuple(tuple(str(back / path) for path in photos) for photos in case.references)
+    return replace(case, references=references, target=case.target and str(back / case.target))
 
 
-def _shuffled(rows: Sequence[dict]) -> list[bytes]:
+def _target(cases: Sequence[Case]) -> list[bytes]:
+    return [(products.CASES / str(case.target)).read_bytes() for case in cases]
+
+
+def _shuffled(cases: Sequence[Case]) -> list[bytes]:
     """For each case the target of another set of its split with as many people, all of them others."""
     sets = _evaluation_sets(["set_id", "n", "person_ids", "target"])
     place = {row["set_id"]: k for k, row in enumerate(sets)}
     pictures = []
-    for row in rows:
-        start = place[row["case_id"]]
-        people = set(row["people"])
+    for case in cases:
+        start = place[case.case_id]
+        people = set(case.people or ())
         following = (
             other
             for other in [*sets[start + 1 :], *sets[:start]]
@@ -72,17 +75,17 @@ def _shuffled(rows: Sequence[dict]) -> list[bytes]:
         other = next(following, None)
         if other is None:
             raise WorkFailed(
-                f"shuffled: no set shows {len(people)} people other than those of {row['case_id']}: "
+                f"shuffled: no set shows {len(people)} people other than those of {case.case_id}: "
                 "make more scenes of the split (synthesise.scenes) or add people to it"
             )
         pictures.append(other["target"]["bytes"])
     return pictures
 
 
-def _pasted(rows: Sequence[dict]) -> list[bytes]:
+def _pasted(cases: Sequence[Case]) -> list[bytes]:
     columns = ["set_id", "target", "references", "target_landmarks", "reference_landmarks"]
     sets = {row["set_id"]: row for row in _evaluation_sets(columns)}
-    return [encode_png(_paste(sets[row["case_id"]])) for row in rows]
+    return [encode_png(_paste(sets[case.case_id])) for case in cases]
 
 
 def _evaluation_sets(columns: list[str]) -> list[dict]:
@@ -102,7 +105,7 @@ def _paste(row: dict) -> np.ndarray:
     return scene.round().astype(np.uint8)
 
 
-METHODS: dict[str, Callable[[Sequence[dict]], list[bytes]]] = {
+METHODS: dict[str, Callable[[Sequence[Case]], list[bytes]]] = {
     "target": _target,
     "pasted": _pasted,
     "shuffled": _shuffled,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from umo.errors import BadInput
 
@@ -58,7 +59,7 @@ def _read(path: Path) -> dict:
     return found
 
 
-def _fault(stage: str, fault: dict, known: list[str]) -> str:
+def _fault(stage: str, fault: ErrorDetails, known: list[str]) -> str:
     key = ".".join(str(part) for part in (stage, *fault["loc"]))
     if fault["type"] == "extra_forbidden":
         return f"unknown key '{key}'{_nearest(str(fault['loc'][-1]), known)}"

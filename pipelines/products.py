@@ -1,6 +1,5 @@
 """Where every product lies and how it is read: the one place where stages meet, so that none needs to know another."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -67,7 +66,7 @@ def measured_images(product: Path) -> pl.DataFrame:
     return _all_shards(product, MEASURED_IMAGES_TABLE, records.MEASURED_IMAGES)
 
 
-def faces(product: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
+def faces(product: Path, columns: list[str] | None = None) -> pl.DataFrame:
     """records.measured_faces of a product's shards, or some of its columns; the embedding's length is the file's."""
     parts = shard_folders(product, FACES_TABLE)
     return pl.concat(pl.read_parquet(part / FACES_TABLE, columns=columns) for part in parts)

@@ -20,6 +20,7 @@ from pipelines.shards import ROOT, Counts, Machine, Shard, file_digest, tree_dig
 from pipelines.shards import run as run_shards
 from pipelines.sources import SOURCES, read_sources
 from umo import faces, records
+from umo.cases import Case, read_cases
 from umo.images import read_image
 
 PAGE = "report.html"
@@ -162,9 +163,9 @@ def _case_sheet(params: Params) -> str:
     lines = []
     scores = {method: _scores(method) for method in METHODS}
     for case in _chosen_cases(params.sheet_rows):
-        line = [read_image(products.CASES / path) for path in case["references"]]
+        line = [read_image(products.CASES / path) for photos in case.references for path in photos]
         for method in METHODS:
-            row = scores[method][case["case_id"]]
+            row = scores[method][case.case_id]
             names, colours = _labels(row)
             picture = read_image(products.GENERATED / method / row["image"])
             line.append(figures.boxed(picture, row["boxes"], names, colours, SHEET_HEIGHT))
@@ -172,9 +173,9 @@ def _case_sheet(params: Params) -> str:
     return figures.sheet(lines, SHEET_HEIGHT)
 
 
-def _chosen_cases(count: int) -> list[dict]:
-    found = [json.loads(line) for line in (products.CASES / products.CASES_FILE).read_text().splitlines()]
-    found = [case for case in found if len(case["references"]) == 2] or found
+def _chosen_cases(count: int) -> list[Case]:
+    found = read_cases(products.CASES / products.CASES_FILE, drawn=False)
+    found = [case for case in found if len(case.references) == 2] or found
     return found[:: max(1, len(found) // count)][:count]
 
 

@@ -267,7 +267,7 @@ def check(suites: Sequence[Suite], docs: Path) -> dict[str, dict]:
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     for site in list(context.get_docs_sites_urls()):
-        context.delete_data_docs_site(site["site_name"])
+        context.delete_data_docs_site(str(site["site_name"]))
     context.add_data_docs_site(
         "data_docs",
         {
@@ -312,6 +312,7 @@ def _outcome(suite: Suite, result: "gx.core.ExpectationSuiteValidationResult") -
         rows = [row[suite.key] for row in found.get("partial_unexpected_index_list") or [] if suite.key in row]
         count = found.get("unexpected_count")
         named = f" ({count} of {suite.table.height} rows, first {suite.key} {rows[0]})" if rows else ""
+        assert outcome.expectation_config is not None
         faults.append(f"{suite.name}: {outcome.expectation_config.meta['fault']}{named}")
     met = len(result.results) - len(faults)
     return {"rows": suite.table.height, "expectations": len(result.results), "met": met, "faults": faults}

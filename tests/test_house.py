@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PURE = {"records", "matching", "metrics", "flow"}
+PURE = {"cases", "records", "matching", "metrics", "flow"}
 ADAPTERS = {"faces", "customizers"}
-USES = {"evaluation", "training", "generate", "cli"}
+USES = {"comparison", "evaluation", "training", "generate", "cli"}
 
 
 def imports(path: Path) -> set[str]:

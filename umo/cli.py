@@ -2,17 +2,14 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from umo.errors import BadInput, WorkFailed
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 app = typer.Typer(
     name="umo",
@@ -70,7 +67,8 @@ def match(
     if as_json:
         _print_json(found)
         return
-    _print_tables(_cosine_table(found), _fields_table(found))
+    _print_cosines(found)
+    _print_values(found)
     if not found["n_faces"]:
         print(f"{image}: no face found; every reference is missing and the rewards are 0")
 
@@ -84,10 +82,11 @@ def evaluate(
     """Score drawn pictures with a judge."""
     from umo import evaluation
     from umo import faces as face_models
+    from umo.cases import read_cases
 
-    evaluation.read_cases(cases)  # a bad line is refused before the judge is loaded
+    read_cases(cases)  # a bad line is refused before the judge is loaded
     result = evaluation.evaluate(cases, out, face_models.load(judge))
-    _print_tables(_metrics_table(result, evaluation.METRICS))
+    _print_estimates(f"judge {result['judge']['name']}", result, "mean")
     for failure in result["failures"]:
         print(f"{failure['case_id']}: {failure['path']}: {failure['error']}", file=sys.stderr)
     print(f"{result['images']} pictures of {result['cases']} cases, {len(result['failures'])} failures -> {out}")
@@ -100,13 +99,13 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Is A better than B? Paired by case and seed, with 95 % intervals of A - B."""
-    from umo import evaluation
+    from umo import comparison
 
-    result = evaluation.compare(dir_a, dir_b)
+    result = comparison.compare(dir_a, dir_b)
     if as_json:
         _print_json(result)
         return
-    _print_tables(_comparison_table(result, evaluation.METRICS))
+    _print_estimates("A - B", result, "difference", ["verdict"])
     unpaired = result["unpaired"]
     print(
         f"{result['pairs']} pairs of {result['cases']} cases, judged by {result['judge']}; "
@@ -130,62 +129,52 @@ def _print_json(value: Mapping[str, Any]) -> None:
     print(json.dumps(value, indent=2, allow_nan=False))
 
 
-def _print_tables(*tables: "Table") -> None:
+def _print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich.console import Console
-
-    console = Console()
-    for table in tables:
-        print(table.title)  # above the table, because inside it a title breaks at the table's width
-        table.title = None
-        console.print(table)
-
-
-def _table(title: str, columns: Sequence[str]) -> "Table":
     from rich.table import Table
 
-    table = Table(title=title)
+    table = Table()
     for rank, column in enumerate(columns):
         table.add_column(column, justify="right" if rank else "left", overflow="fold")
-    return table
+    for row in rows:
+        table.add_row(*row)
+    print(title)  # above the table, because inside it a title breaks at the table's width
+    Console().print(table)
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _cosine_table(found: Mapping[str, Any]) -> "Table":
-    title = f"cosine ({found['faces']}); * is assigned, the same person from {found['same_person_cosine']:.3f}"
-    table = _table(title, ["reference", *(f"face {face}" for face in range(found["n_faces"]))])
-    for path, row, assigned in zip(found["references"], found["cosines"], found["assignment"], strict=True):
-        cells = (f"{value:.3f}" + (" *" if face == assigned else "  ") for face, value in enumerate(row))
-        table.add_row(path, *cells)
-    return table
+def _print_cosines(found: Mapping[str, Any]) -> None:
+    def cells(cosines: Sequence[float], assigned: int) -> list[str]:
+        return [f"{cosine:.3f}" + (" *" if face == assigned else "  ") for face, cosine in enumerate(cosines)]
+
+    matches = zip(found["references"], found["cosines"], found["assignment"], strict=True)
+    _print_table(
+        f"cosine ({found['faces']}); * is assigned, the same person from {found['same_person_cosine']:.3f}",
+        ["reference", *(f"face {face}" for face in range(found["n_faces"]))],
+        ([path, *cells(cosines, assigned)] for path, cosines, assigned in matches),
+    )
 
 
-def _fields_table(found: Mapping[str, Any]) -> "Table":
-    table = _table(found["image"], ["", "value"])
-    for name in ("sir", "mimr", "id_sim", "id_conf", "id_sim_strict", "id_conf_strict"):
-        table.add_row(name, _number(found[name]))
-    for name in ("covered", "missing", "duplicated", "extra"):
-        table.add_row(name, str(found[name]))
-    return table
+def _print_values(found: Mapping[str, Any]) -> None:
+    numbers = ("sir", "mimr", "id_sim", "id_conf", "id_sim_strict", "id_conf_strict")
+    counts = ("covered", "missing", "duplicated", "extra")
+    rows = [(name, _number(found[name])) for name in numbers] + [(name, str(found[name])) for name in counts]
+    _print_table(found["image"], ["", "value"], rows)
 
 
-def _metrics_table(result: Mapping[str, Any], names: Sequence[str]) -> "Table":
-    table = _table(f"judge {result['judge']['name']}", ["metric", "mean", "low", "high", "cases"])
-    for name in names:
+def _print_estimates(title: str, result: Mapping[str, Any], value: str, texts: Sequence[str] = ()) -> None:
+    """A row a metric: its `value` (the key of a number), the interval, the number of cases, and more keys of texts."""
+    from umo.metrics import METRICS
+
+    def row(name: str) -> list[str]:
         found = result[name]
-        table.add_row(name, *(_number(found[key]) for key in ("mean", "low", "high")), str(found["n"]))
-    return table
+        numbers = [_number(found[key]) for key in (value, "low", "high")]
+        return [name, *numbers, str(found["n"]), *(found[key] for key in texts)]
 
-
-def _comparison_table(result: Mapping[str, Any], names: Sequence[str]) -> "Table":
-    table = _table("A - B", ["metric", "difference", "low", "high", "cases", "verdict"])
-    for name in names:
-        found = result[name]
-        numbers = (_number(found[key]) for key in ("difference", "low", "high"))
-        table.add_row(name, *numbers, str(found["n"]), found["verdict"])
-    return table
+    _print_table(title, ["metric", value, "low", "high", "cases", *texts], map(row, METRICS))
 
 
 if __name__ == "__main__":

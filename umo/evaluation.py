@@ -1,4 +1,4 @@
-"""Score drawn pictures with a judge: cases in, `scores.parquet` and `metrics.json` out; and compare two such folders.
+"""Score drawn pictures with a judge: cases in, `scores.parquet` and `metrics.json` out.
 
 The judge is a face model that neither curated the training data nor rewarded the training. Every picture is embedded
 once a run. Finished cases are kept in `DIR/.partial`, so that a killed run goes on where it stopped.
@@ -18,125 +18,17 @@ import torch
 from tqdm import tqdm
 
 from umo import metrics, records
+from umo.cases import Case, read_cases
 from umo.errors import BadInput, WorkFailed
 from umo.faces.base import FaceModel
 from umo.faces.weights import sha256
 from umo.images import ImageError, read_image
-from umo.matching import NONE, assign, cosine_matrix, match
+from umo.matching import NONE, assign, cosine_matrix
 from umo.rewards import mimr, sir
 
-METRICS = (
-    "id_sim",
-    "id_conf",
-    "id_sim_strict",
-    "id_conf_strict",
-    "coverage",
-    "duplicates",
-    "extra",
-    "copy_paste",
-)
 CASES_AT_ONCE = 4
 PICTURES_AT_ONCE = 16
 NO_FACE = "no face found: choose a photograph with a visible face"
-_REQUIRED = {"case_id", "prompt", "references", "images"}
-_OPTIONAL = {"target", "people"}
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """What was asked for and what was drawn; paths are as written, relative to the file of cases.
-
-    Attributes:
-        references: for each of n people, one or several photographs.
-        images: drawn with seeds 0, 1, ...; each is scored.
-        target: another real picture of these people.
-        people: n ids, in the order of the references.
-    """
-
-    case_id: str
-    prompt: str
-    references: tuple[tuple[str, ...], ...]
-    images: tuple[str, ...]
-    target: str | None
-    people: tuple[str, ...] | None
-
-    @property
-    def paths(self) -> list[str]:
-        """Every picture of the case."""
-        target = [self.target] if self.target else []
-        return [photo for person in self.references for photo in person] + list(self.images) + target
-
-
-def read_cases(path: Path) -> list[Case]:
-    """Read CASES.jsonl whole; blank lines are passed over, null is as good as absent for `target` and `people`.
-
-    Raises:
-        BadInput: the file cannot be read or is empty, or a line is not a case; names the file, the line and the reason.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: is not text in UTF-8; give a file of one JSON object a line") from error
-    cases: dict[str, Case] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            case = _parse_case(line)
-            _require(case.case_id not in cases, f"case_id {case.case_id!r} is already taken by an earlier line")
-        except ValueError as error:
-            raise BadInput(f"{path}:{number}: {error}; correct the line, nothing was scored") from error
-        cases[case.case_id] = case
-    if not cases:
-        raise BadInput(f"{path}: holds no case; give one JSON object a line")
-    return list(cases.values())
-
-
-def _parse_case(line: str) -> Case:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from error
-    _require(isinstance(row, dict), "not a JSON object")
-    _require(row.keys() >= _REQUIRED, f"missing {sorted(_REQUIRED - row.keys())}")
-    unknown = row.keys() - _REQUIRED - _OPTIONAL
-    _require(not unknown, f"unknown {sorted(unknown)} (known: {sorted(_REQUIRED | _OPTIONAL)})")
-    _require(_is_text(row["case_id"]), "case_id must be a text that is not empty")
-    _require(isinstance(row["prompt"], str), "prompt must be a text")
-    _require(_is_list(row["references"]), "references must be a list that is not empty")
-    people = [[person] if isinstance(person, str) else person for person in row["references"]]
-    for person in people:
-        _require(_is_texts(person), "a reference must be a path or a list of paths, none empty")
-    _require(_is_texts(row["images"]), "images must be a list of paths that is not empty")
-    target, names = row.get("target"), row.get("people")
-    _require(target is None or _is_text(target), "target must be a path")
-    if names is not None:
-        _require(_is_texts(names), "people must be a list of texts")
-        _require(len(names) == len(people), f"{len(names)} people for {len(people)} references")
-        _require(len(set(names)) == len(names), "people names a person twice")
-    references = tuple(tuple(person) for person in people)
-    return Case(
-        row["case_id"], row["prompt"], references, tuple(row["images"]), target, tuple(names) if names else None
-    )
-
-
-def _require(holds: bool, reason: str) -> None:
-    if not holds:
-        raise ValueError(reason)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, list) and bool(value)
-
-
-def _is_texts(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(_is_text(part) for part in value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,24 +119,6 @@ def reference_vectors(references: Sequence[Sequence[str]], gallery: Gallery) -> 
     return np.stack(vectors)
 
 
-def score(cosines: np.ndarray, same_person_cosine: float) -> dict[str, Any]:
-    """Every metric of one picture from its (n, N) cosines, named as in `records.SCORES`."""
-    found = match(cosines, same_person_cosine)
-    return {
-        "n_faces": cosines.shape[1],
-        "cosines": cosines.tolist(),
-        "assignment": found.assignment.tolist(),
-        "id_sim": metrics.id_sim(cosines),
-        "id_conf": metrics.id_conf(cosines),
-        "id_sim_strict": metrics.id_sim_strict(cosines, found.assignment),
-        "id_conf_strict": metrics.id_conf_strict(cosines, found.assignment),
-        "covered": found.covered,
-        "missing": found.missing,
-        "duplicated": found.duplicated,
-        "extra": found.extra,
-    }
-
-
 def diagnose(references: Sequence[str], image: str, faces: FaceModel) -> dict[str, Any]:
     """One picture against its references, with one network: scores, rewards, boxes (for `umo match`).
 
@@ -268,7 +142,7 @@ def diagnose(references: Sequence[str], image: str, faces: FaceModel) -> dict[st
         "same_person_cosine": faces.same_person_cosine,
         "references": list(references),
         "image": image,
-        **score(cosines, faces.same_person_cosine),
+        **metrics.score(cosines, faces.same_person_cosine),
         "boxes": seen.boxes.tolist(),
         "sir": float(sir(batch, valid)),
         "mimr": float(mimr(batch, valid)),
@@ -309,7 +183,7 @@ def score_case(case: Case, gallery: Gallery) -> Scored:
         seen = gallery[path]
         if seen.error:
             failures.append({"case_id": case.case_id, "path": path, "error": seen.error})
-        scores = score(cosine_matrix(vectors, seen.embeddings), gallery.judge.same_person_cosine)
+        scores = metrics.score(cosine_matrix(vectors, seen.embeddings), gallery.judge.same_person_cosine)
         pasted = _copy_paste(vectors, seen, target, scores["assignment"]) if target else None
         boxes = seen.boxes.tolist()
         name = gallery.judge.name
@@ -424,102 +298,9 @@ def _key(case: Case, gallery: Gallery, judge: str) -> str:
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Rows of scores -> each metric's mean and interval over cases; people, where any are given, are the clusters."""
-    by_case: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        by_case.setdefault(row["case_id"], []).append(row)
-    people = _people([group[0] for group in by_case.values()])
+    """Rows of scores -> each metric's mean and interval over cases."""
     return {
-        name: asdict(metrics.bootstrap([_mean(_metric(r, name) for r in g) for g in by_case.values()], people))
-        for name in METRICS
-    }
-
-
-def _metric(row: Mapping[str, Any], name: str) -> float | None:
-    """One metric of one row; id_conf is over cases of at least two people, as ID-Conf is reported."""
-    if row["n_faces"] is None or (name == "id_conf" and row["n"] < 2):
-        return None
-    if name == "coverage":
-        return row["covered"] / row["n"]
-    return row["duplicated" if name == "duplicates" else name]
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
-
-
-def _people(cases: Sequence[Mapping[str, Any]]) -> list[list[str]] | None:
-    """Who is in each case, or None where no case says; a case that does not say shares nobody."""
-    if not any(case["people"] for case in cases):
-        return None
-    return [case["people"] or [f"\0{case['case_id']}"] for case in cases]
-
-
-def compare(dir_a: Path, dir_b: Path) -> dict[str, Any]:
-    """Is A better than B? Differences a - b, paired by case and seed, averaged over the pictures of a case.
-
-    Returns:
-        Per metric {"difference", "low", "high", "n", "verdict"}, with the verdict `better`, `worse` (the 95 % interval
-        excludes 0; of duplicates, extra and copy_paste less is better) or `cannot tell`; beside them `judge`,
-        `cases`, `pairs` and `unpaired` ({"a", "b"}: pictures of one folder only).
-
-    Raises:
-        BadInput: a folder holds no evaluation, the judges differ, or no case is common.
-    """
-    judges = [_read_judge(folder) for folder in (dir_a, dir_b)]
-    if judges[0] != judges[1]:
-        raise BadInput(f"{dir_a} and {dir_b} were judged differently ({_names(judges)}); evaluate both with one judge")
-    rows_a, rows_b = _read_scores(dir_a), _read_scores(dir_b)
-    common = [key for key in rows_a if key in rows_b]
-    if not common:
-        raise BadInput(f"{dir_a} and {dir_b} have no case and seed in common; evaluate the same cases")
-    for key in common:
-        if rows_a[key]["n"] != rows_b[key]["n"]:
-            raise BadInput(f"case {key[0]} has different references in {dir_a} and {dir_b}; evaluate the same cases")
-    by_case: dict[str, list[tuple[str, int]]] = {}
-    for key in common:
-        by_case.setdefault(key[0], []).append(key)
-    people = _people([rows_a[keys[0]] for keys in by_case.values()])
-    result: dict[str, Any] = {}
-    for name in METRICS:
-        pairs = [[(_metric(rows_a[k], name), _metric(rows_b[k], name)) for k in keys] for keys in by_case.values()]
-        differences = [_mean(a - b for a, b in case if a is not None and b is not None) for case in pairs]
-        result[name] = _verdict(name, metrics.bootstrap(differences, people))
-    unpaired = {"a": len(rows_a) - len(common), "b": len(rows_b) - len(common)}
-    return result | {"judge": judges[0]["name"], "cases": len(by_case), "pairs": len(common), "unpaired": unpaired}
-
-
-def _verdict(name: str, found: metrics.Estimate) -> dict[str, Any]:
-    verdict = "cannot tell"
-    if found.low is not None and found.high is not None and (found.low > 0 or found.high < 0):
-        verdict = "better" if (found.low > 0) != (name in metrics.LOWER_IS_BETTER) else "worse"
-    return {"difference": found.mean, "low": found.low, "high": found.high, "n": found.n, "verdict": verdict}
-
-
-def _read_judge(folder: Path) -> dict[str, Any]:
-    path = folder / "metrics.json"
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["judge"])
-    except OSError as error:
-        raise BadInput(
-            f"{path}: cannot be read ({error.strerror}); run umo evaluate CASES.jsonl --out {folder}"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path}: is not the result of an evaluation; run umo evaluate again") from error
-
-
-def _names(judges: Sequence[Mapping[str, Any]]) -> str:
-    a, b = judges
-    if a["name"] != b["name"]:
-        return f"{a['name']}, {b['name']}"
-    return f"{a['name']} with other {' and '.join(sorted(key for key in a if a[key] != b.get(key)))}"
-
-
-def _read_scores(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    return {
-        (row["case_id"], row["seed"]): row
-        for row in records.read(folder / "scores.parquet", records.SCORES).to_pylist()
+        name: asdict(metrics.over_cases(rows, [metrics.of_row(row, name) for row in rows])) for name in metrics.METRICS
     }
 
 

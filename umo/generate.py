@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
+from umo.cases import Case, read_cases, write_cases
 from umo.customizers import Customizer, Drawing, draw, load
 from umo.customizers.base import Size, default_size
 from umo.errors import BadInput, WorkFailed
-from umo.evaluation import Case, _parse_case
 from umo.images import ImageError, read_image
 
 CASES_FILE = "CASES.jsonl"
@@ -91,17 +91,17 @@ def generate_cases(
         BadInput: before any drawing: a case, a reference, the base, the LoRA or the size cannot be used.
         WorkFailed: a picture came out as not finite.
     """
-    rows = _read_cases(cases)
-    people = {case.case_id: [cases.parent / photos[0] for photos in case.references] for case, _ in rows}
+    to_draw = read_cases(cases, drawn=False)
+    people = {case.case_id: [cases.parent / photos[0] for photos in case.references] for case in to_draw}
     digests = _check_references(cases, people)
     customizer = load(model_dir, lora, device)
     how = Drawing(size, steps, guidance)
-    for case, _ in rows:
+    for case in to_draw:
         _check(customizer, case, how)
     base = [_tree_digest(model_dir), _tree_digest(lora) if lora else None]
     (out / IMAGES).mkdir(parents=True, exist_ok=True)
     drawn = kept = 0
-    for case, _ in tqdm(rows, desc=f"draw with {customizer.name}", unit="case"):
+    for case in tqdm(to_draw, desc=f"draw with {customizer.name}", unit="case"):
         what = [base, case.prompt, [digests[path] for path in people[case.case_id]], asdict(how), case.case_id]
         paths = [out / name for name in _names(case.case_id, seeds)]
         keys = [_digest([what, rank]) for rank in range(seeds)]
@@ -115,31 +115,8 @@ def generate_cases(
         pictures = _draw(customizer, case.prompt, photos, noise_seeds, how)
         for rank in missing:
             _write(paths[rank], pictures[rank], keys[rank])
-    _write_cases(rows, cases.parent, out, seeds, published or out)
+    write_cases(out / CASES_FILE, [_as_drawn(case, cases.parent, published or out, seeds) for case in to_draw])
     return Counts(drawn, kept)
-
-
-def _read_cases(path: Path) -> list[tuple[Case, dict]]:
-    """Cases to draw, each with its line as written; they need no images yet."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not a readable file of cases ({error}); give CASES.jsonl") from error
-    rows: dict[str, tuple[Case, dict]] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            case = _parse_case(json.dumps({**row, "images": ["not drawn yet"]}) if isinstance(row, dict) else line)
-            if case.case_id in rows:
-                raise ValueError(f"case_id {case.case_id!r} is already taken by an earlier line")
-        except ValueError as error:
-            raise BadInput(f"{path}:{number}: {error}; correct the line, nothing was drawn") from error
-        rows[case.case_id] = (case, row)
-    if not rows:
-        raise BadInput(f"{path}: holds no case; give one JSON object a line")
-    return list(rows.values())
 
 
 def _check_references(cases: Path, people: dict[str, list[Path]]) -> dict[Path, str]:
@@ -207,20 +184,18 @@ def _key(path: Path) -> str | None:
         return None
 
 
-def _write_cases(rows: Sequence[tuple[Case, dict]], source: Path, out: Path, seeds: int, published: Path) -> None:
+def _as_drawn(case: Case, source: Path, published: Path, seeds: int) -> Case:
+    """The case as drawn: its images named, its other paths relative to `published` instead of `source`."""
+
     def moved(path: str) -> str:
         return os.path.relpath((source / path).resolve(), published.resolve())
 
-    lines = []
-    for case, row in rows:
-        references = [moved(one) if isinstance(one, str) else [moved(p) for p in one] for one in row["references"]]
-        new = {**row, "references": references, "images": _names(case.case_id, seeds)}
-        if case.target:
-            new["target"] = moved(case.target)
-        lines.append(json.dumps(new) + "\n")
-    temporary = out / f"{CASES_FILE}.tmp"
-    temporary.write_text("".join(lines))
-    temporary.replace(out / CASES_FILE)
+    return replace(
+        case,
+        references=tuple(tuple(moved(path) for path in person) for person in case.references),
+        images=tuple(_names(case.case_id, seeds)),
+        target=moved(case.target) if case.target else None,
+    )
 
 
 def _digest(value: object) -> str:

@@ -1,4 +1,4 @@
-"""The numbers of an evaluation. Pure numpy: cosine matrices in, metrics and their bootstrap intervals out.
+"""The numbers of an evaluation. Pure numpy: cosine matrices in; metrics, their means and bootstrap intervals out.
 
 A cosine matrix is (n, N): a row a reference, a column a drawn face; N = 0 is a picture without a face. ID-Sim and
 ID-Conf are computed as UMO's released code does (arXiv 2509.06818, section 4 and bytedance/UMO @ aada3dc); the strict
@@ -6,13 +6,24 @@ forms close their two gaps: a missing person costs, and no picture is skipped.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from umo.matching import NONE, assigned_cosines
+from umo.matching import NONE, assigned_cosines, match
 
+METRICS = (
+    "id_sim",
+    "id_conf",
+    "id_sim_strict",
+    "id_conf_strict",
+    "coverage",
+    "duplicates",
+    "extra",
+    "copy_paste",
+)
 LOWER_IS_BETTER = frozenset({"duplicates", "extra", "copy_paste"})
 MIN_ANGLE = 0.01  # radians; a target this near its reference is the same photograph, and the ratio means nothing
 _CHUNK = 4_000_000  # weights held at once by the bootstrap
@@ -87,6 +98,36 @@ def copy_paste(drawn_reference: np.ndarray, drawn_target: np.ndarray, target_ref
     return float(((to_target - to_reference)[usable] / apart[usable]).mean())
 
 
+def score(cosines: np.ndarray, same_person_cosine: float) -> dict[str, Any]:
+    """Every metric of one picture from its (n, N) cosines, named as in `records.SCORES`."""
+    found = match(cosines, same_person_cosine)
+    return {
+        "n_faces": cosines.shape[1],
+        "cosines": cosines.tolist(),
+        "assignment": found.assignment.tolist(),
+        "id_sim": id_sim(cosines),
+        "id_conf": id_conf(cosines),
+        "id_sim_strict": id_sim_strict(cosines, found.assignment),
+        "id_conf_strict": id_conf_strict(cosines, found.assignment),
+        "covered": found.covered,
+        "missing": found.missing,
+        "duplicated": found.duplicated,
+        "extra": found.extra,
+    }
+
+
+def of_row(row: Mapping[str, Any], name: str) -> float | None:
+    """One of `METRICS` of one row of `records.SCORES`; None where the picture could not be judged.
+
+    id_conf is over cases of at least two people, as ID-Conf is reported.
+    """
+    if row["n_faces"] is None or (name == "id_conf" and row["n"] < 2):
+        return None
+    if name == "coverage":
+        return row["covered"] / row["n"]
+    return row["duplicated" if name == "duplicates" else name]
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """A mean over n cases and its 95 % interval; None where there is nothing to average, or no spread to see."""
@@ -95,6 +136,27 @@ class Estimate:
     low: float | None
     high: float | None
     n: int
+
+
+def over_cases(rows: Sequence[Mapping[str, Any]], values: Sequence[float | None]) -> Estimate:
+    """Mean and interval over cases; a case counts once, with the mean over its pictures.
+
+    Args:
+        rows: of `records.SCORES`; their people, where any case names them, are the clusters of `bootstrap`, and a case
+            that names nobody shares nobody.
+        values: one a row; None is left out.
+    """
+    by_case: dict[str, list[float]] = {}
+    people: dict[str, Sequence[str] | None] = {}
+    for row, value in zip(rows, values, strict=True):
+        known = by_case.setdefault(row["case_id"], [])
+        people.setdefault(row["case_id"], row["people"])
+        if value is not None:
+            known.append(value)
+    means = [float(np.mean(known)) if known else None for known in by_case.values()]
+    if not any(people.values()):
+        return bootstrap(means)
+    return bootstrap(means, [names or [f"\0{case_id}"] for case_id, names in people.items()])
 
 
 def bootstrap(

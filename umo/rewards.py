@@ -7,7 +7,7 @@ through the cosines alone. A picture without a face has reward exactly 0 and gra
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from umo.errors import BadInput
 from umo.faces.base import Face, FaceModel
-from umo.matching import assign
+from umo.matching import NONE, assign
 
 Anchor = Literal["references", "target", "pool"]
 Kind = Literal["sir", "mimr"]
@@ -28,7 +28,7 @@ def sir(cosines: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     (two may take the same one, which MIMR was made to forbid), and the reward is the mean over the references.
     """
     references = valid.any(dim=2)
-    if not references.any():
+    if not references.any():  # no face in the whole batch: amax refuses an empty dimension; * 0 keeps the graph
         return cosines.sum(dim=(1, 2)) * 0
     best = cosines.masked_fill(~valid, -torch.inf).amax(dim=2).masked_fill(~references, 0)
     return best.sum(dim=1) / references.sum(dim=1).clamp(min=1)
@@ -57,7 +57,7 @@ def assigned(cosines: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     for sample in range(len(numbers)):
         rows, columns = real[sample].any(axis=1).sum(), real[sample].any(axis=0).sum()
         assignment = assign(numbers[sample, :rows, :columns])
-        (references,) = np.nonzero(assignment >= 0)
+        (references,) = np.nonzero(assignment != NONE)
         found[sample, references, assignment[references]] = True
     return torch.from_numpy(found).to(cosines.device)
 
@@ -114,8 +114,8 @@ class MatchingReward:
         Raises:
             ValueError: an unknown kind, or a face model without gradient.
         """
-        if kind not in ("sir", "mimr"):
-            raise ValueError(f"reward {kind!r} is unknown: choose sir or mimr")
+        if kind not in get_args(Kind):
+            raise ValueError(f"reward {kind!r} is unknown: choose {' or '.join(get_args(Kind))}")
         if not faces.differentiable:
             raise ValueError(f"{faces.name} has no gradient: choose a differentiable face model for the reward")
         self.faces = faces
@@ -145,14 +145,14 @@ class MatchingReward:
             BadInput: a photograph shows no face; the message says whose.
             ValueError: the arguments do not fit the anchor.
         """
+        if anchor not in get_args(Anchor):
+            raise ValueError(f"anchor {anchor!r} is unknown: choose {' or '.join(get_args(Anchor))}")
         if anchor == "target":
-            if faces is None or not len(faces) or len(photos) != 1:
+            if not faces or len(photos) != 1:
                 raise ValueError("the target anchor takes one picture and the faces of its people")
             return torch.from_numpy(self.faces.embed([np.asarray(photos[0])], [list(faces)]))
-        if anchor not in ("references", "pool") or faces is not None:
-            raise ValueError(
-                f"anchor {anchor!r} is none of references, target, pool, or faces were given without target"
-            )
+        if faces is not None:
+            raise ValueError(f"the {anchor} anchor finds the faces itself: give faces to the target anchor only")
         groups = [[np.asarray(photo)] if anchor == "references" else list(photo) for photo in photos]
         if not groups or not all(groups):
             raise ValueError(f"the {anchor} anchor takes at least one person and at least one photograph a person")
@@ -194,13 +194,14 @@ class MatchingReward:
             raise ValueError(f"{len(images)} pictures need as many lists of faces; got {len(faces)}")
         found = self.faces.detect(images.detach()) if faces is None else [list(seen) for seen in faces]
         sizes = [len(seen) for seen in found]
+        n_faces = torch.tensor(sizes)
         embeddings = self.faces.embed(images, found)
         cosines, valid = padded_cosines([anchor.to(embeddings) for anchor in anchors], embeddings.split(sizes))
         return Reward(
             reward=self._reward(cosines, valid),
             cosines=[cosines[i, : len(anchors[i]), : sizes[i]].detach() for i in range(len(sizes))],
-            n_faces=torch.tensor(sizes),
-            no_face=torch.tensor(sizes) == 0,
+            n_faces=n_faces,
+            no_face=n_faces == 0,
             faces=found,
         )
 

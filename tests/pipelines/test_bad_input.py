@@ -84,7 +84,7 @@ def test_a_bad_parameter_is_one_line(workspace, section, change, line):
 def test_a_missing_key_and_an_unknown_section(workspace):
     file = workspace.path / "params.yaml"
     text = file.read_text()
-    file.write_text(text.replace("pool: 4\n", ""))
+    file.write_text(text.replace("  pool: 4\n", ""))
     assert "key 'curate.pool' is missing" in workspace.stage("check").stderr
     file.write_text(text + "\nmeazure: {}\n")
     done = workspace.stage("check")

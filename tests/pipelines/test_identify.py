@@ -1,0 +1,257 @@
+"""People from faces, splits from components, and a ledger that is only ever appended to."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipelines import products
+from pipelines.identify import Params, adjusted_rand_index, clusters, duplicates, run
+from pipelines.ledger import COLUMNS, SPLITS, Ledger
+from pipelines.shards import Machine
+from umo import records
+from umo.errors import BadInput
+
+FRACTIONS = {"train": 0.5, "validation": 0.25, "test": 0.25}
+
+
+def brute_force_rand(truth, found) -> float:
+    """By counting pairs, from the definition."""
+    pairs = list(itertools.combinations(range(len(truth)), 2))
+    same_truth = [truth[i] == truth[j] for i, j in pairs]
+    same_found = [found[i] == found[j] for i, j in pairs]
+    both = sum(a and b for a, b in zip(same_truth, same_found, strict=True))
+    a, b, n = sum(same_truth), sum(same_found), len(pairs)
+    return (both - a * b / n) / ((a + b) / 2 - a * b / n)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_adjusted_rand_index_is_the_count_of_pairs(seed):
+    rng = np.random.default_rng(seed)
+    truth, found = rng.integers(0, 4, 30), rng.integers(0, 5, 30)
+    assert adjusted_rand_index(truth, found) == pytest.approx(brute_force_rand(truth, found))
+    assert adjusted_rand_index(truth, truth) == 1
+
+
+def test_clusters_of_measured_similarities():
+    """Same-person and stranger cosines as FACES.md measures them: .8 and .1."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(20, 128))
+    faces = np.repeat(centres, 8, axis=0) + 0.5 * rng.normal(size=(160, 128))
+    faces /= np.linalg.norm(faces, axis=1, keepdims=True)
+    labels = clusters(faces, 0.4)
+    assert adjusted_rand_index(np.repeat(np.arange(20), 8), labels) == 1
+    assert len(clusters(faces[:1], 0.4)) == 1
+
+
+def test_near_duplicates_keep_the_sharpest_copy():
+    measured = pl.DataFrame(
+        {
+            "image_id": ["a", "b", "c", "d", "e"],
+            "phash": ["00000000000000ff", "00000000000000fe", "ffffffffffffffff", None, "ffffffffffffffff"],
+            "sharpness": [0.1, 0.2, 0.3, None, 0.3],
+        }
+    )
+    assert duplicates(measured, 1) == {"a", "e"}
+    assert duplicates(measured, 0) == {"e"}
+
+
+def people(count: int, faces: int = 3) -> dict[str, list[str]]:
+    return {f"p{k:02d}": [f"f{k:02d}-{j}" for j in range(faces)] for k in range(count)}
+
+
+def frame(owners: dict[str, list[str]], split: dict[str, str]) -> pl.DataFrame:
+    rows = [
+        (face, f"i{face}", person, split[person])
+        for person, faces in owners.items()
+        for face in faces
+        if person in split
+    ]
+    return pl.DataFrame(rows, schema=dict.fromkeys(COLUMNS, pl.String), orient="row")
+
+
+def test_splits_fill_the_fractions_and_do_not_depend_on_the_order():
+    owners = people(40)
+    alone = {person: person for person in owners}
+    split = Ledger().draw(owners, alone, FRACTIONS, seed=1)
+    assert [list(split.values()).count(name) for name in SPLITS] == [20, 10, 10]
+    backwards = dict(reversed(owners.items()))
+    assert Ledger().draw(backwards, alone, FRACTIONS, seed=1) == split
+    assert Ledger().draw(owners, alone, FRACTIONS, seed=2) != split
+
+
+def test_a_component_goes_together():
+    owners = people(12)
+    component = {person: f"c{k // 3}" for k, person in enumerate(owners)}
+    split = Ledger().draw(owners, component, FRACTIONS, seed=1)
+    for name in set(component.values()):
+        assert len({split[person] for person in owners if component[person] == name}) == 1
+
+
+def test_a_drawn_split_never_moves():
+    """More people, another seed and other fractions move nobody who is in the ledger."""
+    ledger, owners = Ledger(), people(10)
+    before = ledger.draw(owners, {person: person for person in owners}, FRACTIONS, seed=1)
+    ledger.extend(frame(owners, before))
+    more = people(30)
+    other = {"train": 0.1, "validation": 0.1, "test": 0.8}
+    after = ledger.draw(more, {person: person for person in more}, other, seed=9)
+    assert {person: after[person] for person in before} == before
+
+
+def test_welded_components_follow_the_majority_of_the_ledger():
+    ledger = Ledger([("f1", "i1", "a", "train"), ("f2", "i2", "a", "train"), ("f3", "i3", "b", "test")])
+    split = ledger.draw({"a": ["f1", "f2"], "b": ["f3"]}, {"a": "c", "b": "c"}, FRACTIONS, seed=1)
+    assert split == {"a": "train", "b": "train"}
+    assert ledger.split_of(["f3"]) == "test", "the ledger still knows better: identify drops b"
+
+
+def test_a_person_keeps_the_name_of_the_ledger():
+    ledger = Ledger([("f1", "i1", "old", "train"), ("f2", "i2", "old", "train")])
+    assert ledger.name(["f0", "f1", "f2"], taken=()) == "old"
+    assert ledger.name(["f0", "f1"], taken={"old"}) not in {"old"}
+    assert ledger.name(["f8", "f9"], taken=()) == ledger.name(["f9", "f8"], taken=())
+
+
+def test_the_file_is_appended_to(tmp_path):
+    path = tmp_path / "splits.csv"
+    ledger = Ledger.read(path)
+    ledger.extend(frame({"a": ["f2", "f1"]}, {"a": "train"}))
+    ledger.write(path)
+    first = path.read_text()
+    again = Ledger.read(path)
+    again.extend(frame({"a": ["f1"], "b": ["f0"]}, {"a": "test", "b": "test"}))
+    again.write(path)
+    assert path.read_text().startswith(first)
+    assert path.read_text()[len(first) :] == "f0,if0,b,test\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["face,split\n", ",".join(COLUMNS) + "\nf1,i1,a,holdout\n", ",".join(COLUMNS) + "\nf1\n"]
+)
+def test_a_broken_ledger_is_refused(tmp_path, text):
+    path = tmp_path / "splits.csv"
+    path.write_text(text)
+    with pytest.raises(BadInput, match="restore it from git"):
+        Ledger.read(path)
+
+
+def test_people_of_the_photographs_are_found_from_the_faces(repro):
+    """21 people of ORL, and the user's own photographs of one more."""
+    check = json.loads((repro.path / products.PEOPLE / products.PEOPLE_CHECK).read_text())
+    assert check["adjusted_rand_index"] >= 0.99
+    assert check["people"] == 22
+    faces = pl.read_parquet(repro.path / products.PEOPLE / products.PEOPLE_FACES_TABLE)
+    tables = [pl.read_parquet(file) for file in (repro.path / products.INGESTED).glob("*/images.parquet")]
+    mine = pl.concat(tables).filter((pl.col("source") == "mine") & (pl.col("status") == "ok"))
+    owner = faces.filter("keep").join(mine.select("image_id"), on="image_id")["person_id"]
+    assert owner.n_unique() == 1
+    assert len(owner) >= 3
+
+
+def test_every_face_turned_away_has_a_reason(repro):
+    faces = pl.read_parquet(repro.path / products.PEOPLE / products.PEOPLE_FACES_TABLE)
+    assert faces.filter(~pl.col("keep"))["reason"].null_count() == 0
+    assert faces.filter("keep")["reason"].null_count() == faces.filter("keep").height
+
+
+class TestComponents:
+    """Pictures that people share join them, unless the component would grow too large."""
+
+    def identify(self, tmp_path, monkeypatch, pictures: list[tuple[int, ...]], **changes):
+        """Run identify on made-up faces: pictures of people by number, each person ten times alone."""
+        monkeypatch.chdir(tmp_path)
+        rng = np.random.default_rng(0)
+        centres = rng.normal(size=(8, 128))
+        images, faces, measured = [], [], []
+        alone = [(person,) for person in range(8) for _ in range(4)]
+        for number, shown in enumerate([*alone, *pictures]):
+            image_id = f"{number:064x}"[::-1]
+            images.append(
+                dict.fromkeys(records.IMAGES.names)
+                | {"image_id": image_id, "status": "ok", "source": "s", "licence": "l", "consent": "given"}
+            )
+            phash = f"{rng.integers(2**63):016x}"
+            measured.append(
+                {"image_id": image_id, "phash": phash, "sharpness": 1.0, "n_faces": len(shown), "error": None}
+            )
+            for rank, person in enumerate(shown):
+                vector = centres[person] + 0.3 * rng.normal(size=128)
+                faces.append(
+                    {
+                        "face_id": f"{image_id[:16]}-{rank}",
+                        "image_id": image_id,
+                        "box": [0, 0, 60, 60],
+                        "landmarks": [0.0] * 10,
+                        "score": 0.9,
+                        "side_px": 60,
+                        "pose": [0, 0, 0],
+                        "sharpness": 1.0,
+                        "embedding": (vector / np.linalg.norm(vector)).astype(np.float16),
+                        "embedder": "made up",
+                    }
+                )
+        for folder in (products.INGESTED / "0000", products.MEASURED_PHOTOS / "0000"):
+            folder.mkdir(parents=True)
+        records.write(products.INGESTED / "0000" / products.IMAGES_TABLE, images, records.IMAGES)
+        records.write(
+            products.MEASURED_PHOTOS / "0000" / products.MEASURED_IMAGES_TABLE, measured, records.MEASURED_IMAGES
+        )
+        records.write(products.MEASURED_PHOTOS / "0000" / products.FACES_TABLE, faces, records.measured_faces(128))
+        defaults = {
+            "min_score": 0.5,
+            "min_side": 40,
+            "min_sharpness": 0,
+            "max_duplicate_bits": 0,
+            "min_cosine": 0.4,
+            "min_face_cosine": 0.5,
+            "min_faces": 3,
+            "max_person_cosine": 0.6,
+            "max_component": 3,
+            "fractions": FRACTIONS,
+            "seed": 1,
+        }
+        run(Params(**(defaults | changes)), Machine())
+        assert Path("datasets/splits.csv").exists()
+        return products.people(), products.people_faces()
+
+    def test_people_of_one_picture_share_a_split(self, tmp_path, monkeypatch):
+        people, _ = self.identify(tmp_path, monkeypatch, [(0, 1), (1, 2)])
+        assert people.height == 8
+        sizes = people.group_by("component").len()["len"].sort().to_list()
+        assert sizes == [1, 1, 1, 1, 1, 3]
+        assert people.group_by("component").agg(pl.col("split").n_unique())["split"].max() == 1
+
+    def test_a_picture_that_would_weld_too_many_is_dropped(self, tmp_path, monkeypatch):
+        people, faces = self.identify(tmp_path, monkeypatch, [(0, 1), (2, 3), (1, 2)])
+        assert people.group_by("component").len()["len"].max() == 2
+        dropped = faces.filter(~pl.col("keep"))
+        assert dropped["image_id"].n_unique() == 1
+        assert dropped["reason"].unique().to_list() == ["its picture would weld more than 3 people"]
+
+    def test_a_later_conflict_drops_and_never_moves(self, tmp_path, monkeypatch):
+        (tmp_path / "a").mkdir()
+        first, _ = self.identify(tmp_path / "a", monkeypatch, [])
+        ledger = (tmp_path / "a/datasets/splits.csv").read_text()
+        train, test = (first.filter(pl.col("split") == name)["person_id"][0] for name in ("train", "test"))
+        number = {person: int(k) for k, person in enumerate(self._order(tmp_path / "a"))}
+        (tmp_path / "b/datasets").mkdir(parents=True)
+        (tmp_path / "b/datasets/splits.csv").write_text(ledger)
+        people, _ = self.identify(tmp_path / "b", monkeypatch, [(number[train], number[test])])
+        assert (tmp_path / "b/datasets/splits.csv").read_text().startswith(ledger)
+        dropped = people.filter(~pl.col("keep"))
+        assert dropped["reason"].to_list() == ["its component is in another split of the ledger"]
+        assert dropped["person_id"][0] in {train, test}
+        known = {line.split(",")[2]: line.split(",")[3] for line in ledger.splitlines()[1:]}
+        for row in people.filter("keep").to_dicts():
+            assert row["split"] == known[row["person_id"]]
+
+    @staticmethod
+    def _order(folder) -> list[str]:
+        """person_id by the number that `identify` gave the person."""
+        faces = pl.read_parquet(folder / products.PEOPLE / products.PEOPLE_FACES_TABLE)
+        owner = dict(faces.select("image_id", "person_id").iter_rows())
+        return [owner[f"{4 * person:064x}"[::-1]] for person in range(8)]

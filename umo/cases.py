@@ -1,0 +1,140 @@
+"""CASES.jsonl: what is to be drawn and what was drawn, one JSON object a line; how it is read, checked and written."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from umo.errors import BadInput
+
+_REQUIRED = {"case_id", "prompt", "references", "images"}
+_OPTIONAL = {"target", "people"}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What was asked for and what was drawn; paths are as written, relative to the file of cases.
+
+    Attributes:
+        references: for each of n people, one or several photographs.
+        images: drawn with seeds 0, 1, ...; each is scored. Empty in a case that is not drawn yet.
+        target: another real picture of these people.
+        people: n ids, in the order of the references.
+    """
+
+    case_id: str
+    prompt: str
+    references: tuple[tuple[str, ...], ...]
+    images: tuple[str, ...]
+    target: str | None
+    people: tuple[str, ...] | None
+
+    @property
+    def paths(self) -> list[str]:
+        """Every picture of the case."""
+        target = [self.target] if self.target else []
+        return [photo for person in self.references for photo in person] + list(self.images) + target
+
+    def line(self) -> str:
+        """The case as `parse_case` reads it; a person of one photograph is a plain path."""
+        row: dict[str, Any] = {
+            "case_id": self.case_id,
+            "prompt": self.prompt,
+            "references": [photos[0] if len(photos) == 1 else photos for photos in self.references],
+            "images": self.images,
+        }
+        optional = {"target": self.target, "people": self.people}
+        return json.dumps(row | {name: value for name, value in optional.items() if value is not None})
+
+
+def read_cases(path: Path, drawn: bool = True) -> list[Case]:
+    """Read CASES.jsonl whole; blank lines are passed over.
+
+    Args:
+        drawn: as in `parse_case`.
+
+    Raises:
+        BadInput: the file cannot be read or is empty, or a line is not a case; names the file, the line and the reason.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() would break a prompt at U+2028
+    except OSError as error:
+        raise BadInput(f"{path}: not a readable file of cases ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: is not text in UTF-8; give a file of one JSON object a line") from error
+    cases: dict[str, Case] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            case = parse_case(line, drawn)
+            _require(case.case_id not in cases, f"case_id {case.case_id!r} is already taken by an earlier line")
+        except ValueError as error:
+            nothing = f"nothing was {'scored' if drawn else 'drawn'}"
+            raise BadInput(f"{path}:{number}: {error}; correct the line, {nothing}") from error
+        cases[case.case_id] = case
+    if not cases:
+        raise BadInput(f"{path}: holds no case; give one JSON object a line")
+    return list(cases.values())
+
+
+def write_cases(path: Path, cases: Sequence[Case]) -> None:
+    """Write CASES.jsonl, whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(case.line() + "\n" for case in cases), encoding="utf-8")
+    temporary.replace(path)
+
+
+def parse_case(line: str, drawn: bool = True) -> Case:
+    """One line of CASES.jsonl; null is as good as absent for `target` and `people`.
+
+    Args:
+        drawn: the case must name its images; otherwise it need not, and those that it names are ignored.
+
+    Raises:
+        ValueError: not a case; the message is the reason.
+    """
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from error
+    _require(isinstance(row, dict), "not a JSON object")
+    missing = (_REQUIRED if drawn else _REQUIRED - {"images"}) - row.keys()
+    _require(not missing, f"missing {sorted(missing)}")
+    unknown = row.keys() - _REQUIRED - _OPTIONAL
+    _require(not unknown, f"unknown {sorted(unknown)} (known: {sorted(_REQUIRED | _OPTIONAL)})")
+    _require(_is_text(row["case_id"]), "case_id must be a text that is not empty")
+    _require(isinstance(row["prompt"], str), "prompt must be a text")
+    _require(isinstance(row["references"], list) and row["references"], "references must be a list that is not empty")
+    people = [[person] if isinstance(person, str) else person for person in row["references"]]
+    for person in people:
+        _require(_is_texts(person), "a reference must be a path or a list of paths, none empty")
+    _require(not drawn or _is_texts(row["images"]), "images must be a list of paths that is not empty")
+    target, names = row.get("target"), row.get("people")
+    _require(target is None or _is_text(target), "target must be a path")
+    if names is not None:
+        _require(_is_texts(names), "people must be a list of texts")
+        _require(len(names) == len(people), f"{len(names)} people for {len(people)} references")
+        _require(len(set(names)) == len(names), "people names a person twice")
+    return Case(
+        case_id=row["case_id"],
+        prompt=row["prompt"],
+        references=tuple(tuple(person) for person in people),
+        images=tuple(row["images"]) if drawn else (),
+        target=target,
+        people=tuple(names) if names else None,
+    )
+
+
+def _require(holds: object, reason: str) -> None:
+    if not holds:
+        raise ValueError(reason)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(_is_text(part) for part in value)

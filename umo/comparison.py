@@ -1,0 +1,85 @@
+"""Is one evaluation better than another? Two folders of `scores.parquet` and `metrics.json` in, a verdict a metric out.
+
+It needs no face model: whatever it compares was scored before.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from umo import metrics, records
+from umo.errors import BadInput
+
+
+def compare(dir_a: Path, dir_b: Path) -> dict[str, Any]:
+    """Is A better than B? Differences a - b, paired by case and seed, averaged over the pictures of a case.
+
+    Returns:
+        Per metric {"difference", "low", "high", "n", "verdict"}, with the verdict `better`, `worse` (the 95 % interval
+        excludes 0; of duplicates, extra and copy_paste less is better) or `cannot tell`; beside them `judge`,
+        `cases`, `pairs` and `unpaired` ({"a", "b"}: pictures of one folder only).
+
+    Raises:
+        BadInput: a folder holds no evaluation, the judges differ, or no case is common.
+    """
+    judges = [_read_judge(folder) for folder in (dir_a, dir_b)]
+    if judges[0] != judges[1]:
+        raise BadInput(f"{dir_a} and {dir_b} were judged differently ({_names(judges)}); evaluate both with one judge")
+    rows_a, rows_b = _read_scores(dir_a), _read_scores(dir_b)
+    pairs = [(row, rows_b[key]) for key, row in rows_a.items() if key in rows_b]
+    if not pairs:
+        raise BadInput(f"{dir_a} and {dir_b} have no case and seed in common; evaluate the same cases")
+    for a, b in pairs:
+        if a["n"] != b["n"]:
+            raise BadInput(
+                f"case {a['case_id']} has different references in {dir_a} and {dir_b}; evaluate the same cases"
+            )
+    common = [a for a, _ in pairs]
+    result: dict[str, Any] = {}
+    for name in metrics.METRICS:
+        differences = [_difference(metrics.of_row(a, name), metrics.of_row(b, name)) for a, b in pairs]
+        result[name] = _verdict(name, metrics.over_cases(common, differences))
+    return result | {
+        "judge": judges[0]["name"],
+        "cases": len({row["case_id"] for row in common}),
+        "pairs": len(pairs),
+        "unpaired": {"a": len(rows_a) - len(pairs), "b": len(rows_b) - len(pairs)},
+    }
+
+
+def _difference(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
+
+
+def _verdict(name: str, found: metrics.Estimate) -> dict[str, Any]:
+    verdict = "cannot tell"
+    if found.low is not None and found.high is not None and (found.low > 0 or found.high < 0):
+        verdict = "better" if (found.low > 0) != (name in metrics.LOWER_IS_BETTER) else "worse"
+    return {"difference": found.mean, "low": found.low, "high": found.high, "n": found.n, "verdict": verdict}
+
+
+def _read_judge(folder: Path) -> dict[str, Any]:
+    path = folder / "metrics.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["judge"])
+    except OSError as error:
+        raise BadInput(
+            f"{path}: cannot be read ({error.strerror}); run umo evaluate CASES.jsonl --out {folder}"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{path}: is not the result of an evaluation; run umo evaluate again") from error
+
+
+def _names(judges: Sequence[Mapping[str, Any]]) -> str:
+    """Two judges' names, or of the same judge what else differs."""
+    a, b = judges
+    if a["name"] != b["name"]:
+        return f"{a['name']}, {b['name']}"
+    return f"{a['name']} with other {' and '.join(sorted(key for key in a if a[key] != b.get(key)))}"
+
+
+def _read_scores(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """(case_id, seed) -> row of records.SCORES."""
+    rows = records.read(folder / "scores.parquet", records.SCORES).to_pylist()
+    return {(row["case_id"], row["seed"]): row for row in rows}

@@ -1,0 +1,182 @@
+"""The user's own insightface pack (a detector and a recogniser as ONNX), run by insightface itself.
+
+insightface ships no model, and nothing is downloaded here: antelopev2 and buffalo_l are for non-commercial research
+only, so the user decides and puts the folder there. A pack's cosines are the pack's own: calibrate it once with
+`umo calibrate PHOTOS.csv --faces insightface --out PACK/insightface.calibration.json`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from math import nan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import cv2
+import numpy as np
+
+from umo.errors import BadInput
+from umo.faces.align import CROP, TEMPLATE, landmarks_of, similarity
+from umo.faces.base import Face
+from umo.faces.calibration import find_calibration
+from umo.faces.pixels import is_tensor, to_uint8
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from umo.faces.base import FaceModel
+
+PACK_VARIABLE = "UMO_INSIGHTFACE_PACK"
+DEFAULT_PACK = "antelopev2"
+
+
+class InsightFace:
+    """See `umo.faces.base.FaceModel`. A tensor is rounded to bytes and carries no gradient.
+
+    Args:
+        pack: a folder of ONNX files, or the name of one in ROOT/models; by default what the environment variable
+            UMO_INSIGHTFACE_PACK says, or antelopev2.
+        root: where insightface keeps its models.
+        detector: "pack" is the pack's own; "opencv_zoo" serves a pack that has only a recogniser.
+        min_score: of the pack's own detector, in [0, 1].
+        calibrated: false leaves `same_person_cosine` undefined (nan).
+        calibration: a file of `umo calibrate`, instead of PACK/insightface.calibration.json.
+    """
+
+    name = "insightface"
+    licence = "the pack's own (antelopev2, buffalo_l: non-commercial research only)"
+    differentiable = False
+
+    def __init__(
+        self,
+        pack: str | Path | None = None,
+        root: str | Path = "~/.insightface",
+        detector: str = "pack",
+        min_score: float = 0.5,
+        calibrated: bool = True,
+        calibration: Path | None = None,
+    ) -> None:
+        if detector not in ("pack", "opencv_zoo"):
+            raise BadInput(f"detector {detector!r}: one of pack, opencv_zoo is needed")
+        folder = _pack_folder(pack or os.environ.get(PACK_VARIABLE) or DEFAULT_PACK, Path(root).expanduser())
+        found = find_calibration(self.name, calibration, folder) if calibrated else None
+        self.same_person_cosine = found.same_person_cosine if found else nan
+        self._detector: Any = None
+        self._other: FaceModel | None = None
+        if detector == "pack":
+            self._detector, self._recogniser = _load_pack(folder, min_score)
+            self.files: tuple[Path, ...] = (Path(self._detector.model_file), Path(self._recogniser.model_file))
+        else:
+            from umo.faces.opencv_zoo import OpenCVZoo
+
+            self._recogniser = _load_recogniser(folder)
+            self._other = OpenCVZoo(calibrated=False)
+            self.files = (self._other.files[0], Path(self._recogniser.model_file))
+        self._side = int(self._recogniser.input_size[0])
+        self.dimension = int(self._recogniser.get_feat(np.zeros((self._side, self._side, 3), np.uint8)).shape[-1])
+
+    def detect(self, images: Sequence[np.ndarray] | Tensor) -> list[list[Face]]:
+        """Faces of each picture, the most certain first; scores in [min_score, 1]."""
+        if self._other is not None:
+            return self._other.detect(images)
+        pictures = to_uint8(images) if is_tensor(images) else images
+        return [self._detect(picture) for picture in pictures]
+
+    @overload
+    def embed(self, images: Sequence[np.ndarray], faces: Sequence[Sequence[Face]]) -> np.ndarray: ...
+
+    @overload
+    def embed(self, images: Tensor, faces: Sequence[Sequence[Face]]) -> Tensor: ...
+
+    def embed(self, images: Sequence[np.ndarray] | Tensor, faces: Sequence[Sequence[Face]]) -> np.ndarray | Tensor:
+        """Unit vectors (n, d) float32; the landmarks place the crop, the box is not read."""
+        pictures = to_uint8(images) if is_tensor(images) else images
+        vectors = [self._describe(picture, found) for picture, found in zip(pictures, faces, strict=True)]
+        result = np.concatenate([np.zeros((0, self.dimension), np.float32), *vectors])
+        result /= np.linalg.norm(result, axis=1, keepdims=True).clip(1e-12)
+        if not is_tensor(images):
+            return result
+        import torch
+
+        return torch.from_numpy(result).to(images.device)
+
+    def _detect(self, picture: np.ndarray) -> list[Face]:
+        boxes, landmarks = self._detector.detect(np.ascontiguousarray(picture[..., ::-1]), max_num=0)
+        order = np.argsort(-boxes[:, 4], kind="stable")
+        return [Face(boxes[i, :4].astype("f4"), landmarks[i].astype("f4"), float(boxes[i, 4])) for i in order]
+
+    def _describe(self, picture: np.ndarray, faces: Sequence[Face]) -> np.ndarray:
+        """(n, d), as `insightface.utils.face_align.norm_crop` and `ArcFaceONNX.get_feat` give them.
+
+        The transform is ours: the same least squares, without scikit-image's deprecated call. The normalisation is
+        insightface's: 0..255 for a network that begins with Sub and Mul, [-1, 1] for the others.
+        """
+        bgr = np.ascontiguousarray(picture[..., ::-1])
+        size = (self._side, self._side)
+        matrices = similarity(landmarks_of(faces), _template(self._side))
+        crops = [cv2.warpAffine(bgr, matrix, size, borderValue=0.0) for matrix in matrices]
+        vectors = [self._recogniser.get_feat(crop).ravel() for crop in crops]
+        return np.array(vectors, np.float32).reshape(-1, self.dimension)
+
+
+def _template(side: int) -> np.ndarray:
+    """insightface's rule for networks that read 112 k px, or 128 k px with a margin of 8 k left and right."""
+    if side % CROP == 0:
+        return TEMPLATE * (side / CROP)
+    return TEMPLATE * (side / 128) + np.array([8.0 * side / 128, 0.0])
+
+
+def _pack_folder(pack: str | Path, root: Path) -> Path:
+    folder = Path(pack).expanduser()
+    if not folder.is_dir():
+        folder = root / "models" / str(pack)
+    if not any(folder.glob("*.onnx")):
+        raise BadInput(
+            f"{folder}: no insightface pack (*.onnx) is there and none is downloaded: put the pack's files into this "
+            "folder, or name yours by UMO_INSIGHTFACE_PACK (antelopev2 and buffalo_l: non-commercial use only)"
+        )
+    return folder
+
+
+def _load_pack(folder: Path, min_score: float) -> tuple[Any, Any]:
+    """Detector and recogniser through `insightface.app.FaceAnalysis`."""
+    app = _import_insightface()
+    try:
+        analysis = app.FaceAnalysis(
+            str(folder), allowed_modules=["detection", "recognition"], providers=["CPUExecutionProvider"]
+        )
+        analysis.prepare(ctx_id=-1, det_thresh=min_score)
+    except AssertionError as error:
+        raise BadInput(f"{folder}: the pack has no detector: add one, or choose detector='opencv_zoo'") from error
+    except Exception as error:
+        raise BadInput(f"{folder}: insightface cannot load this pack ({_line(error)}): copy it again") from error
+    if "recognition" not in analysis.models:
+        raise BadInput(f"{folder}: the pack has no recogniser: copy it again")
+    return analysis.det_model, analysis.models["recognition"]
+
+
+def _load_recogniser(folder: Path) -> Any:
+    """The first recogniser of a folder through `insightface.model_zoo`."""
+    zoo = _import_insightface().face_analysis.model_zoo
+    for path in sorted(folder.glob("*.onnx")):
+        try:
+            model = zoo.get_model(str(path), providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise BadInput(f"{path}: insightface cannot load this file ({_line(error)}): copy it again") from error
+        if model is not None and model.taskname == "recognition":
+            model.prepare(ctx_id=-1)
+            return model
+    raise BadInput(f"{folder}: the pack has no recogniser: copy it again")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+def _import_insightface() -> Any:
+    try:
+        import insightface.app
+    except ImportError as error:
+        raise BadInput(f"insightface cannot be imported ({error}): pip install insightface==2.1") from error
+    return insightface.app
