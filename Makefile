@@ -9,7 +9,7 @@ export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help install repro test lint calibrate bench lock clean-work
+.PHONY: help install repro test lint pretrain calibrate lock clean-work
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -36,6 +36,10 @@ lint: install ## format, lint, types
 	ruff format --check .
 	ruff check .
 	mypy
+
+pretrain: install ## train the embedded base anew (about an hour); part of no other command
+	trap 'dvc freeze models/tiny-uno/dvc.yaml:pretrain' EXIT; \
+	dvc unfreeze models/tiny-uno/dvc.yaml:pretrain && dvc repro --single-item models/tiny-uno/dvc.yaml:pretrain
 
 calibrate: install ## fit umo/faces/*.calibration.json on the training people's photographs
 	python -m pipelines photos

@@ -23,11 +23,9 @@ STAGES = (
     "compare",
     "report",
 )
-PARTS = {
-    "measure": ("ingested", "synthesised"),
-    "generate": ("target", "pasted", "shuffled"),
-    "evaluate": ("target", "pasted", "shuffled"),
-}
+SECTIONS = ("machine", "bases", *STAGES)
+METHODS = ("target", "pasted", "shuffled", "base")
+PARTS = {"measure": ("ingested", "synthesised"), "generate": METHODS, "evaluate": METHODS}
 
 
 TOOLS = ("check", "photos")
@@ -46,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     name = f"{options.stage}@{options.of}" if options.of else options.stage
     started = time.perf_counter()
     try:
-        params = load_all(("machine", *STAGES))
+        params = load_all(SECTIONS)
         if options.stage in STAGES:
             stage = import_module(f"pipelines.{options.stage}")
             parts = (options.of,) if options.of else ()
@@ -66,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _explain(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        remedy = "free some space (make clean-work) and run again; what is finished is kept"
+        remedy = "free some space and run again; what is finished is kept"
         return f"{where}{error.strerror}; {remedy}"
     return f"{where}{error.strerror or error}"
 

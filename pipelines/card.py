@@ -15,7 +15,7 @@ def data_set_card(sets: pl.DataFrame, funnel: Mapping, sources: Mapping[str, Sou
     Args:
         sets: the kept rows of records.SETS.
         funnel: as curate writes it.
-        sources: of datasets/sources.yaml.
+        sources: those of datasets/sources.yaml that have photographs in the sets.
     """
     present = [split for split in SPLITS if split in set(sets["split"])]
     files = "\n".join(f"      - split: {split}\n        path: {split}-*.parquet" for split in present)
@@ -73,10 +73,8 @@ Sets by licence and consent of their target:
 
 ## Faces are personal data
 The pictures show real people. Use them for the purpose their licence states; do not identify anyone, do not train
-recognition on them, and delete a person's rows when asked. The embedded source (ORL) was taken in one laboratory
-between 1992 and 1994: 40 people, nearly all of them young and white, 36 of them men, in grey. Figures on it say how a
-method behaves there, not how it behaves on everyone.
-"""
+recognition on them, and delete a person's rows when asked.
+{_notes(sources)}"""
 
 
 def _counts(sets: pl.DataFrame) -> str:
@@ -110,6 +108,11 @@ def _sources(sources: Mapping[str, Source]) -> str:
     for name, source in sorted(sources.items()):
         lines.append(f"| {name} | {source.licence or 'none stated'} | {source.consent} | {source.credit or ''} |")
     return "\n".join(lines)
+
+
+def _notes(sources: Mapping[str, Source]) -> str:
+    """What the sources say of whom they show, and of whom not."""
+    return "".join(f"\n**{name}**: {source.note}\n" for name, source in sorted(sources.items()) if source.note)
 
 
 def _licences(sets: pl.DataFrame) -> str:

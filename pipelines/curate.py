@@ -15,6 +15,7 @@ from pipelines.ledger import SPLITS
 from pipelines.params import Section
 from pipelines.shards import Counts, Machine, Shard, tree_digest
 from pipelines.shards import run as run_shards
+from pipelines.sources import CONSENT_WEAKEST_FIRST
 from umo import records
 from umo.prompts import prompt
 
@@ -35,6 +36,8 @@ class Params(Section):
     min_overlap: intersection over union of a face found in a scene and the box where it was placed.
     min_cosine, max_cosine: between reference and target face; the upper bound guards against copy-paste.
     min_person_cosine: between a target's face and its person's centre.
+    max_source_cosine: between a reference and the photographed face that the target's was made from: a near copy of
+        that photograph is no other photograph.
     max_cross_cosine: between two people of a target.
     pool: references a person at most; the first is the reference, the others are spare.
     max_sets_per_person: by split, a person at most.
@@ -49,6 +52,7 @@ class Params(Section):
     min_cosine: float = Field(ge=-1, le=1)
     max_cosine: float = Field(ge=-1, le=1)
     min_person_cosine: float = Field(ge=-1, le=1)
+    max_source_cosine: float = Field(ge=-1, le=1)
     max_cross_cosine: float = Field(ge=-1, le=1)
     pool: int = Field(ge=1)
     max_sets_per_person: int = Field(ge=1)
@@ -72,7 +76,7 @@ def run(params: Params, machine: Machine) -> None:
 def _curate(params: Params, shard: Shard, folder: Path) -> Counts:
     photos = _photographs()
     people = products.people().filter("keep").select("person_id", "split", "centre")
-    appearances = pl.concat([_in_photographs(photos), _in_scenes(params.min_overlap)])
+    appearances = pl.concat([_in_photographs(photos), _in_scenes(params.min_overlap, photos)])
     appearances = appearances.join(people, on="person_id", how="left", maintain_order="left")
     appearances = appearances.with_columns(pl.col("centre").cast(appearances.schema["embedding"]))
     pools = _pools(params, appearances, photos)
@@ -88,7 +92,8 @@ def _photographs() -> pl.DataFrame:
     """Faces of photographs; person_id is null where a face is nobody's."""
     owner = products.people_faces().filter("keep").select("face_id", "person_id")
     found = _faces(products.MEASURED_PHOTOS).join(owner, on="face_id", how="left", maintain_order="left")
-    return found.join(_images(products.INGESTED), on="image_id", maintain_order="left")
+    found = found.join(_images(products.INGESTED), on="image_id", maintain_order="left")
+    return found.with_columns(source_embedding="embedding")
 
 
 def _faces(product: Path) -> pl.DataFrame:
@@ -108,24 +113,10 @@ def _cosine(first: str, second: str) -> pl.Expr:
     return (pl.col(first) * pl.col(second)).arr.sum()
 
 
-APPEARANCE = [
-    "image_id",
-    "target_kind",
-    "face_id",
-    "box",
-    "landmarks",
-    "embedding",
-    "side_px",
-    "person_id",
-    "lost",
-    "sources",
-    "background",
-    "prompt",
-    "width",
-    "licence",
-    "consent",
-    "source",
-]
+APPEARANCE = (
+    *("image_id", "target_kind", "face_id", "box", "landmarks", "embedding", "source_embedding", "side_px"),
+    *("person_id", "lost", "sources", "background", "prompt", "width", "licence", "consent", "source"),
+)
 
 
 def _in_photographs(photos: pl.DataFrame) -> pl.DataFrame:
@@ -138,7 +129,7 @@ def _in_photographs(photos: pl.DataFrame) -> pl.DataFrame:
     ).select(APPEARANCE)
 
 
-def _in_scenes(min_overlap: float) -> pl.DataFrame:
+def _in_scenes(min_overlap: float, photos: pl.DataFrame) -> pl.DataFrame:
     """Faces found in scenes, given to the person placed there; a person who is not found again is a row with lost."""
     layout, scenes, faces = products.layout(), products.scenes(), _faces(products.MEASURED_SCENES)
     place = ["image_id", "person_id"]
@@ -153,9 +144,13 @@ def _in_scenes(min_overlap: float) -> pl.DataFrame:
     )
     found = faces.join(owner, on="face_id", how="left").with_columns(lost=pl.lit(False))
     missing = layout.join(found, on=place, how="anti").select(*place, lost=pl.lit(True))
+    made_from = layout.select(*place, face_id="source_face_id").join(
+        photos.select("face_id", "source_embedding"), on="face_id"
+    )
     sources = layout.group_by("image_id").agg(sources=pl.col("source_image_id").unique().sort())
     return (
         pl.concat([found, missing], how="diagonal")
+        .join(made_from.drop("face_id"), on=place, how="left")
         .join(sources, on="image_id")
         .join(scenes.select("image_id", "background", "prompt"), on="image_id")
         .join(_images(products.SYNTHESISED), on="image_id")
@@ -182,7 +177,12 @@ def _overlap(first: str, second: str) -> pl.Expr:
 def _pools(params: Params, appearances: pl.DataFrame, photos: pl.DataFrame) -> pl.DataFrame:
     """face_id of a target -> pool: photographs of the person, in a drawn order, of other pictures, inside the band."""
     references = photos.filter(pl.col("person_id").is_not_null()).select(
-        "person_id", ref_face="face_id", ref_image="image_id", ref_embedding="embedding"
+        "person_id",
+        ref_face="face_id",
+        ref_image="image_id",
+        ref_embedding="embedding",
+        ref_licence="licence",
+        ref_consent="consent",
     )
     entry = pl.struct(face_id="ref_face", image_id="ref_image", cosine="cosine")
     return (
@@ -191,10 +191,11 @@ def _pools(params: Params, appearances: pl.DataFrame, photos: pl.DataFrame) -> p
         .filter(~pl.col("sources").list.contains(pl.col("ref_image")))
         .with_columns(cosine=_cosine("embedding", "ref_embedding"))
         .filter(pl.col("cosine").is_between(params.min_cosine, params.max_cosine))
+        .filter(_cosine("source_embedding", "ref_embedding") <= params.max_source_cosine)
         .with_columns(order=pl.concat_str("face_id", "ref_face").hash(params.seed))
         .sort("face_id", "order")
         .group_by("face_id", maintain_order=True)
-        .agg(pool=entry.head(params.pool))
+        .agg(entry.head(params.pool).alias("pool"), pl.col("ref_licence", "ref_consent").head(params.pool))
     )
 
 
@@ -225,6 +226,8 @@ def _sets(params: Params, faces: pl.DataFrame) -> pl.DataFrame:
         n=pl.len().cast(pl.Int32),
         fault=pl.col("fault").drop_nulls().first(),
         splits=pl.col("split").unique(),
+        licences=pl.col("ref_licence").explode().drop_nulls().unique(),
+        consents=pl.col("ref_consent").explode().drop_nulls().unique(),
     )
     pictures = pictures.join(_cross_cosines(ordered), on="image_id", how="left", maintain_order="left")
     least = pl.when(target_kind="ingested").then(params.min_people_ingested).otherwise(params.min_people)
@@ -243,6 +246,8 @@ def _sets(params: Params, faces: pl.DataFrame) -> pl.DataFrame:
         reason=pl.coalesce("fault", whole),
         set_id=pl.concat_str(pl.lit("s"), pl.col("image_id").str.head(16)),
         split=pl.col("splits").list.first(),
+        licence=_all_licences(),
+        consent=_weakest_consent(),
         prompt=pl.coalesce("prompt", pl.when(pl.col("n") <= params.max_people).then(template)),
         reference_cosine=pl.col("pool").list.eval(pl.element().list.first().struct.field("cosine")),
     ).rename(
@@ -254,6 +259,21 @@ def _sets(params: Params, faces: pl.DataFrame) -> pl.DataFrame:
             "landmarks": "target_landmarks",
             "sources": "target_sources",
         }
+    )
+
+
+def _all_licences() -> pl.Expr:
+    """The licences of the target and of its references, each once."""
+    own = pl.col("licence").str.split(" + ").fill_null([])
+    joined = pl.concat_list(own, "licences").list.unique().list.sort().list.join(" + ")
+    return pl.when(joined != "").then(joined)
+
+
+def _weakest_consent() -> pl.Expr:
+    """The weakest consent among the target and its references."""
+    given = pl.concat_list("consent", "consents")
+    return pl.coalesce(
+        [pl.when(given.list.contains(consent)).then(pl.lit(consent)) for consent in CONSENT_WEAKEST_FIRST]
     )
 
 

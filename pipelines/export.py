@@ -19,9 +19,9 @@ from pipelines.params import Section
 from pipelines.shards import Counts, Machine, Shard, tree_digest
 from pipelines.shards import run as run_shards
 from pipelines.sheets import contact_sheet
-from pipelines.sources import SOURCES, read_sources
+from pipelines.sources import SOURCES, Source, read_sources
 from umo.images import encode_jpeg, read_image
-from umo.quality import square_crop
+from umo.quality import clear_factor, square_crop
 
 INPUTS = (products.CURATED, products.MEASURED_PHOTOS, products.INGESTED, products.SYNTHESISED)
 SHEET_ROWS = 6
@@ -51,7 +51,7 @@ def _export(params: Params, shard: Shard, folder: Path) -> Counts:
     sets = products.sets().filter("keep").sort("set_id")
     cutter = _Cutter(params)
     schema = _schema()
-    counts = {}
+    counts: dict[str, int] = {}
     for split in SPLITS:
         rows = list(_rows(sets.filter(pl.col("split") == split), cutter))
         counts[split] = len(rows)
@@ -63,10 +63,18 @@ def _export(params: Params, shard: Shard, folder: Path) -> Counts:
         if rows:
             _write_sheet(rows[:SHEET_ROWS], folder / f"contact_sheet_{split}.jpg")
     funnel = json.loads((products.CURATED / products.FUNNEL).read_text())
-    (folder / "README.md").write_text(data_set_card(sets, funnel, read_sources()))
+    (folder / "README.md").write_text(data_set_card(sets, funnel, _present_sources(sets)))
     sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in sorted(folder.glob("*.*"))]
     (folder / "SHA256SUMS").write_text("".join(sums))
     return Counts(counts)
+
+
+def _present_sources(sets: pl.DataFrame) -> dict[str, Source]:
+    """The sources of the photographs that the sets show or were made from."""
+    references = sets.select(pl.col("pool").explode().explode().struct.field("image_id"))
+    shown = pl.concat([references, sets.select(image_id=pl.col("target_sources").explode())]).unique()
+    present = set(products.images(products.INGESTED).join(shown, on="image_id")["source"])
+    return {name: source for name, source in read_sources().items() if name in present}
 
 
 def _schema() -> pa.Schema:
@@ -111,8 +119,11 @@ class _Cutter:
             for row in products.images(product).to_dicts()
             if row["status"] == "ok"
         }
-        faces = products.faces(products.MEASURED_PHOTOS, ["face_id", "box", "landmarks"])
-        self.faces = {face["face_id"]: face for face in faces.to_dicts()}
+        faces = products.faces(products.MEASURED_PHOTOS, ["face_id", "image_id", "box", "landmarks"]).to_dicts()
+        self.faces = {face["face_id"]: face for face in faces}
+        self.boxes: dict[str, list[np.ndarray]] = {}
+        for face in faces:
+            self.boxes.setdefault(face["image_id"], []).append(np.asarray(face["box"]))
         self.cut: dict[str, tuple[dict, list[float]]] = {}
 
     def target(self, row: dict) -> dict:
@@ -127,9 +138,9 @@ class _Cutter:
         if face_id not in self.cut:
             face = self.faces[face_id]
             picture = self.pictures.read(*self.place[entry["image_id"]])
-            crop, matrix = square_crop(
-                picture, np.asarray(face["box"]), self.params.reference_crop, self.params.reference_side
-            )
+            box = np.asarray(face["box"])
+            factor = min(self.params.reference_crop, clear_factor(box, self.boxes[face["image_id"]]))
+            crop, matrix = square_crop(picture, box, factor, self.params.reference_side)
             landmarks = np.reshape(face["landmarks"], (5, 2)) @ matrix[:, :2].T + matrix[:, 2]
             image = {"bytes": encode_jpeg(crop), "path": f"{face_id}.jpg"}
             self.cut[face_id] = (image, landmarks.ravel().astype(np.float32).tolist())

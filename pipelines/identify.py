@@ -8,6 +8,7 @@ to the ledger datasets/splits.csv, which is only ever appended to. What contradi
 import json
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import polars as pl
@@ -32,7 +33,7 @@ class Params(Section):
     min_faces: a person needs so many faces.
     max_person_cosine: people whose centres are more alike go into one component.
     max_component: a picture that would weld a larger component (people) is dropped.
-    fractions: of the people, for train, validation and test.
+    fractions: of the people, for train, validation and test. Only people who are not in the ledger are drawn.
     seed: of the drawing of splits.
     """
 
@@ -45,12 +46,12 @@ class Params(Section):
     min_faces: int = Field(ge=1)
     max_person_cosine: float = Field(ge=-1, le=1)
     max_component: int = Field(ge=1)
-    fractions: dict[str, float]
+    fractions: dict[str, Annotated[float, Field(ge=0, le=1)]]
     seed: int
 
     @model_validator(mode="after")
     def _fractions_fit(self) -> "Params":
-        if tuple(self.fractions) != SPLITS or abs(sum(self.fractions.values()) - 1) > 1e-6:
+        if set(self.fractions) != set(SPLITS) or abs(sum(self.fractions.values()) - 1) > 1e-6:
             raise ValueError(f"fractions must be given for {', '.join(SPLITS)} and add up to 1")
         return self
 
@@ -172,19 +173,29 @@ class _People:
         self.members = dict(sorted(self.members.items()))
         self.cosine = np.full(len(faces), np.nan, np.float32)
         self.centre = {person_id: self._settle(person_id) for person_id in self.members}
-        self.reason: dict[str, str | None] = {
-            person_id: None
-            if len(self._kept(person_id)) >= params.min_faces
-            else f"fewer than {params.min_faces} faces"
-            for person_id in self.members
-        }
+        self.reason: dict[str, str | None] = dict.fromkeys(self.members)
+        self._drop_people_of_few_faces()
         self.nearest = self._nearest()
         self.component = self._components()
+        self._drop_people_of_few_faces()
         self.split = ledger.draw(self._shown(), self.component, params.fractions, params.seed)
+        self._drop_what_contradicts(ledger)
+
+    def _drop_people_of_few_faces(self) -> None:
+        for person_id in self.members:
+            if self.reason[person_id] is None and len(self._kept(person_id)) < self.params.min_faces:
+                self.reason[person_id] = f"fewer than {self.params.min_faces} faces"
+
+    def _drop_what_contradicts(self, ledger: Ledger) -> None:
+        """A face stays in the split it was drawn into; where its person is now in another one, it is dropped."""
         for person_id, split in self.split.items():
             known = ledger.split_of([self.face_ids[k] for k in self.members[person_id]])
             if known is not None and known != split:
                 self.reason[person_id] = "its component is in another split of the ledger"
+            for k in self.members[person_id]:
+                if self.reasons[k] is None and ledger.split_of([self.face_ids[k]]) not in (None, split):
+                    self.reasons[k] = "the face is in another split of the ledger"
+        self._drop_people_of_few_faces()
 
     def _kept(self, person_id: str) -> list[int]:
         return [k for k in self.members[person_id] if self.reasons[k] is None]
@@ -228,11 +239,11 @@ class _People:
         def size(roots: set[str]) -> int:
             return sum(root(person_id) in roots for person_id in parent)
 
-        for person_id in parent:
-            other, cosine = self.nearest[person_id]
-            if other is not None and cosine is not None and cosine > self.params.max_person_cosine:
-                first, second = sorted((root(person_id), root(other)))
-                parent[second] = first
+        names = list(parent)
+        centres = np.stack([self.centre[name] for name in names]) if names else np.zeros((0, 1))
+        for a, b in np.argwhere(np.triu(centres @ centres.T > self.params.max_person_cosine, 1)):
+            first, second = sorted((root(names[a]), root(names[b])))
+            parent[second] = first
         pictures: dict[str, list[int]] = {}
         for k, person in enumerate(self.person):
             if person in parent and self.reasons[k] is None:

@@ -1,5 +1,7 @@
 """Photographs -> shards of pictures, each with its source, licence, consent, group and label. Knows no model."""
 
+import os
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,7 +18,7 @@ from pipelines.shards import Counts, Machine, Shard, digest, file_digest
 from pipelines.shards import run as run_shards
 from pipelines.sources import SOURCES, Source, read_sources
 from umo.errors import BadInput
-from umo.images import ImageError, encode_jpeg, encode_png, read_image
+from umo.images import MIN_SIDE, ImageError, encode_jpeg, encode_png, read_image
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".pgm", ".ppm", ".bmp", ".tif", ".tiff"}
 LOSSY = {".jpg", ".jpeg", ".webp"}
@@ -69,7 +71,12 @@ def run(params: Params, machine: Machine) -> None:
 def _files(name: str, source: Source) -> Iterator[Found]:
     """The source's pictures in order; an unreadable file still gets a row, by the digest of its path."""
     folder = source.folder(name)
-    files = sorted(path for path in folder.glob(source.include) if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = sorted(path for path in folder.glob(source.include) if path.is_file())
+    files = [path for path in found if path.suffix.lower() in SUFFIXES]
+    others = Counter(path.suffix.lower() for path in found if path.suffix.lower() not in {*SUFFIXES, "", ".md"})
+    if others:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+        print(f"ingest: {name}: passed over {kinds}: convert pictures among them to JPEG, PNG or WebP")
     if not files:
         kinds = ", ".join(sorted(SUFFIXES))
         raise BadInput(f"{SOURCES}: source '{name}': no picture in {folder} fits '{source.include}' ({kinds})")
@@ -78,7 +85,12 @@ def _files(name: str, source: Source) -> Iterator[Found]:
             identity = file_digest(path)
         except OSError:
             identity = digest(name, str(path))
-        yield Found(identity, name, str(path.relative_to(folder)), path)
+        yield Found(identity, name, _text(path.relative_to(folder)), path)
+
+
+def _text(path: Path) -> str:
+    """The path as text; bytes of a name that are not UTF-8 are written out."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _ingest(params: Params, sources: dict[str, Source], shard: Shard, folder: Path) -> Counts:
@@ -128,6 +140,8 @@ def _prepare(picture: np.ndarray, file: Found, sources: dict[str, Source], param
     scale = params.max_side / max(picture.shape[:2])
     if scale < 1:
         size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+        if min(size) < MIN_SIDE:
+            raise ImageError(f"too narrow: {size[0]}x{size[1]} px once it is scaled down to {params.max_side}: crop it")
         picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
     if sources[file.source].tight_crop:
         y, x = (round(side * params.tight_crop_pad) for side in picture.shape[:2])

@@ -5,6 +5,7 @@ import io
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 import polars as pl
 
@@ -12,7 +13,8 @@ from pipelines.shards import digest
 from umo.errors import BadInput
 
 LEDGER = Path("datasets/splits.csv")
-SPLITS = ("train", "validation", "test")
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 COLUMNS = ("face_id", "image_id", "person_id", "split")
 
 
@@ -49,7 +51,10 @@ class Ledger:
         for person_id, _ in sorted(known.items(), key=lambda item: (-item[1], item[0])):
             if person_id not in taken:
                 return person_id
-        return f"p{digest(min(face_ids))[:12]}"
+        parts: tuple[str, ...] = (min(face_ids),)
+        while (fresh := f"p{digest(*parts)[:12]}") in taken:
+            parts += ("again",)
+        return fresh
 
     def split_of(self, face_ids: Sequence[str]) -> str | None:
         """The split that most of these faces were drawn into; None where none is known."""

@@ -41,7 +41,7 @@ def _section(stage: str, found: dict, path: Path) -> BaseModel:
     module = import_module(f"pipelines.{'shards' if stage == 'machine' else stage}")
     model = module.Machine if stage == "machine" else module.Params
     try:
-        return model(**(found.get(stage) or {}))
+        return model.model_validate(found.get(stage) or {})
     except ValidationError as error:
         faults = "; ".join(_fault(stage, fault, list(model.model_fields)) for fault in error.errors())
         raise BadInput(f"{path}: {faults}") from error

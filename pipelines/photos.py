@@ -13,11 +13,12 @@ OUT = WORK / "photos"
 
 
 def write_photos(splits: Sequence[str], out: Path = OUT) -> Path:
-    """Write the photographs in which somebody of `splits` was found; returns the CSV (path, person)."""
+    """Write the photographs that show somebody of `splits` and nobody else; returns the CSV (path, person)."""
     people = products.people().filter(pl.col("keep") & pl.col("split").is_in(splits)).select("person_id")
     images = products.images(products.INGESTED).filter(pl.col("status") == "ok").select("image_id", "shard", "key")
     owners = products.people_faces().filter("keep").join(people, on="person_id")
-    rows = owners.join(images, on="image_id").unique("image_id", keep="none").sort("person_id", "image_id")
+    alone = products.measured_images(products.MEASURED_PHOTOS).filter(pl.col("n_faces") == 1).select("image_id")
+    rows = owners.join(images, on="image_id").join(alone, on="image_id").sort("person_id", "image_id")
     pictures = store.Pictures(products.INGESTED)
     out.mkdir(parents=True, exist_ok=True)
     for row in rows.iter_rows(named=True):

@@ -31,7 +31,7 @@ LAYOUT_TABLE, SCENES_TABLE = "layout.parquet", "scenes.parquet"
 SETS_TABLE, FUNNEL = "sets.parquet", "funnel.json"
 VALIDATION, DATA_DOCS = "results.json", "data_docs"
 CASES_FILE = "CASES.jsonl"
-METRICS, SCORES_TABLE = "metrics.json", "scores.parquet"
+METRICS, SCORES_TABLE, ADHERENCE = "metrics.json", "scores.parquet", "prompt.json"
 
 
 def shard_folders(product: Path, table: str) -> list[Path]:
@@ -69,7 +69,8 @@ def measured_images(product: Path) -> pl.DataFrame:
 def faces(product: Path, columns: list[str] | None = None) -> pl.DataFrame:
     """records.measured_faces of a product's shards, or some of its columns; the embedding's length is the file's."""
     parts = shard_folders(product, FACES_TABLE)
-    return pl.concat(pl.read_parquet(part / FACES_TABLE, columns=columns) for part in parts)
+    anyones = records.measured_faces(1)
+    return _frame(pa.concat_tables(records.read(part / FACES_TABLE, anyones, columns) for part in parts))
 
 
 def layout() -> pl.DataFrame:
@@ -97,13 +98,18 @@ def sets() -> pl.DataFrame:
     return _frame(records.read(CURATED / SETS_TABLE, records.SETS))
 
 
+def exported_files(split: str) -> list[Path]:
+    """The Parquet files of an exported split; none where it has no sets."""
+    return sorted(EXPORTED.glob(f"{split}-*.parquet"))
+
+
 def exported(split: str, columns: list[str] | None = None) -> list[dict]:
     """Rows of an exported split, in order; pictures as {"bytes", "path"}.
 
     Raises:
         BadInput: the split is not there.
     """
-    files = sorted(EXPORTED.glob(f"{split}-*.parquet"))
+    files = exported_files(split)
     if not files:
         raise BadInput(f"{EXPORTED}: no split '{split}'; make more scenes of it (synthesise.scenes) and run dvc repro")
     return [row for file in files for row in pq.read_table(file, columns=columns).to_pylist()]

@@ -21,7 +21,7 @@ from pipelines.shards import run as run_shards
 from pipelines.sources import SOURCES, read_sources
 from umo import faces, records
 from umo.cases import Case, read_cases
-from umo.images import read_image
+from umo.images import ImageError, read_image
 
 PAGE = "report.html"
 TEMPLATE = ROOT / "pipelines/report.html.j2"
@@ -35,10 +35,16 @@ METRICS = {
     "extra": "extra faces",
     "copy_paste": "copy-paste",
 }
+ADHERENCE = {
+    "people_right": "number of people",
+    "order_right": "order of people",
+    "background_right": "background",
+}
 METHODS = {
     "target": "the real picture: the ceiling",
     "pasted": "the reference photograph pasted over each face: the copy-paste ceiling",
-    "shuffled": "a real picture of other people: the floor",
+    "base": "the base model",
+    "shuffled": "the base model with somebody else's references: the floor",
 }
 INPUTS = (
     products.INGESTED,
@@ -91,23 +97,25 @@ def run(params: Params, machine: Machine) -> None:
 
 
 def _report(params: Params, shard: Shard, folder: Path) -> Counts:
-    scores = {method: json.loads((products.EVALUATED / method / products.METRICS).read_text()) for method in METHODS}
+    scores = {method: _json(products.EVALUATED / method / products.METRICS) for method in METHODS}
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"interval": _interval, "number": _number}
+    environment.filters["number"] = _number
     page = environment.get_template(TEMPLATE.name).render(
         methods=METHODS,
         metrics=METRICS,
         scores=scores,
-        comparisons=json.loads(products.COMPARISONS.read_text()),
+        adherence_names=ADHERENCE,
+        adherence={method: _json(products.EVALUATED / method / products.ADHERENCE) for method in METHODS},
+        comparisons=_json(products.COMPARISONS),
         ns=sorted({n for found in scores.values() for n in found["by_n"]}),
         sheets=_sheets(params),
         case_sheet=_case_sheet(params),
         funnel=_funnel(),
-        turned_away=json.loads((products.CURATED / products.FUNNEL).read_text())["reasons"],
-        people_check=json.loads((products.PEOPLE / products.PEOPLE_CHECK).read_text()),
-        validation=json.loads((products.VALIDATED / products.VALIDATION).read_text())["suites"],
+        turned_away=_json(products.CURATED / products.FUNNEL)["reasons"],
+        people_check=_json(products.PEOPLE / products.PEOPLE_CHECK),
+        validation=_json(products.VALIDATED / products.VALIDATION)["suites"],
         figures=_figures(),
         sources=read_sources(),
         revision=_revision(),
@@ -119,12 +127,8 @@ def _report(params: Params, shard: Shard, folder: Path) -> Counts:
     return Counts({"pages": 1})
 
 
-def _interval(found: Mapping) -> str:
-    """A metric as mean and 95 % interval, or a dash where nothing was measured."""
-    if found["mean"] is None:
-        return "–"
-    low_high = f" [{found['low']:.3f}, {found['high']:.3f}]" if found["low"] is not None else ""
-    return f"{found['mean']:.3f}{low_high}"
+def _json(path: Path) -> dict:
+    return json.loads(path.read_text())
 
 
 def _number(value: float | None) -> str:
@@ -137,14 +141,17 @@ def _revision() -> str:
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
 
+    revision = git("rev-parse", "--short", "HEAD") or "no git revision"
     changed = git("status", "--porcelain", "--", "umo", "pipelines", str(PARAMS), str(SOURCES))
-    return (git("rev-parse", "--short", "HEAD") or "no git revision") + (", changed since" if changed else "")
+    return f"{revision}, with changes not committed" if changed else revision
 
 
 def _sheets(params: Params) -> dict[str, str]:
     """Per split, sets as references | target with faces boxed and named."""
-    sheets = {}
+    sheets: dict[str, str] = {}
     for split in SPLITS:
+        if not products.exported_files(split):
+            continue
         rows = products.exported(split, ["n", "references", "target", "target_boxes", "person_ids"])
         # A spread over the numbers of people, the same rows every time.
         rows = sorted(rows, key=lambda row: -row["n"])[:: max(1, len(rows) // params.sheet_rows)][: params.sheet_rows]
@@ -167,10 +174,18 @@ def _case_sheet(params: Params) -> str:
         for method in METHODS:
             row = scores[method][case.case_id]
             names, colours = _labels(row)
-            picture = read_image(products.GENERATED / method / row["image"])
-            line.append(figures.boxed(picture, row["boxes"], names, colours, SHEET_HEIGHT))
+            picture = _picture(products.GENERATED / method / row["image"])
+            line.append(figures.boxed(picture, row["boxes"] or [], names, colours, SHEET_HEIGHT))
         lines.append(line)
     return figures.sheet(lines, SHEET_HEIGHT)
+
+
+def _picture(path: Path) -> np.ndarray:
+    """A drawn picture; a grey one stands for what cannot be read."""
+    try:
+        return read_image(path)
+    except ImageError:
+        return np.full((64, 64, 3), 128, np.uint8)
 
 
 def _chosen_cases(count: int) -> list[Case]:
@@ -180,14 +195,15 @@ def _chosen_cases(count: int) -> list[Case]:
 
 
 def _scores(method: str) -> dict[str, dict]:
+    """By case, the scores of its first picture."""
     table = records.read(products.EVALUATED / method / products.SCORES_TABLE, records.SCORES)
-    return {row["case_id"]: row for row in table.to_pylist()}
+    return {row["case_id"]: row for row in table.to_pylist() if row["seed"] == 0}
 
 
 def _labels(row: Mapping) -> tuple[list[str], list[int]]:
     """A label and a colour for each drawn face: the reference that it is assigned to, and their cosine."""
-    names, colours = ["extra"] * len(row["boxes"]), [-1] * len(row["boxes"])
-    for reference, face in enumerate(row["assignment"]):
+    names, colours = ["extra"] * len(row["boxes"] or []), [-1] * len(row["boxes"] or [])
+    for reference, face in enumerate(row["assignment"] or []):
         if face >= 0:
             names[face] = f"{reference + 1}: {row['cosines'][reference][face]:.2f}"
             colours[face] = reference
@@ -200,7 +216,7 @@ def _funnel() -> list[tuple[str, int, str]]:
     found = products.people_faces()
     people = products.people()
     scenes = products.scenes()
-    funnel = json.loads((products.CURATED / products.FUNNEL).read_text())
+    funnel = _json(products.CURATED / products.FUNNEL)
     return [
         ("photographs read", images.height, ""),
         ("usable", int((images["status"] == "ok").sum()), _why(images.filter(pl.col("status") != "ok"), "error")),
@@ -225,7 +241,7 @@ def _figures() -> dict[str, str]:
     sets = products.sets()
     considered = sets["reference_cosine"].explode().drop_nulls().to_numpy()
     cross = sets["cross_cosine"].drop_nulls().to_numpy()
-    judge = json.loads((products.EVALUATED / "target" / products.METRICS).read_text())["judge"]
+    judge = _json(products.EVALUATED / "target" / products.METRICS)["judge"]
     return {
         "Photographs, by the network that curates": figures.histogram(
             {"same person": same, "different people": different},

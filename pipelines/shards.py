@@ -1,14 +1,15 @@
 """Shards: the unit of work that is keyed, resumed, run in parallel and published.
 
 A shard's key is a hash of everything its product depends on: the bytes it reads, its section of params.yaml, the
-model files, and the source of the repo's own modules that the stage imports. Its product lies in `.work/STAGE/KEY`,
-written under a temporary name and moved there whole, marker last; so whatever lies there under the right key is
-finished and right, and an interrupted run goes on where it stopped. Publishing to the stage's DVC output is the last
-step and replaces the output whole.
+model files, the versions of the libraries that compute, and the source of the repo's own modules that the stage
+imports. Its product lies in `.work/STAGE/KEY`, written under a temporary name and moved there whole, marker last; so
+whatever lies there under the right key is finished and right, and an interrupted run goes on where it stopped.
+Publishing to the stage's DVC output is the last step and replaces the output whole.
 """
 
 import ast
 import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
@@ -31,6 +32,21 @@ ROOT = Path(__file__).resolve().parent.parent
 WORK = Path(".work")
 MARKER = "marker.json"
 PACKAGES = ("pipelines", "umo")
+# Those whose version may change a product; a new one redoes the shards.
+LIBRARIES = (
+    "diffusers",
+    "dlib-bin",
+    "great-expectations",
+    "numpy",
+    "onnxruntime",
+    "opencv-python-headless",
+    "pillow",
+    "polars",
+    "pyarrow",
+    "scipy",
+    "torch",
+    "transformers",
+)
 
 
 class Machine(Section):
@@ -146,11 +162,17 @@ def run(
         machine: serial in this process, or several processes.
 
     Raises:
+        BadInput: there is no shard.
         WorkFailed: a shard failed; those finished are kept for the next run.
     """
+    if not shards:
+        raise BadInput(f"{stage}: nothing to do: its inputs hold no rows; see the stages before it")
     code = {str(path): file_digest(ROOT / path) for path in sources(f"pipelines.{stage}")}
     data = {path.name: file_digest(path) for path in files}
-    common = digest(stage, code, data, params.model_dump(mode="json"))
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    common = digest(stage, code, data, versions, params.model_dump(mode="json"))
+    for left in (WORK / stage).glob("*.tmp"):  # of a killed run: there is one writer a workspace
+        shutil.rmtree(left)
     folders = {shard.name: WORK / stage / digest(common, shard.name, shard.inputs) for shard in shards}
     pending = [shard for shard in shards if not _finished(folders[shard.name])]
     _start(stage, len(shards), len(shards) - len(pending))
@@ -226,6 +248,15 @@ def _run_in_processes(
         raise WorkFailed(f"{stage}: shard {shard.name} failed ({type(error).__name__}: {error})") from error
 
 
+def scratch(folder: Path) -> Path:
+    """Where the work on a shard may keep what it has, for a killed run to find again under the same key.
+
+    Args:
+        folder: the temporary folder that the work was given.
+    """
+    return folder.with_name(f"{folder.name.split('.')[0]}.partial")
+
+
 def publish(folders: Mapping[str, Path], out: Path) -> None:
     """Put finished shards where DVC expects them, replacing the output whole; files are hard links where possible.
 
@@ -233,7 +264,7 @@ def publish(folders: Mapping[str, Path], out: Path) -> None:
     """
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary.mkdir(parents=True)
     for name, folder in folders.items():
         shutil.copytree(folder, temporary / name, copy_function=_link, dirs_exist_ok=True)
         (temporary / name / MARKER).unlink()

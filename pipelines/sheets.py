@@ -15,18 +15,20 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]], height: int = 128) -> np
         rows: (H, W, 3) uint8 RGB pictures of any size; each is scaled to `height` pixels.
 
     Returns:
-        (H, W, 3) uint8 RGB; the last picture of every row begins at the same place.
+        (H, W, 3) uint8 RGB; columns are aligned, and the last picture of every row stands in the last column.
     """
-    scaled = [[_to_height(picture, height) for picture in row] for row in rows]
-    lead = max(sum(picture.shape[1] + GAP for picture in row[:-1]) for row in scaled)
-    width = lead + max(row[-1].shape[1] for row in scaled)
-    sheet = np.full((len(rows) * (height + GAP) - GAP, width, 3), 255, np.uint8)
-    for number, row in enumerate(scaled):
-        y, x = number * (height + GAP), 0
-        for picture in row[:-1]:
-            sheet[y : y + height, x : x + picture.shape[1]] = picture
-            x += picture.shape[1] + GAP
-        sheet[y : y + height, lead : lead + row[-1].shape[1]] = row[-1]
+    columns = max(len(row) for row in rows)
+    placed = [
+        {**dict(enumerate(scaled[:-1])), columns - 1: scaled[-1]}
+        for scaled in ([_to_height(picture, height) for picture in row] for row in rows)
+    ]
+    widths = [max((row[k].shape[1] for row in placed if k in row), default=0) for k in range(columns)]
+    starts = [sum(widths[:k]) + k * GAP for k in range(columns)]
+    sheet = np.full((len(rows) * (height + GAP) - GAP, starts[-1] + widths[-1], 3), 255, np.uint8)
+    for number, row in enumerate(placed):
+        y = number * (height + GAP)
+        for column, picture in row.items():
+            sheet[y : y + height, starts[column] : starts[column] + picture.shape[1]] = picture
     return sheet
 
 

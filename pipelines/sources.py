@@ -27,6 +27,7 @@ class Source(Section):
     label: the folder names a person; kept for checking, never read by identify.
     tight_crop: the pictures end at the face and are padded before anyone looks for it.
     credit: who is to be named.
+    note: who is shown and who is not, for the data-set card.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class Source(Section):
     label: Literal["folder"] | None = None
     tight_crop: bool = False
     credit: str | None = None
+    note: str | None = None
 
     def folder(self, name: str) -> Path:
         """Where the photographs are.

@@ -8,19 +8,19 @@ from typing import Annotated, Literal
 
 import numpy as np
 import polars as pl
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipelines import products, store
-from pipelines.ledger import SPLITS
+from pipelines.ledger import SPLITS, Split
 from pipelines.params import Section
-from pipelines.shards import Counts, Machine, Shard, digest
+from pipelines.shards import Counts, Machine, Shard, digest, tree_digest
 from pipelines.shards import run as run_shards
 from pipelines.sources import CONSENT_WEAKEST_FIRST
 from umo import compositing, records
-from umo.compositing import COLOURS, TEXTURES, Light
+from umo.compositing import Light
 from umo.errors import BadInput
 from umo.images import encode_png
-from umo.prompts import prompt
+from umo.prompts import COLOURS, TEXTURES, prompt
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
@@ -39,7 +39,7 @@ class Params(Section):
     """
 
     generator: Literal["composite"]
-    scenes: dict[str, Annotated[int, Field(ge=0)]]
+    scenes: dict[Split, Annotated[int, Field(ge=0)]]
     shard_size: int = Field(ge=1)
     height: int = Field(ge=64, multiple_of=16)
     widths: list[Annotated[int, Field(ge=64, multiple_of=16)]] = Field(min_length=1)
@@ -48,12 +48,19 @@ class Params(Section):
     max_scale: Fraction
     max_roll: float = Field(ge=0, le=45)
     max_light: float = Field(ge=0, le=0.5)
-    seed: int
+    seed: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _scales_fit(self) -> "Params":
+        if self.min_scale > self.max_scale:
+            raise ValueError("min_scale must not exceed max_scale")
+        return self
 
 
 def run(params: Params, machine: Machine) -> None:
     """Draw the scenes of each split."""
     photos = _photos()
+    pictures = [tree_digest(file) for file in sorted(products.INGESTED.glob(f"*/{products.PICTURES}"))]
     shards = []
     for split in SPLITS:
         rows = photos.filter(pl.col("split") == split).sort("face_id")
@@ -64,7 +71,7 @@ def run(params: Params, machine: Machine) -> None:
                 f"{split} has {n_people} people and synthesise.people asks for {max(params.people)}: add photographs "
                 "of more people, or ask for fewer"
             )
-        inputs = {split: digest(faces)}
+        inputs = {split: digest(faces), "pictures": digest(pictures)}
         for start in range(0, params.scenes.get(split, 0), params.shard_size):
             numbers = range(start, min(start + params.shard_size, params.scenes[split]))
             name = f"{split}-{start // params.shard_size:04d}"

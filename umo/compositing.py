@@ -9,17 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (176, 58, 50),
-    "orange": (222, 138, 56),
-    "yellow": (226, 204, 92),
-    "green": (82, 142, 86),
-    "blue": (70, 110, 176),
-    "purple": (128, 88, 160),
-    "white": (236, 236, 232),
-    "grey": (138, 138, 140),
-}
-TEXTURES = ("plain", "striped", "checked", "cloudy")
+from umo.prompts import COLOURS
 
 # Where the eyes' middle and the mouth's middle lie in a head's own frame: the unit is the distance between the two,
 # the origin is halfway, y points down. The head's outline is an ellipse in that frame, hair and chin included.

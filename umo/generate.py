@@ -17,6 +17,7 @@ from tqdm import tqdm
 from umo.cases import Case, read_cases, write_cases
 from umo.customizers import Customizer, Drawing, draw, load
 from umo.customizers.base import Size, default_size
+from umo.customizers.folder import model_files
 from umo.errors import BadInput, WorkFailed
 from umo.images import ImageError, read_image
 
@@ -73,7 +74,6 @@ def generate_cases(
     guidance: float | None = None,
     lora: Path | None = None,
     device: str = "cpu",
-    published: Path | None = None,
 ) -> Counts:
     """Draw every case of a file; what a killed run has drawn with the same key is kept.
 
@@ -81,11 +81,11 @@ def generate_cases(
     so all methods draw a case from the same noise. `out/CASES.jsonl` is written last.
 
     Args:
-        cases: CASES.jsonl (see DESIGN); its `images` are ignored, of several photographs of a person the first is used.
+        cases: CASES.jsonl (see `umo.cases`); its `images` are ignored, and of several photographs of a person the first
+            is used.
         out: folder.
         seeds: pictures a case.
         size, steps, guidance: as `generate_one`.
-        published: where `out` will be moved to, if it will: paths in the new CASES.jsonl are relative to that.
 
     Raises:
         BadInput: before any drawing: a case, a reference, the base, the LoRA or the size cannot be used.
@@ -98,7 +98,7 @@ def generate_cases(
     how = Drawing(size, steps, guidance)
     for case in to_draw:
         _check(customizer, case, how)
-    base = [_tree_digest(model_dir), _tree_digest(lora) if lora else None]
+    base = [_files_digest(model_dir, model_files(model_dir)), _lora_digest(lora) if lora else None]
     (out / IMAGES).mkdir(parents=True, exist_ok=True)
     drawn = kept = 0
     for case in tqdm(to_draw, desc=f"draw with {customizer.name}", unit="case"):
@@ -115,7 +115,7 @@ def generate_cases(
         pictures = _draw(customizer, case.prompt, photos, noise_seeds, how)
         for rank in missing:
             _write(paths[rank], pictures[rank], keys[rank])
-    write_cases(out / CASES_FILE, [_as_drawn(case, cases.parent, published or out, seeds) for case in to_draw])
+    write_cases(out / CASES_FILE, [_as_drawn(case, cases.parent, out, seeds) for case in to_draw])
     return Counts(drawn, kept)
 
 
@@ -184,11 +184,11 @@ def _key(path: Path) -> str | None:
         return None
 
 
-def _as_drawn(case: Case, source: Path, published: Path, seeds: int) -> Case:
-    """The case as drawn: its images named, its other paths relative to `published` instead of `source`."""
+def _as_drawn(case: Case, source: Path, out: Path, seeds: int) -> Case:
+    """The case as drawn: its images named, its other paths relative to `out` instead of `source`."""
 
     def moved(path: str) -> str:
-        return os.path.relpath((source / path).resolve(), published.resolve())
+        return os.path.relpath((source / path).resolve(), out.resolve())
 
     return replace(
         case,
@@ -202,12 +202,18 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _tree_digest(path: Path) -> str:
-    """Of a file or folder: names and bytes; of a very large file its size and time of change instead of its bytes."""
+def _files_digest(root: Path, files: Sequence[Path]) -> str:
+    """Names and bytes of files; of a very large one its size and time of change instead of its bytes."""
     parts = []
-    for file in sorted(found for found in ([path] if path.is_file() else path.rglob("*")) if found.is_file()):
+    for file in files:
         state = file.stat()
         large = state.st_size > _HASHED_WHOLE
         content = [state.st_size, state.st_mtime_ns] if large else hashlib.sha256(file.read_bytes()).hexdigest()
-        parts.append([file.relative_to(path).as_posix(), content])
+        parts.append([file.relative_to(root).as_posix(), content])
     return _digest(parts)
+
+
+def _lora_digest(lora: Path) -> str:
+    if lora.is_file():
+        return _files_digest(lora.parent, [lora])
+    return _files_digest(lora, sorted(lora.rglob("*.safetensors")))

@@ -1,15 +1,26 @@
 """Reading pictures that strangers took: upright RGB arrays, or one line that says why not."""
 
 import io
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 MIN_SIDE = 16
 MAX_PIXELS = 100_000_000
+Image.MAX_IMAGE_PIXELS = None  # the caller's own limit is checked below, before anything is decoded
+
+_ORIENTATION = 0x0112  # EXIF
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class ImageError(ValueError):
@@ -34,21 +45,28 @@ def read_image(source: Path | bytes, max_pixels: int = MAX_PIXELS, max_side: int
     if not data:
         raise ImageError("empty file (0 bytes): copy it again from its origin")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as image:
-                _check_size(image.size, max_pixels)
-                if max_side:
-                    image.draft("RGB", (max_side, max_side))
-                return np.asarray(_flatten(ImageOps.exif_transpose(image)))
+        with Image.open(io.BytesIO(data)) as image:
+            _check_size(image.size, max_pixels)
+            if max_side:
+                image.draft("RGB", (max_side, max_side))
+            turn = _UPRIGHT.get(_orientation(image))
+            upright = image if turn is None else image.transpose(turn)
+            return np.asarray(_flatten(upright))
     except UnidentifiedImageError as error:
         raise ImageError("not an image: convert it to JPEG, PNG or WebP") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"over the limit of {max_pixels:,} pixels: scale it down") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(f"truncated or corrupt ({error}): copy it again from its origin") from error
+    except ImageError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow's readers raise nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"truncated or corrupt ({reason}): copy it again from its origin") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """What EXIF says; 1, upright, where it is absent or damaged."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # a damaged tag must not cost the picture
+        return 1
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -2,6 +2,19 @@
 
 from collections.abc import Sequence
 
+# The backgrounds that can be asked for by name: "TEXTURE COLOUR".
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (176, 58, 50),
+    "orange": (222, 138, 56),
+    "yellow": (226, 204, 92),
+    "green": (82, 142, 86),
+    "blue": (70, 110, 176),
+    "purple": (128, 88, 160),
+    "white": (236, 236, 232),
+    "grey": (138, 138, 140),
+}
+TEXTURES = ("plain", "striped", "checked", "cloudy")
+
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 

@@ -1,5 +1,7 @@
 """Cheap descriptions of a picture or a face: sharpness, rough pose, perceptual hash. No model."""
 
+from collections.abc import Sequence
+
 import cv2
 import imagehash
 import numpy as np
@@ -53,6 +55,20 @@ def pose(landmarks: np.ndarray) -> tuple[float, float, float]:
     # On a level face the nose's tip lies about 0.58 of the way from the eyes to the mouth.
     pitch = np.degrees(np.arcsin(np.clip((0.58 - (nose - eyes) @ down / height) * height / (0.5 * distance), -1, 1)))
     return float(yaw), float(pitch), float(roll)
+
+
+def clear_factor(box: np.ndarray, boxes: Sequence[np.ndarray]) -> float:
+    """How large `square_crop`'s factor may be before the square meets another face; at least 1, the face alone.
+
+    Args:
+        box: (4,) x0, y0, x1, y1 of the face in pixels.
+        boxes: all faces of the picture, this one among them.
+    """
+    x, y = (box[:2] + box[2:]) / 2
+    gaps = [
+        max(other[0] - x, x - other[2], other[1] - y, y - other[3]) for other in boxes if not np.array_equal(other, box)
+    ]
+    return max(1.0, 2 * float(min(gaps)) / float(max(box[2] - box[0], box[3] - box[1]))) if gaps else float("inf")
 
 
 def square_crop(image: np.ndarray, box: np.ndarray, factor: float, max_side: int) -> tuple[np.ndarray, np.ndarray]:

@@ -27,13 +27,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from umo import flow
-from umo.compositing import COLOURS, TEXTURES
 from umo.customizers import Drawing, draw
 from umo.customizers.build import TINY, build_tiny
 from umo.customizers.flux_tokens import FluxCondition
 from umo.customizers.flux_uno import FluxUno
 from umo.customizers.tiny import PatchAutoencoder
-from umo.prompts import prompt
+from umo.prompts import COLOURS, TEXTURES, prompt
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -45,11 +44,12 @@ class Params(BaseModel):
     data: folder of the exported sets, from the repository's root.
     seed: of every draw.
     steps, batch, learning_rate, warmup (share of the steps), weight_decay, max_gradient: of AdamW, cosine to 0.
+    bf16: whether the transformer computes in bfloat16; weights stay in float32.
     ema: decay of the averaged weights, which are what is saved.
     time_mean, time_std: of the logit-normal training times.
     face_weight: how much more the loss counts where people are.
     people, people_shares: numbers of people in a scene and how often.
-    height, widths: of a scene in pixels; three people take the widest.
+    height, widths: of a scene in pixels; three people take the widest, fewer the narrowest.
     min_scale, max_scale, max_roll, max_light: as synthesise's.
     easy_until, hard_from: shares of the steps; before the first, faces are copies on the patch grid, after the second
         they stand anywhere, at any scale.
@@ -70,6 +70,7 @@ class Params(BaseModel):
     warmup: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0)
     max_gradient: float = Field(gt=0)
+    bf16: bool
     ema: float = Field(ge=0, lt=1)
     time_mean: float
     time_std: float = Field(gt=0)
@@ -110,7 +111,7 @@ class Trainer:
         params, rng = self.params, np.random.default_rng([self.params.seed, 1, self.step])
         ease = ease_at(params, self.step / params.steps)
         n = int(rng.choice(params.people, p=np.array(params.people_shares) / sum(params.people_shares)))
-        width = max(params.widths) if n == 3 else int(rng.choice(params.widths))
+        width = width_for(params, n)
         batch = [self.scenes.draw(n, width, ease, rng) for _ in range(params.batch)]
         loss = self.loss(batch, torch.Generator().manual_seed(int(rng.integers(2**62))))
         for group in self.optimizer.param_groups:
@@ -138,7 +139,12 @@ class Trainer:
         weight = 1 + (params.face_weight - 1) * F.interpolate(heads, x0.shape[2:], mode="area")
         noise = torch.randn(x0.shape, generator=generator)
         sigma = flow.logit_normal(len(batch), generator, params.time_mean, params.time_std)
-        return flow.loss(lambda x, s: self.base.velocity(x, s, condition), x0, noise, sigma, weight / weight.mean())
+
+        def velocity(x: Tensor, s: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16, enabled=params.bf16):
+                return self.base.velocity(x, s, condition).float()
+
+        return flow.loss(velocity, x0, noise, sigma, weight / weight.mean())
 
     def averaged(self) -> FluxUno:
         """Put the averaged weights in; `restore` takes them out again."""
@@ -187,6 +193,11 @@ def ease_at(params: Params, progress: float) -> Ease:
     return Ease(freedom, params.same_photo if freedom < 1 else params.same_photo_late)
 
 
+def width_for(params: Params, n: int) -> int:
+    """Of a scene of n people: three take the widest, fewer the narrowest."""
+    return max(params.widths) if n == 3 else min(params.widths)
+
+
 def learning_rate(params: Params, step: int) -> float:
     warm = max(1, round(params.warmup * params.steps))
     if step < warm:
@@ -212,7 +223,7 @@ def new_trainer(params: Params, people: dict[str, dict[str, Photo]]) -> Trainer:
     fitting = []
     for index in range(params.autoencoder_scenes):
         n = 1 + index % min(3, len(people) // 2)
-        width = max(params.widths) if n == 3 else params.widths[index % len(params.widths)]
+        width = width_for(params, n)
         scene = scenes.draw(n, width, Ease(1.0, 0.0), np.random.default_rng([params.seed, 0, index]))
         fitting += [pictures([image])[0] for image in (scene.target, *scene.references)]
     size = params.height
@@ -233,7 +244,7 @@ def validation_batches(params: Params, rows: Sequence[dict[str, Any]]) -> list[l
     for row in rows:
         target = decode(row["target"]["bytes"])
         width = round(target.shape[1] * params.height / target.shape[0] / 8) * 8
-        if width not in params.widths or row["n"] not in params.people:
+        if row["n"] not in params.people or width != width_for(params, row["n"]):
             continue
         small = shrink(target, (params.height, width))
         side = (params.height, params.height)

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from umo import compositing
-from umo.compositing import COLOURS, TEXTURES, Light
+from umo.compositing import Light
 from umo.errors import BadInput
-from umo.prompts import prompt
+from umo.prompts import COLOURS, TEXTURES, prompt
 
 PATCH = 8  # pixels a token covers
 _SWAPPED = [1, 0, 2, 4, 3]  # landmarks of a mirrored face
@@ -160,17 +160,24 @@ class Scenes:
     def _place(
         self, there: np.ndarray, photo: Photo, position: int, n: int, width: int, ease: Ease, rng: np.random.Generator
     ) -> tuple[np.ndarray, float]:
-        """Where a head goes, as in `synthesise`, drawn towards a copy of its reference's patches. `there`: the
-        reference's landmarks at the size the base sees it."""
+        """Where a head goes: at freedom 0 exactly where its reference would copy to, in the person's slot.
+
+        A slot is as wide as a reference (its side is the scene's height), so that, with UNO's diagonal position ids,
+        every person's patches lie at the same horizontal distance from their reference's: one rule to learn for all.
+
+        Args:
+            there: the reference's landmarks at the size the base sees it.
+        """
         params, free = self.params, ease.freedom
         origin, own_scale, own_roll = compositing.head_frame(there)
         scale = free * rng.uniform(params.min_scale, params.max_scale) * params.height + (1 - free) * own_scale
         x_low, x_high = width * position / n + 1.35 * scale, width * (position + 1) / n - 1.35 * scale
         y_low, y_high = 1.9 * scale, params.height - 1.35 * scale
         centre = np.array([rng.uniform(x_low, max(x_low, x_high)), rng.uniform(min(y_low, y_high), y_high)])
-        on_grid = origin + PATCH * np.round((centre - origin) / PATCH)
-        on_grid += PATCH * ((on_grid < (x_low, y_low)).astype(int) - (on_grid > (x_high, y_high)))
-        centre = free * centre + (1 - free) * on_grid
+        slots = width // params.height
+        first = rng.integers(2 * (slots - 1) + 1) / 2 if n == 1 else position * (slots - 1) / (n - 1)
+        in_slot = origin + np.array([first * params.height // PATCH * PATCH, 0])
+        centre = free * centre + (1 - free) * in_slot
         upright = float(np.degrees(own_roll - compositing.head_frame(photo.landmarks)[2]))
         roll = free * rng.uniform(-params.max_roll, params.max_roll) + (1 - free) * upright
         matrix = compositing.placement(photo.landmarks, (float(centre[0]), float(centre[1])), float(scale), roll)

@@ -1,5 +1,7 @@
 """The embedded base's training: a killed run goes on to the very same weights, and what it writes can be loaded."""
 
+import csv
+import hashlib
 import importlib.util
 import json
 import sys
@@ -131,3 +133,41 @@ def test_learning_rate_rises_and_falls(pretrain: ModuleType, exported: Path) -> 
     rates = [pretrain.learning_rate(given, step) for step in range(100)]
     assert max(rates) == rates[9] == pytest.approx(given.learning_rate)  # type: ignore[attr-defined]
     assert rates[0] < rates[5] and rates[99] < 1e-5
+
+
+class TestShipped:
+    """The base that lies in the repository."""
+
+    def test_it_is_whole_and_small(self):
+        lines = (HERE / "SHA256SUMS").read_text().splitlines()
+        size = 0
+        for line in lines:
+            value, name = line.split("  ")
+            data = (HERE / name).read_bytes()
+            size += len(data)
+            assert hashlib.sha256(data).hexdigest() == value, name
+        assert size <= 16 * 2**20
+
+    def test_it_has_seen_the_training_people_and_nobody_else(self):
+        ledger = HERE.parents[1] / "datasets" / "splits.csv"
+        split = {row["person_id"]: row["split"] for row in csv.DictReader(ledger.open())}
+        seen = json.loads((HERE / "people.json").read_text())
+        assert {split[person] for person in seen} == {"train"}
+        assert len(seen) == sum(value == "train" for value in split.values())
+
+    def test_people_it_never_saw_are_drawn_where_they_belong(self, orl, opencv_zoo):
+        """Two people of the test split: two faces, the first on the left more alike the first reference."""
+        base = load(HERE)
+        photos = [orl(person, 1) for person in (8, 27)]
+        words = "A photo of two people in front of a plain blue background: "
+        words += "the first person on the left and the second person on the right."
+        drawn = draw(base, [words] * 4, [photos] * 4, range(4), Drawing())
+        found = opencv_zoo.detect(drawn)
+        assert sum(len(faces) == 2 for faces in found) >= 3
+        reference = opencv_zoo.embed(photos, [faces[:1] for faces in opencv_zoo.detect(photos)])
+        ordered = [sorted(faces, key=lambda face: face.box[0]) for faces in found if len(faces) == 2]
+        pictures = torch.stack([picture for picture, faces in zip(drawn, found, strict=True) if len(faces) == 2])
+        cosines = reference @ opencv_zoo.embed(pictures, ordered).detach().numpy().T
+        same = np.mean([cosines[k % 2, k] for k in range(cosines.shape[1])])
+        crossed = np.mean([cosines[1 - k % 2, k] for k in range(cosines.shape[1])])
+        assert same > crossed + 0.05

@@ -113,7 +113,9 @@ def test_a_person_keeps_the_name_of_the_ledger():
     ledger = Ledger([("f1", "i1", "old", "train"), ("f2", "i2", "old", "train")])
     assert ledger.name(["f0", "f1", "f2"], taken=()) == "old"
     assert ledger.name(["f0", "f1"], taken={"old"}) not in {"old"}
-    assert ledger.name(["f8", "f9"], taken=()) == ledger.name(["f9", "f8"], taken=())
+    fresh = ledger.name(["f8", "f9"], taken=())
+    assert fresh == ledger.name(["f9", "f8"], taken=())
+    assert ledger.name(["f8"], taken={fresh}) != fresh, "two people never share a name"
 
 
 def test_the_file_is_appended_to(tmp_path):
@@ -140,10 +142,10 @@ def test_a_broken_ledger_is_refused(tmp_path, text):
 
 
 def test_people_of_the_photographs_are_found_from_the_faces(repro):
-    """21 people of ORL, and the user's own photographs of one more."""
+    """33 people of ORL, and the user's own photographs of one more."""
     check = json.loads((repro.path / products.PEOPLE / products.PEOPLE_CHECK).read_text())
     assert check["adjusted_rand_index"] >= 0.99
-    assert check["people"] == 22
+    assert check["people"] == 34
     faces = pl.read_parquet(repro.path / products.PEOPLE / products.PEOPLE_FACES_TABLE)
     tables = [pl.read_parquet(file) for file in (repro.path / products.INGESTED).glob("*/images.parquet")]
     mine = pl.concat(tables).filter((pl.col("source") == "mine") & (pl.col("status") == "ok"))
@@ -161,14 +163,19 @@ def test_every_face_turned_away_has_a_reason(repro):
 class TestComponents:
     """Pictures that people share join them, unless the component would grow too large."""
 
-    def identify(self, tmp_path, monkeypatch, pictures: list[tuple[int, ...]], **changes):
-        """Run identify on made-up faces: pictures of people by number, each person ten times alone."""
+    def identify(self, tmp_path, monkeypatch, pictures, alone=range(8), alike=(), **changes):
+        """Run identify on made-up faces.
+
+        pictures: of people by number; alone: who is also shown four times alone; alike: people who look alike.
+        """
         monkeypatch.chdir(tmp_path)
         rng = np.random.default_rng(0)
         centres = rng.normal(size=(8, 128))
+        for person in alike:
+            centres[person] = centres[alike[0]] * 0.7 + centres[person] * 0.7
         images, faces, measured = [], [], []
-        alone = [(person,) for person in range(8) for _ in range(4)]
-        for number, shown in enumerate([*alone, *pictures]):
+        portraits = [(person,) for person in alone for _ in range(4)]
+        for number, shown in enumerate([*portraits, *pictures]):
             image_id = f"{number:064x}"[::-1]
             images.append(
                 dict.fromkeys(records.IMAGES.names)
@@ -231,6 +238,35 @@ class TestComponents:
         dropped = faces.filter(~pl.col("keep"))
         assert dropped["image_id"].n_unique() == 1
         assert dropped["reason"].unique().to_list() == ["its picture would weld more than 3 people"]
+
+    def test_a_person_left_without_faces_is_not_kept(self, tmp_path, monkeypatch):
+        """Person 7 is shown only together with three others: the picture goes, and with it the person."""
+        people, _ = self.identify(tmp_path, monkeypatch, [(0, 1, 2, 7)], alone=range(7), min_faces=1)
+        dropped = people.filter(~pl.col("keep"))
+        assert dropped["reason"].to_list() == ["fewer than 1 faces"]
+        assert people.filter("keep")["n"].min() >= 1
+
+    def test_all_pairs_of_alike_people_share_a_component(self, tmp_path, monkeypatch):
+        """0 and 1 are most alike, 2 is alike both: the nearest neighbour alone would not tell of all three."""
+        people, _ = self.identify(tmp_path, monkeypatch, [], alike=(0, 1, 2, 3), max_person_cosine=0.05, min_cosine=0.8)
+        assert people.group_by("component").len()["len"].max() >= 4
+
+    def test_a_face_never_changes_its_split(self, tmp_path, monkeypatch):
+        """Two people of different splits become one (a looser clustering): the minority's faces are dropped."""
+        (tmp_path / "a").mkdir()
+        self.identify(tmp_path / "a", monkeypatch, [], alike=(0, 1), min_cosine=0.8, max_person_cosine=0.9)
+        ledger = (tmp_path / "a/datasets/splits.csv").read_text()
+        before = {line.split(",")[0]: line.split(",")[3] for line in ledger.splitlines()[1:]}
+        (tmp_path / "b/datasets").mkdir(parents=True)
+        (tmp_path / "b/datasets/splits.csv").write_text(ledger)
+        people, faces = self.identify(
+            tmp_path / "b", monkeypatch, [], alike=(0, 1), min_cosine=0.1, min_face_cosine=0.1, max_person_cosine=0.9
+        )
+        assert "the face is in another split of the ledger" in faces["reason"].to_list()
+        split = dict(people.filter("keep").select("person_id", "split").iter_rows())
+        for face in faces.filter("keep").to_dicts():
+            if face["person_id"] in split and face["face_id"] in before:
+                assert split[face["person_id"]] == before[face["face_id"]]
 
     def test_a_later_conflict_drops_and_never_moves(self, tmp_path, monkeypatch):
         (tmp_path / "a").mkdir()

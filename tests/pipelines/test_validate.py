@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from pipelines import products, validate
+from pipelines.suites import suites
 from umo import records
 from umo.errors import WorkFailed
 
 
 def faults(min_sets: int = 1) -> list[str]:
     """What the suites find in the products below the current folder."""
-    suites = list(validate.suites(validate.Params(min_sets=min_sets)))
-    results = validate.check(suites, Path("docs_of_the_test"))
+    results = validate.check(list(suites(min_sets)), Path("docs_of_the_test"))
     return [fault for outcome in results.values() for fault in outcome["faults"]]
 
 
@@ -48,6 +48,10 @@ def outside_the_band(rows):
     kept(rows)[0]["pool"][0][0]["cosine"] = 0.999
 
 
+def drop_a_person(rows):
+    next(row for row in kept(rows) if row["n"] > 1)["person_ids"].pop()
+
+
 def set_field(field, value):
     def change(rows):
         kept(rows)[0][field] = value
@@ -67,6 +71,9 @@ SETS = {
     "a number of people outside curate's bounds": set_field("n", 7),
     "two people more alike than curate.max_cross_cosine": set_field("cross_cosine", 0.9),
     "a set in no split": set_field("split", "holdout"),
+    "a set in no split (none is given)": set_field("split", None),
+    "a set whose lists of people, faces and references differ in length": drop_a_person,
+    "a reference whose licence or consent its set does not state": set_field("licence", "another licence"),
 }
 
 
@@ -93,6 +100,7 @@ def first_shard(product, table):
     [
         ("licence", None, "images@ingested: a picture without a licence"),
         ("consent", "maybe", "images@ingested: consent outside the vocabulary"),
+        ("consent", None, "images@ingested: consent outside the vocabulary (none is given)"),
         ("width", 3, "images@ingested: a picture narrower than 16 px"),
         ("source", None, "images@ingested: a picture without a source"),
     ],
@@ -111,7 +119,8 @@ def test_a_planted_fault_in_the_pictures_is_named(workspace, inside, field, valu
 @pytest.mark.parametrize(
     ("field", "value", "fault"),
     [
-        ("score", 0.1, "a detection score outside measure.min_score to 1"),
+        ("score", 0.1, "a detection score under measure.min_score"),
+        ("score", None, "a detection score under measure.min_score (none is given)"),
         ("side_px", 3.0, "a face under measure.min_side"),
         ("embedder", "facenet", "an embedding of another network than measure.faces"),
         ("embedding", [0.5] * 128, "an embedding that is not a unit vector"),
@@ -132,17 +141,17 @@ def test_a_planted_fault_in_the_faces_is_named(workspace, inside, field, value, 
 @pytest.mark.parametrize(
     ("field", "value", "fault"),
     [
-        ("split", None, "people: a person in no split"),
+        ("split", None, "people: a person in no split (none is given)"),
+        ("split", "holdout", "people: a person in no split"),
         ("n", 1, "people: a person with fewer faces than identify.min_faces"),
         ("spread", 0.1, "people: a person looser than identify.min_face_cosine"),
     ],
 )
 def test_a_planted_fault_in_the_people_is_named(workspace, inside, field, value, fault):
     inside(workspace)
-    values = {"split": "holdout"} if field == "split" else {field: value}
 
     def change(rows):
-        kept(rows)[0].update(values)
+        kept(rows)[0][field] = value
 
     rewrite(products.PEOPLE / products.PEOPLE_TABLE, records.PEOPLE, change)
     assert any(line.startswith(fault) for line in faults())

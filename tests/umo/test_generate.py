@@ -10,8 +10,8 @@ from PIL import Image
 
 from tests.umo.customizers.conftest import PROMPTS, smooth, tiny
 from umo import generate
+from umo.cases import read_cases
 from umo.errors import BadInput, WorkFailed
-from umo.evaluation import read_cases
 from umo.generate import Counts, generate_cases, generate_one
 
 
@@ -99,15 +99,6 @@ def test_what_changed_is_drawn_again(base: Path, cases: Path, tmp_path: Path) ->
     assert generate_cases(base, cases, out, steps=3) == Counts(1, 1)
     (out / "images" / "one-0.png").write_bytes(b"cut")
     assert generate_cases(base, cases, out, steps=3) == Counts(1, 1)
-
-
-def test_paths_are_as_seen_from_where_it_is_published(base: Path, cases: Path, tmp_path: Path) -> None:
-    out, published = tmp_path / ".work" / "key", tmp_path / "runs" / "generate" / "base"
-    generate_cases(base, cases, out, steps=1, published=published)
-    published.parent.mkdir(parents=True)
-    out.rename(published)
-    for case in read_cases(published / "CASES.jsonl"):
-        assert all((published / path).is_file() for path in case.paths)
 
 
 def test_one_picture_is_the_seeds(base: Path, cases: Path, tmp_path: Path) -> None:

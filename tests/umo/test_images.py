@@ -1,5 +1,6 @@
 """Pictures that strangers took: upright RGB, or one line that says why not."""
 
+import contextlib
 import io
 
 import numpy as np
@@ -67,7 +68,7 @@ def test_exif_orientation_is_applied(picture, orientation):
         (b"just text", "not an image"),
         (b"\x89PNG\r\n\x1a\n" + bytes(50), "not an image|truncated or corrupt"),
         (encoded(Image.new("RGB", (1, 1))), "1x1 px is too small"),
-        (encoded(Image.new("1", (20_000, 20_000))), "over the limit"),
+        (encoded(Image.new("1", (20_000, 20_000))), "20000x20000 px is over the limit"),
         (encoded(Image.new("1", (12_000, 10_000))), "12000x10000 px is over the limit"),
     ],
 )
@@ -81,6 +82,28 @@ def test_a_truncated_picture_says_so(picture):
     data = encoded(picture, "JPEG")
     with pytest.raises(ImageError, match="truncated or corrupt"):
         read_image(data[: len(data) // 2])
+
+
+def test_damaged_exif_costs_the_rotation_and_not_the_picture(picture):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = bytearray(encoded(picture, "JPEG", exif=exif))
+    start = data.index(b"Exif") + 6
+    for position in range(start, start + 24):
+        broken = data.copy()
+        broken[position] ^= 0xFF
+        assert sorted(read_image(bytes(broken)).shape) == [3, 40, 60]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_flipped_bytes_are_a_picture_or_an_error_of_ours(picture, kind):
+    data, rng = encoded(picture, kind), np.random.default_rng(0)
+    for _ in range(150):
+        broken = bytearray(data)
+        for position in rng.integers(0, min(len(data), 400), 3):
+            broken[position] = rng.integers(256)
+        with contextlib.suppress(ImageError):
+            assert read_image(bytes(broken)).ndim == 3
 
 
 def test_a_missing_file_says_so(tmp_path):

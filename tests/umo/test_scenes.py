@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from umo import compositing, quality
-from umo.compositing import COLOURS, TEXTURES, Light
-from umo.prompts import positions, prompt
+from umo.compositing import Light
+from umo.prompts import COLOURS, TEXTURES, positions, prompt
 
 LANDMARKS = np.array([[40, 50], [72, 50], [56, 70], [44, 84], [68, 84]], np.float64)
 

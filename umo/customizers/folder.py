@@ -35,6 +35,18 @@ def read_index(folder: Path) -> dict[str, Any]:
     return index
 
 
+def model_files(folder: Path) -> list[Path]:
+    """What a base's drawings depend on: its index, its settings, its components; not its card, its samples, its script.
+
+    Raises:
+        BadInput: not a diffusers folder.
+    """
+    components = [folder / name for name in read_index(folder) if (folder / name).is_dir()]
+    found = [path for component in components for path in component.rglob("*") if path.is_file()]
+    own = [folder / name for name in ("model_index.json", "customizer.json")]
+    return sorted([*found, *(path for path in own if path.exists())])
+
+
 def read_settings(folder: Path, defaults: Settings) -> Settings:
     """The family's defaults, or what `customizer.json` says instead.
 

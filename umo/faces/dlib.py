@@ -29,7 +29,7 @@ import numpy as np
 
 from umo.errors import BadInput
 from umo.faces.base import Face
-from umo.faces.calibration import find_calibration
+from umo.faces.calibration import SHIPPED, load_calibration
 from umo.faces.pixels import is_tensor, to_uint8
 from umo.faces.weights import FACE_RECOGNITION_MODELS, weight_file
 
@@ -78,14 +78,16 @@ class Dlib:
     ) -> None:
         self.max_scale, self.max_pixels, self.min_score = max_scale, max_pixels, min_score
         self.files = tuple(weight_file(FACE_RECOGNITION_MODELS, n, weights) for n in (PREDICTOR_FILE, EMBEDDER_FILE))
-        found = find_calibration(self.name, calibration) if calibrated else None
-        self.mean = found.mean if found else None
-        self.same_person_cosine = found.same_person_cosine if found else nan
-        dlib = _import_dlib()
-        self._dlib = dlib
+        self._dlib = dlib = _import_dlib()
         self._detector = dlib.get_frontal_face_detector()
         self._predictor = dlib.shape_predictor(str(self.files[0]))
         self._embedder = dlib.face_recognition_model_v1(str(self.files[1]))
+        found = None
+        if calibrated:  # the mean face is as much a part of the network as its weights
+            path = calibration or SHIPPED / f"{self.name}.calibration.json"
+            found, self.files = load_calibration(path), (*self.files, path)
+        self.mean = found.mean if found else None
+        self.same_person_cosine = found.same_person_cosine if found else nan
 
     def detect(self, images: Sequence[np.ndarray] | Tensor) -> list[list[Face]]:
         """Faces of each picture, the most certain first; a score is at least `min_score` and has no upper bound."""

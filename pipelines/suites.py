@@ -1,0 +1,228 @@
+"""What is expected of every product, as suites of Great Expectations' expectations with bounds taken from params."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from pipelines import products
+from pipelines.ledger import SPLITS
+from pipelines.params import load
+from pipelines.sources import CONSENT_WEAKEST_FIRST
+from umo import records
+
+NO_LICENCE = "a picture without a licence"
+
+
+@dataclass(frozen=True)
+class Check:
+    """An expectation and what is wrong where it is not met.
+
+    Attributes:
+        kind: name of a Great Expectations class.
+        fault: what to say where it fails, in the reader's words.
+        where: the expectation's arguments.
+        optional: whether a missing value is fine; Great Expectations passes over those.
+    """
+
+    kind: str
+    fault: str
+    where: Mapping[str, object]
+    optional: bool = True
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A product as a table, the column that names a row, and what is expected of it."""
+
+    name: str
+    table: pl.DataFrame
+    key: str
+    checks: Sequence[Check]
+
+
+def _unique(column: str, fault: str) -> Check:
+    return Check("ExpectColumnValuesToBeUnique", fault, {"column": column})
+
+
+def _present(column: str, fault: str) -> Check:
+    return Check("ExpectColumnValuesToNotBeNull", fault, {"column": column})
+
+
+def _one_of(column: str, values: Sequence[object], fault: str) -> Check:
+    where = {"column": column, "value_set": list(values)}
+    return Check("ExpectColumnValuesToBeInSet", fault, where, optional=False)
+
+
+def _between(column: str, low: float | None, high: float | None, fault: str, optional: bool = False) -> Check:
+    where = {"column": column, "min_value": low, "max_value": high}
+    return Check("ExpectColumnValuesToBeBetween", fault, where, optional)
+
+
+def _columns(table: pl.DataFrame, names: Sequence[str]) -> Check:
+    where = {"column_set": list(names), "exact_match": True}
+    return Check("ExpectTableColumnsToMatchSet", f"columns {sorted(set(table.columns) ^ set(names))} differ", where)
+
+
+def suites(min_sets: int) -> Iterator[Suite]:
+    """What is expected of each product; bounds come from the sections of the stages that made them.
+
+    Args:
+        min_sets: of each split.
+    """
+    yield _images("images@ingested", products.INGESTED)
+    yield _images("images@synthesised", products.SYNTHESISED)
+    yield _faces("faces@ingested", products.MEASURED_PHOTOS)
+    yield _faces("faces@synthesised", products.MEASURED_SCENES)
+    yield from _people()
+    yield from _scenes()
+    yield from _sets(min_sets)
+
+
+def _images(name: str, product: Path) -> Suite:
+    table = products.images(product)
+    usable = table.filter(pl.col("status") == "ok")
+    checks = [
+        _columns(table, records.IMAGES.names),
+        Check("ExpectTableRowCountToBeBetween", "no usable picture", {"min_value": 1}),
+        _unique("image_id", "a picture twice"),
+        _present("key", "a picture without a place in its shard"),
+        _present("source", "a picture without a source"),
+        *([] if load("ingest").model_dump()["allow_missing_licence"] else [_present("licence", NO_LICENCE)]),
+        _one_of("consent", CONSENT_WEAKEST_FIRST, "consent outside the vocabulary"),
+        _between("width", 16, None, "a picture narrower than 16 px"),
+        _between("height", 16, None, "a picture lower than 16 px"),
+    ]
+    return Suite(name, usable, "image_id", checks)
+
+
+def _faces(name: str, product: Path) -> Suite:
+    bounds = load("measure").model_dump()
+    table = products.faces(product)
+    norms = np.linalg.norm(table["embedding"].to_numpy().astype(np.float32), axis=1)
+    box = pl.col("box").arr
+    dropped = {"embedding", "landmarks", "pose", "box"}
+    flat = table.with_columns(norm=norms, area=(box.get(2) - box.get(0)) * (box.get(3) - box.get(1))).drop(dropped)
+    checks = [
+        _columns(flat, [*(set(records.measured_faces(1).names) - dropped), "norm", "area"]),
+        _unique("face_id", "a face twice"),
+        _between("score", bounds["min_score"], None, "a detection score under measure.min_score"),
+        _between("side_px", bounds["min_side"], None, "a face under measure.min_side"),
+        _between("area", 1, None, "an empty box"),
+        _between("norm", 0.99, 1.01, "an embedding that is not a unit vector"),
+        _one_of("embedder", [bounds["faces"]], "an embedding of another network than measure.faces"),
+    ]
+    return Suite(name, flat, "face_id", checks)
+
+
+def _people() -> Iterator[Suite]:
+    bounds = load("identify").model_dump()
+    people = products.people().drop("centre")
+    kept = people.filter("keep")
+    checks = [
+        _unique("person_id", "a person twice"),
+        _one_of("split", SPLITS, "a person in no split"),
+        _between("n", bounds["min_faces"], None, "a person with fewer faces than identify.min_faces"),
+        _between("spread", bounds["min_face_cosine"], 1, "a person looser than identify.min_face_cosine"),
+    ]
+    yield Suite("people", kept, "person_id", checks)
+    components = kept.group_by("component").agg(splits=pl.col("split").n_unique()).sort("component")
+    yield Suite("components", components, "component", [_between("splits", 1, 1, "a component in two splits")])
+    faces = products.people_faces()
+    reasons = faces.filter(~pl.col("keep"))
+    yield Suite("faces turned away", reasons, "face_id", [_present("reason", "a face turned away without a reason")])
+
+
+def _scenes() -> Iterator[Suite]:
+    bounds = load("synthesise").model_dump()
+    scenes = products.scenes()
+    checks = [
+        _unique("image_id", "a scene twice"),
+        _one_of("n", bounds["people"], "a number of people outside synthesise.people"),
+        _present("prompt", "a scene without a prompt"),
+        _one_of("split", SPLITS, "a scene in no split"),
+    ]
+    yield Suite("scenes", scenes, "image_id", checks)
+    people = products.people().select("person_id", person_split="split")
+    layout = products.layout()
+    placed = (
+        layout.join(scenes.select("image_id", "split"), on="image_id")
+        .join(people, on="person_id", how="left")
+        .with_columns(own_split=pl.col("split") == pl.col("person_split"))
+        .drop("box")
+    )
+    yield Suite("layout", placed, "image_id", [_one_of("own_split", [True], "a person in a scene of another split")])
+
+
+def _sets(min_sets: int) -> Iterator[Suite]:
+    bounds = load("curate").model_dump()
+    table = products.sets()
+    turned_away = table.filter(~pl.col("keep")).select("set_id", "reason")
+    yield Suite("sets turned away", turned_away, "set_id", [_present("reason", "a set turned away without a reason")])
+    lengths = [pl.col(name).list.len() == pl.col("n") for name in ("person_ids", "pool", "target_boxes")]
+    sets = table.filter("keep").with_columns(whole=pl.all_horizontal(lengths))
+    nested = [name for name, kind in sets.schema.items() if kind.is_nested()]
+    checks = [
+        _unique("set_id", "a set twice"),
+        _unique("target_image_id", "a target twice"),
+        _between("n", bounds["min_people"], bounds["max_people"], "a number of people outside curate's bounds"),
+        _present("prompt", "a set without a prompt"),
+        _present("licence", "a set without a licence"),
+        _present("consent", "a set without consent"),
+        _present("source", "a set without a source"),
+        _one_of("split", SPLITS, "a set in no split"),
+        _between(
+            "cross_cosine", -1, bounds["max_cross_cosine"], "two people more alike than curate.max_cross_cosine", True
+        ),
+        _one_of("whole", [True], "a set whose lists of people, faces and references differ in length"),
+    ]
+    yield Suite("sets", sets.drop(nested), "set_id", checks)
+    counts = pl.DataFrame({"split": SPLITS, "sets": [(sets["split"] == split).sum() for split in SPLITS]})
+    yield Suite("splits", counts, "split", [_between("sets", min_sets, None, "fewer sets than validate.min_sets")])
+    people = sets.select("set_id", "split", person_id="person_ids").explode("person_id")
+    per_person = people.group_by("person_id").agg(splits=pl.col("split").n_unique(), sets=pl.len()).sort("person_id")
+    checks = [
+        _between("splits", 1, 1, "a person in sets of two splits"),
+        _between("sets", 1, bounds["max_sets_per_person"], "a person in more sets than curate.max_sets_per_person"),
+    ]
+    yield Suite("people of sets", per_person, "person_id", checks)
+    yield _references(sets.filter("whole"), bounds)
+
+
+def _references(sets: pl.DataFrame, bounds: Mapping) -> Suite:
+    """A row a reference of a set."""
+    references = (
+        sets.select("set_id", "target_sources", "target_image_id", "person_ids", "pool", "licence", "consent")
+        .explode("person_ids", "pool")
+        .explode("pool")
+        .unnest("pool")
+        .with_columns(
+            is_source=pl.col("target_sources").list.contains(pl.col("image_id"))
+            | (pl.col("image_id") == pl.col("target_image_id"))
+        )
+        .drop("target_sources")
+        .join(_terms(), on="image_id", how="left")
+        .with_columns(terms_kept=_terms_kept())
+    )
+    checks = [
+        _present("face_id", "a person without a reference"),
+        _one_of("is_source", [False], "a reference whose photograph the target's face was made from"),
+        _between("cosine", bounds["min_cosine"], bounds["max_cosine"], "a reference outside curate's band"),
+        _one_of("terms_kept", [True], "a reference whose licence or consent its set does not state"),
+    ]
+    return Suite("references", references, "set_id", checks)
+
+
+def _terms() -> pl.DataFrame:
+    """Licence and consent of each photograph."""
+    return products.images(products.INGESTED).select("image_id", own_licence="licence", own_consent="consent")
+
+
+def _terms_kept() -> pl.Expr:
+    """Whether a set names its reference's licence and claims no stronger consent."""
+    rank = {name: k for k, name in enumerate(CONSENT_WEAKEST_FIRST)}
+    claimed, own = (pl.col(name).replace_strict(rank, default=None) for name in ("consent", "own_consent"))
+    named = pl.col("licence").str.split(" + ").list.contains(pl.col("own_licence")) | pl.col("own_licence").is_null()
+    return named & (claimed <= own)
