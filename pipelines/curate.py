@@ -19,14 +19,6 @@ from pipelines.sources import CONSENT_WEAKEST_FIRST
 from umo import records
 from umo.prompts import prompt
 
-INPUTS = (
-    products.INGESTED,
-    products.MEASURED_PHOTOS,
-    products.PEOPLE,
-    products.SYNTHESISED,
-    products.MEASURED_SCENES,
-)
-
 
 class Params(Section):
     """
@@ -69,7 +61,7 @@ class Params(Section):
 
 def run(params: Params, machine: Machine) -> None:
     """Make the sets of datasets/ingested and datasets/synthesised."""
-    shard = Shard("", {str(product): tree_digest(product) for product in INPUTS})
+    shard = Shard("", {str(product): tree_digest(product) for product in products.SOURCES_OF_SETS})
     run_shards("curate", partial(_curate, params), [shard], products.CURATED, params=params, machine=machine)
 
 

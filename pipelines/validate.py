@@ -23,14 +23,7 @@ from umo.errors import WorkFailed
 if TYPE_CHECKING:
     import great_expectations as gx
 
-INPUTS = (
-    products.INGESTED,
-    products.MEASURED_PHOTOS,
-    products.PEOPLE,
-    products.SYNTHESISED,
-    products.MEASURED_SCENES,
-    products.CURATED,
-)
+INPUTS = (*products.SOURCES_OF_SETS, products.CURATED)
 
 
 class Params(Section):
