@@ -65,6 +65,8 @@ def _fault(stage: str, fault: ErrorDetails, known: list[str]) -> str:
         return f"unknown key '{key}'{_nearest(str(fault['loc'][-1]), known)}"
     if fault["type"] == "missing":
         return f"key '{key}' is missing"
+    if fault["type"] == "value_error":  # of a section as a whole
+        return f"'{key}': {fault['ctx']['error']}"
     return f"'{key}': {fault['msg'].lower()}, found {fault['input']!r}"
 
 

@@ -62,7 +62,7 @@ def _between(column: str, low: float | None, high: float | None, fault: str, opt
 
 
 def _columns(table: pl.DataFrame, names: Sequence[str]) -> Check:
-    where = {"column_set": list(names), "exact_match": True}
+    where = {"column_set": sorted(names), "exact_match": True}
     return Check("ExpectTableColumnsToMatchSet", f"columns {sorted(set(table.columns) ^ set(names))} differ", where)
 
 

@@ -14,7 +14,7 @@ def case(name: str, *people: str) -> Case:
 
 
 def test_shuffled_asks_for_as_many_other_people():
-    cases = [case("1", "a", "b"), case("2", "b", "c", "d"), case("3", "a"), case("4", "e", "a")]
+    cases = [case("1", "a", "b"), case("2", "b", "c", "d"), case("3", "a"), case("4", "e", "a"), case("5", "f")]
     shuffled = generate._shuffled(cases)
     for before, after in zip(cases, shuffled, strict=True):
         names = [photos[0].removesuffix(".jpg") for photos in after.references]
