@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import os
 import sys
 import time
 from importlib import import_module
@@ -23,6 +24,9 @@ STAGES = (
     "compare",
     "report",
 )
+# Idle OpenMP threads sleep instead of spinning: beside another busy process, drawing was seen a hundred times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 SECTIONS = ("machine", "bases", *STAGES)
 METHODS = ("target", "pasted", "shuffled", "base")
 PARTS = {"measure": ("ingested", "synthesised"), "generate": METHODS, "evaluate": METHODS}
