@@ -3,9 +3,10 @@
 One adapter a family, one contract test for all. What a family need not know is here once: drawing from noise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -63,6 +64,19 @@ class Condition(Protocol):
         """One batch of several."""
         ...
 
+    def state(self) -> dict[str, Tensor]:
+        """One sample as named tensors, to be stored."""
+        ...
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> Self:
+        """The inverse of `state`; further names are ignored."""
+        ...
+
+    def guided(self, guidance: float) -> Self:
+        """The same with another guidance."""
+        ...
+
 
 class Customizer(Protocol):
     """A base model of one family.
@@ -76,8 +90,11 @@ class Customizer(Protocol):
         transformer: the network that training changes.
         lora_targets: full names of the linear layers in `transformer` that a LoRA belongs on (for peft's
             `target_modules`).
+        condition_type: the class of what `condition` makes.
         device: where the weights are.
     """
+
+    condition_type: ClassVar[type[Any]]
 
     @property
     def name(self) -> str: ...
@@ -145,6 +162,28 @@ class Customizer(Protocol):
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """Move the weights; returns itself."""
+        ...
+
+    def add_lora(self, rank: int) -> None:
+        """Put a LoRA (alpha = rank, its effect 0) on `lora_targets`, or take the one that is there, to be trained.
+
+        Its weights are float32 and the only ones with a gradient.
+
+        Raises:
+            BadInput: there is one already, of another rank.
+        """
+        ...
+
+    def save_lora(self, folder: Path) -> Path:
+        """Write the LoRA as diffusers' `load_lora_weights` takes it; returns the file."""
+        ...
+
+    def checkpoint_gradients(self) -> None:
+        """Recompute the activations of transformer and decoder in the backward pass instead of keeping them."""
+        ...
+
+    def drop_encoders(self) -> None:
+        """Free the text encoders: everything that will be asked for is embedded already."""
         ...
 
 

@@ -7,10 +7,11 @@ leaves the part of `linear1` that feeds the MLP alone; its proj LoRA is on all o
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -168,6 +169,35 @@ def attach(transformer: nn.Module, path: Path, base: str, adapter: str = "defaul
             raise BadInput(f"LoRA {path}: made for another base than {base}: {name} is {side} wide there, {found} here")
     transformer.load_lora_adapter(state, prefix=None, adapter_name=adapter)  # type: ignore[operator]
     transformer.requires_grad_(False)
+
+
+def add(transformer: nn.Module, targets: Sequence[str], rank: int, base: str, adapter: str = "default") -> None:
+    """Put a fresh LoRA (alpha = rank, its effect 0) on layers, or take the one that is attached already, to be trained.
+
+    Its weights become float32, whatever the base's are, and the only ones with a gradient.
+
+    Args:
+        base: the base's name, for messages.
+
+    Raises:
+        BadInput: the attached LoRA has another rank.
+    """
+    found = getattr(transformer, "peft_config", {})
+    if adapter not in found:
+        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets), init_lora_weights="gaussian")
+        transformer.add_adapter(config, adapter_name=adapter)  # type: ignore[operator]
+    elif found[adapter].r != rank:
+        raise BadInput(f"{base} has a LoRA of rank {found[adapter].r}, and the recipe says {rank}: change the recipe")
+    for name, weight in transformer.named_parameters():
+        is_lora = ".lora_" in name
+        weight.requires_grad_(is_lora)
+        if is_lora:
+            weight.data = weight.data.float()
+
+
+def state(transformer: nn.Module, adapter: str = "default") -> State:
+    """The weights of an attached LoRA, in diffusers' naming without a prefix."""
+    return get_peft_model_state_dict(transformer, adapter_name=adapter)
 
 
 def save(state: Mapping[str, Tensor], folder: Path, base: str) -> Path:

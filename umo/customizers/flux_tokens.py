@@ -1,7 +1,7 @@
 """How FLUX sees pictures: latents packed into tokens, each with a position; UNO's references follow the picture's."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -41,6 +41,24 @@ class FluxCondition:
             torch.cat([getattr(p, name) for p in parts]) for name in ("text", "pooled", "guidance")
         )
         return cls(text, pooled, [references for part in parts for references in part.references], guidance)
+
+    def state(self) -> dict[str, Tensor]:
+        """One sample as named tensors, to be stored; `from_state` is the inverse."""
+        if len(self) != 1:
+            raise ValueError(f"one sample is stored at a time, not {len(self)}")
+        named = {"text": self.text, "pooled": self.pooled, "guidance": self.guidance}
+        return named | {f"reference{k}": latents for k, latents in enumerate(self.references[0])}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> Self:
+        """One sample; other names than those of `state` are ignored."""
+        count = sum(name.startswith("reference") for name in state)
+        references = [[state[f"reference{k}"] for k in range(count)]]
+        return cls(state["text"], state["pooled"], references, state["guidance"])
+
+    def guided(self, guidance: float) -> Self:
+        """The same with another guidance."""
+        return replace(self, guidance=torch.full_like(self.guidance, guidance))
 
     def groups(self) -> list[list[int]]:
         """Rows whose references have the same sizes in the same order, and so the same position ids."""

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
@@ -50,6 +50,8 @@ class FluxUno:
         text_encoder_2, tokenizer_2: T5; its sequence is used.
         scheduler: FlowMatchEulerDiscreteScheduler.
     """
+
+    condition_type: ClassVar[type[FluxCondition]] = FluxCondition
 
     name: str
     settings: Settings
@@ -123,8 +125,23 @@ class FluxUno:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         where = {key: value for key, value in (("device", device), ("dtype", dtype)) if value is not None}
         for module in (self.transformer, self.vae, self.text_encoder, self.text_encoder_2):
-            module.to(**where)
+            if module is not None:
+                module.to(**where)
         return self
+
+    def add_lora(self, rank: int) -> None:
+        flux_lora.add(self.transformer, self.lora_targets, rank, self.name)
+
+    def save_lora(self, folder: Path) -> Path:
+        return flux_lora.save(flux_lora.state(self.transformer), folder, self.name)
+
+    def checkpoint_gradients(self) -> None:
+        self.transformer.enable_gradient_checkpointing()
+        if getattr(self.vae, "_supports_gradient_checkpointing", False):
+            self.vae.enable_gradient_checkpointing()
+
+    def drop_encoders(self) -> None:
+        self.text_encoder = self.text_encoder_2 = None
 
     @property
     def multiple(self) -> int:

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from umo.customizers.base import Reference
+from umo.customizers.base import Reference, Size
 from umo.errors import BadInput
 
 
@@ -51,6 +51,24 @@ def fit(reference: Tensor, longest: int, multiple: int) -> Tensor:
     if not rows or not columns:
         raise BadInput(f"reference {width}x{height} px is too long and thin: cut it to the face")
     return reference[:, top : top + rows, left : left + columns]
+
+
+def fill(picture: np.ndarray, size: Size) -> Tensor:
+    """A target picture at the size a base draws: scaled until that is filled, then cut in the middle.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        size: height, width.
+
+    Returns:
+        (3, height, width) float32 in [-1, 1].
+    """
+    height, width = size
+    scale = max(height / picture.shape[0], width / picture.shape[1])
+    scaled = max(width, round(picture.shape[1] * scale)), max(height, round(picture.shape[0] * scale))
+    resized = np.asarray(Image.fromarray(picture).resize(scaled, Image.Resampling.LANCZOS))
+    top, left = (resized.shape[0] - height) // 2, (resized.shape[1] - width) // 2
+    return to_tensor(resized[top : top + height, left : left + width])
 
 
 def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:

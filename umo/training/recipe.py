@@ -1,0 +1,92 @@
+"""How a base is tuned: every knob of a run. Values per base stand in params.yaml beside those of the paper."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from umo.rewards import Anchor
+
+Method = Literal["sft", "sir", "mimr"]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Recipe(BaseModel):
+    """One base's training. "Paper" is arXiv 2509.06818; where it is silent the choice is ours.
+
+    Attributes:
+        steps: updates. Not in the paper.
+        batch: samples an update, over all processes (paper: 8).
+        micro_batch: samples that go through the network at once; a divisor of a process's share.
+        learning_rate: paper 5e-6; reached after `warmup` updates, then constant or falling as a cosine.
+        weight_decay: of AdamW. Not in the paper.
+        max_gradient: norm to which the gradient is clipped. Not in the paper.
+        ema: decay of the averaged weights, which are validated and saved; 0 takes the last ones. Not in the paper.
+        rank: of the LoRA, alpha the same (paper 512). A LoRA that the base has already is trained on with its own.
+        diffusion_weight: lambda of Algorithm 1 (paper 1).
+        reward_weight: of the reward (paper 1).
+        lambda_match, lambda_mismatch: of MIMR (paper 1, -1).
+        anchor: what drawn faces are compared with (paper `references`, released code `target`).
+        rollout_steps: T (paper 25 for UNO, 50 for OmniGen2).
+        gradient_first, gradient_last: Ts and Te; the step with gradient is drawn from them, 1 the last of the rollout
+            (paper 1 and 10 for UNO, 1 and 20 for OmniGen2).
+        rollout_start: `noise` is Algorithm 1; `target` starts from the noised target at that very step, without a
+            rollout.
+        updates_per_rollout: updates made from one rollout, each at another of its late steps; 1 is Algorithm 1.
+        rollout_guidance: of the rollout and its step with gradient; null takes the base's training guidance. Not in
+            the paper.
+        time_mean, time_std: of the logit-normal time of the diffusion loss; shifted as the base's schedule.
+        precision: bf16 keeps the frozen weights in bf16 and computes under autocast; the LoRA stays float32.
+        checkpoint_gradients: recompute activations of transformer and decoder in the backward pass: less memory, one
+            more forward.
+        checkpoint_every, keep: updates between checkpoints, and how many are kept.
+        validate_every: updates between validations; 0 never validates.
+        validation_samples: of the validation people, at most.
+        patience: validations without a better reward after which a run with a reward stops; 0 never does.
+        seed: of everything drawn.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int = Field(ge=1)
+    batch: int = Field(default=8, ge=1)
+    micro_batch: int = Field(default=8, ge=1)
+    learning_rate: Positive = 5e-6
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_gradient: Positive = 1.0
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    rank: int = Field(default=512, ge=1)
+    diffusion_weight: float = Field(default=1.0, ge=0)
+    reward_weight: float = Field(default=1.0, ge=0)
+    lambda_match: float = 1.0
+    lambda_mismatch: float = -1.0
+    anchor: Anchor = "references"
+    rollout_steps: int = Field(default=25, ge=1)
+    gradient_first: int = Field(default=1, ge=1)
+    gradient_last: int = Field(default=10, ge=1)
+    rollout_start: Literal["noise", "target"] = "noise"
+    updates_per_rollout: int = Field(default=1, ge=1)
+    rollout_guidance: float | None = None
+    time_mean: float = 0.0
+    time_std: Positive = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    checkpoint_gradients: bool = False
+    checkpoint_every: int = Field(default=50, ge=1)
+    keep: int = Field(default=2, ge=1)
+    validate_every: int = Field(default=0, ge=0)
+    validation_samples: int = Field(default=32, ge=1)
+    patience: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if not self.gradient_first <= self.gradient_last <= self.rollout_steps:
+            raise ValueError("gradient_first <= gradient_last <= rollout_steps must hold")
+        if self.updates_per_rollout > self.gradient_last - self.gradient_first + 1:
+            raise ValueError("updates_per_rollout must not exceed the number of steps that may have a gradient")
+        if self.checkpoint_every % self.updates_per_rollout:
+            raise ValueError("checkpoint_every must be a multiple of updates_per_rollout")
+        if self.patience and not self.validate_every:
+            raise ValueError("patience needs validate_every")
+        return self

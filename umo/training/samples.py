@@ -1,0 +1,182 @@
+"""What is trained on: samples as a data set gives them, encoded once and kept on disk."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from umo.customizers.base import Customizer, Size, default_size
+from umo.customizers.references import fill
+from umo.errors import BadInput
+from umo.faces.base import Face
+from umo.images import ImageError, read_image
+from umo.rewards import Anchor, MatchingReward
+from umo.training.rerefl import Batch
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A training example; pictures are encoded (JPEG, PNG, ...).
+
+    Attributes:
+        name: unique in its data set.
+        references: a photograph of each person, in the prompt's order.
+        target: the picture of all of them.
+        people: an id of each.
+        target_landmarks: (5, 2) of each person in the target's pixels; only for the anchor `target`.
+        pool: further photographs of each; only for the anchor `pool`.
+    """
+
+    name: str
+    prompt: str
+    references: tuple[bytes, ...]
+    target: bytes
+    people: tuple[str, ...]
+    target_landmarks: tuple[np.ndarray, ...] = ()
+    pool: tuple[tuple[bytes, ...], ...] = ()
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of everything in it."""
+        parts = [self.name.encode(), self.prompt.encode(), *self.references, self.target]
+        parts += [photo for photos in self.pool for photo in photos]
+        parts += [np.asarray(points, np.float32).tobytes() for points in self.target_landmarks]
+        return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+
+class Samples:
+    """Samples encoded by a base: conditions, target latents, anchors; grouped by the size of their pictures.
+
+    A sample is encoded the first time that it is needed and then read from `folder`; `prepare` does all of them.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], customizer: Customizer, reward: MatchingReward, anchor: Anchor, folder: Path
+    ) -> None:
+        """
+        Args:
+            folder: where encoded samples are kept; the caller keeps a folder for each base, face model and precision.
+
+        Raises:
+            BadInput: there is no sample, or one has more people than the base takes.
+        """
+        if not samples:
+            raise BadInput("no samples to train on: choose a split that has some")
+        self.samples = list(samples)
+        self.customizer, self.reward, self.anchor, self.folder = customizer, reward, anchor, folder
+        most = customizer.settings.max_references
+        for sample in samples:
+            if len(sample.references) > most:
+                raise BadInput(
+                    f"sample {sample.name}: {len(sample.references)} people, and {customizer.name} takes at most "
+                    f"{most}; leave it out"
+                )
+        self.by_size: dict[Size, list[int]] = {}
+        for index, sample in enumerate(self.samples):
+            self.by_size.setdefault(self.size(sample), []).append(index)
+        self._anchors: dict[bytes, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def size(self, sample: Sample) -> Size:
+        """Height and width at which a sample is drawn: the base's default for so many people."""
+        return default_size(self.customizer.settings, len(sample.references))
+
+    def prepare(self, desc: str) -> None:
+        """Encode every sample that is not encoded yet, with a progress bar.
+
+        Raises:
+            BadInput: a picture cannot be read, or a photograph shows no face.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        missing = [sample for sample in self.samples if not self._path(sample).exists()]
+        for sample in tqdm(missing, desc=desc, unit="sample", disable=not missing):
+            self._encode(sample)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Some samples of one size, on the base's device."""
+        chosen = [self.samples[index] for index in indices]
+        device = self.customizer.device
+        stored = [{key: value.to(device) for key, value in self._read(sample).items()} for sample in chosen]
+        kind = self.customizer.condition_type
+        return Batch(
+            names=tuple(sample.name for sample in chosen),
+            size=self.size(chosen[0]),
+            condition=kind.join([kind.from_state(state) for state in stored]),
+            target=torch.stack([state["target"] for state in stored]),
+            anchors=[state["anchors"] for state in stored],
+        )
+
+    def _path(self, sample: Sample) -> Path:
+        return self.folder / f"{sample.digest[:40]}-{self.anchor}.safetensors"
+
+    def _read(self, sample: Sample) -> dict[str, Tensor]:
+        try:
+            return load_file(self._path(sample))
+        except (FileNotFoundError, SafetensorError):  # not there yet, or damaged
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return self._encode(sample)
+
+    @torch.no_grad()
+    def _encode(self, sample: Sample) -> dict[str, Tensor]:
+        references = [self._picture(data, sample, f"reference {k}") for k, data in enumerate(sample.references)]
+        condition = self.customizer.condition([sample.prompt], [references], self.customizer.settings.training_guidance)
+        target = self._target(sample)
+        state = condition.state() | {"target": self.customizer.encode(target.to(self.customizer.device))[0]}
+        state["anchors"] = self._embed(sample, references)
+        state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+        path = self._path(sample)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        save_file(state, temporary)
+        temporary.replace(path)
+        return state
+
+    def _picture(self, data: bytes, sample: Sample, what: str) -> np.ndarray:
+        try:
+            return read_image(data)
+        except ImageError as error:
+            raise BadInput(f"sample {sample.name}: {what}: {error}; leave the sample out") from error
+
+    def _target(self, sample: Sample) -> Tensor:
+        """(1, 3, H, W) in [-1, 1]."""
+        picture = self._picture(sample.target, sample, "target")
+        return fill(picture, self.size(sample))[None]
+
+    def _embed(self, sample: Sample, references: Sequence[np.ndarray]) -> Tensor:
+        """(M, d) anchors; a photograph that many samples share is embedded once."""
+        if self.anchor == "target":
+            target = self._picture(sample.target, sample, "target")
+            faces = [Face(_box(points), np.asarray(points, np.float32), 1.0) for points in sample.target_landmarks]
+            return self.reward.embed_anchors("target", [target], faces)
+        if self.anchor == "references":
+            photos = [[data] for data in sample.references]
+        else:
+            photos = [list(person) for person in sample.pool]
+        return torch.cat([self._anchor(person, sample, k) for k, person in enumerate(photos)])
+
+    def _anchor(self, photos: Sequence[bytes], sample: Sample, person: int) -> Tensor:
+        key = hashlib.sha256(b"".join(hashlib.sha256(photo).digest() for photo in photos)).digest()
+        if key not in self._anchors:
+            pictures = [self._picture(photo, sample, f"photograph of person {person}") for photo in photos]
+            try:
+                self._anchors[key] = self.reward.embed_anchors(
+                    self.anchor, [pictures] if self.anchor == "pool" else pictures
+                )
+            except BadInput as error:
+                raise BadInput(f"sample {sample.name}, person {person}: {error}") from error
+        return self._anchors[key]
+
+
+def _box(landmarks: np.ndarray) -> np.ndarray:
+    points = np.reshape(landmarks, (5, 2))
+    return np.concatenate([points.min(axis=0), points.max(axis=0)]).astype(np.float32)

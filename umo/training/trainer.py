@@ -1,0 +1,410 @@
+"""The run around ReReFL and SFT: updates, averaged weights, validation, checkpoints, and going on after a kill.
+
+An update is a function of the weights, the optimizer's state and its own number: what it draws comes from generators
+keyed by that number, so a run that is killed and goes on from a checkpoint is the run that was not killed, bit for bit.
+Several processes (accelerate) share a batch; their gradients are averaged by hand, because an update sends the network
+through a rollout and two passes before one step, which DistributedDataParallel's hooks are not made for.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from umo import flow
+from umo.customizers.base import Customizer
+from umo.errors import BadInput, WorkFailed
+from umo.matching import NONE, assign
+from umo.rewards import MatchingReward, Reward
+from umo.training import checkpoints, rerefl
+from umo.training.recipe import Method, Recipe
+from umo.training.rerefl import Batch, Draws
+from umo.training.samples import Samples
+
+Row = dict[str, float]
+Log = Callable[[int, Row], None]
+MAX_BAD = 3  # updates in a row without a finite gradient
+REWARD_PARTS = ("reward", "matched", "unmatched", "no_face", "faces")
+VALIDATION_SEED = 5  # of every run, so that runs can be compared
+
+
+@dataclass
+class Progress:
+    """What a run knows beside its weights; part of a checkpoint.
+
+    Attributes:
+        step: updates done.
+        history: (update, figures) as logged.
+        skipped: updates without a finite loss and gradient.
+        bad: of them, those in a row up to now.
+        best: the best validation reward so far, and the update it was measured after.
+        stale: validations since then.
+        stopped: the run stopped early.
+    """
+
+    step: int = 0
+    history: list[tuple[int, Row]] = field(default_factory=list)
+    skipped: int = 0
+    bad: int = 0
+    best: float = -math.inf
+    best_step: int = 0
+    stale: int = 0
+    stopped: bool = False
+
+
+class Trainer:
+    """Tunes a customizer's LoRA by a method. After `run` the customizer carries the weights that are to be saved."""
+
+    def __init__(
+        self,
+        customizer: Customizer,
+        train: Samples,
+        validation: Samples | None,
+        reward: MatchingReward,
+        recipe: Recipe,
+        method: Method,
+        folder: Path,
+        log: Log | None = None,
+    ) -> None:
+        """
+        Args:
+            reward: gives the reward of `sir` and `mimr`; measures only where the method is `sft`.
+            folder: of checkpoints; a run that finds some goes on from the newest.
+            log: called after every update and every validation with its number and figures; what a resumed run had
+                logged before its checkpoint is given again first, so that a log can be written anew.
+
+        Raises:
+            BadInput: the batch cannot be shared, nobody to validate on, or people of the validation are trained on.
+        """
+        self.accelerator = Accelerator(mixed_precision="bf16" if recipe.precision == "bf16" else "no")
+        self.customizer, self.train, self.validation, self.reward = customizer, train, validation, reward
+        self.recipe, self.method, self.folder, self.log = recipe, method, folder, log
+        self._check()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            customizer.add_lora(recipe.rank)
+        if recipe.checkpoint_gradients:
+            customizer.checkpoint_gradients()
+        self.weights = [weight for weight in customizer.transformer.parameters() if weight.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.weights, recipe.learning_rate, weight_decay=recipe.weight_decay)
+        self.schedule = get_scheduler(
+            "cosine" if recipe.schedule == "cosine" else "constant_with_warmup",
+            self.optimizer,
+            num_warmup_steps=recipe.warmup,
+            num_training_steps=recipe.steps,
+        )
+        self.ema = EMAModel(self.weights, decay=recipe.ema, use_ema_warmup=False) if recipe.ema else None
+        self.best_weights: list[Tensor] | None = None
+        self.progress = Progress()
+        self._kept_rollout = -1
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}  # by the first row of a part
+
+    def _check(self) -> None:
+        recipe, processes = self.recipe, self.accelerator.num_processes
+        if recipe.batch % processes or recipe.batch // processes % min(recipe.micro_batch, recipe.batch // processes):
+            raise BadInput(
+                f"batch {recipe.batch} does not divide into {processes} processes and micro-batches of "
+                f"{recipe.micro_batch}: choose multiples"
+            )
+        if recipe.validate_every and self.validation is None:
+            raise BadInput("validate_every is set and there are no validation samples: give some, or set it to 0")
+        if self.validation is not None:
+            seen = {person for sample in self.train.samples for person in sample.people}
+            both = sorted(seen & {person for sample in self.validation.samples for person in sample.people})
+            if both:
+                raise BadInput(f"{len(both)} people are trained on and validated on (first {both[0]}): split by person")
+
+    @property
+    def rewarded(self) -> bool:
+        """Whether the method has a reward; without one it is the control, SFT."""
+        return self.method != "sft"
+
+    def run(self) -> Progress:
+        """Train to the end, from the newest checkpoint where there is one.
+
+        Raises:
+            WorkFailed: three updates in a row without a finite loss and gradient; the last checkpoint stays.
+        """
+        self._resume()
+        progress, recipe, main = self.progress, self.recipe, self.accelerator.is_main_process
+        if recipe.validate_every and not progress.history:
+            self._validate()
+        bar = tqdm(total=recipe.steps, initial=progress.step, desc=f"train {self.method}", disable=not main)
+        with bar:
+            while progress.step < recipe.steps and not progress.stopped:
+                row = self.update()
+                self._note(progress.step, row)
+                bar.update()
+                bar.set_postfix({key: f"{row[key]:.3f}" for key in ("reward", "diffusion_loss") if key in row})
+                if recipe.validate_every and progress.step % recipe.validate_every == 0:
+                    self._validate()
+                if progress.step % recipe.checkpoint_every == 0:
+                    self._checkpoint()
+        self._checkpoint()
+        self._install_result()
+        return progress
+
+    def update(self) -> Row:
+        """One update; returns its figures."""
+        progress, recipe = self.progress, self.recipe
+        rows = self._choose(progress.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        row = self._backward(rows)
+        self._average_gradients()
+        norm = float(nn.utils.clip_grad_norm_(self.weights, recipe.max_gradient))
+        progress.step += 1
+        if not all(math.isfinite(value) for value in (norm, *row.values())):
+            self._skip(rows)
+            return {"skipped": progress.skipped}
+        self.optimizer.step()
+        self.schedule.step()
+        if self.ema is not None:
+            self.ema.step(self.weights)
+        progress.bad = 0
+        return row | {"gradient_norm": norm, "learning_rate": float(self.schedule.get_last_lr()[0])}
+
+    def _skip(self, rows: Sequence[int]) -> None:
+        progress = self.progress
+        progress.skipped += 1
+        progress.bad += 1
+        if progress.bad >= MAX_BAD:
+            names = ", ".join(self.train.samples[row].name for row in rows)
+            raise WorkFailed(
+                f"{self.method}: {MAX_BAD} updates in a row without a finite reward and gradient, the last number "
+                f"{progress.step} on the batch {names}; the last good checkpoint is in {self.folder}: lower the "
+                "learning rate or the reward weight"
+            )
+
+    def _choose(self, step: int) -> list[int]:
+        """The batch of an update: samples of one size, sizes as often as their samples; one batch a rollout."""
+        rollout = step // self.recipe.updates_per_rollout
+        draw = rerefl.generator(self.recipe.seed, rerefl.BATCH, rollout)
+        sizes = list(self.train.by_size.values())
+        bucket = sizes[int(torch.multinomial(torch.tensor([float(len(rows)) for rows in sizes]), 1, generator=draw))]
+        order: list[int] = []
+        while len(order) < self.recipe.batch:  # a bucket smaller than a batch goes round
+            order += torch.randperm(len(bucket), generator=draw).tolist()
+        return [bucket[k] for k in order[: self.recipe.batch]]
+
+    def _backward(self, rows: Sequence[int]) -> Row:
+        """Gradients of the mean loss over this process's share; the figures are means over all processes."""
+        share = range(self.accelerator.process_index, self.recipe.batch, self.accelerator.num_processes)
+        sums: Row = {}
+        for part in _parts(list(share), self.recipe.micro_batch):
+            batch = self.train.batch([rows[k] for k in part])
+            draws = rerefl.draw_randomness(self.recipe, batch.target.shape[1:], self.progress.step, part)
+            for key, value in self._losses(batch, draws, weight=len(part) / len(share), part=part[0]).items():
+                sums[key] = sums.get(key, 0.0) + value * len(part) / len(share)
+        keys = sorted(sums)
+        means = self.accelerator.reduce(
+            torch.tensor([sums[key] for key in keys], device=self.accelerator.device), "mean"
+        )
+        return dict(zip(keys, means.tolist(), strict=True))
+
+    def _losses(self, batch: Batch, draws: Draws, weight: float, part: int) -> Row:
+        """Both losses of some samples, each sent backward on its own: the activations of one are held at a time."""
+        recipe = self.recipe
+        with self.accelerator.autocast():
+            time, noise = draws.time.to(batch.target), draws.noise.to(batch.target)
+            diffusion = rerefl.diffusion_loss(self.customizer, batch, time, noise)
+        self.accelerator.backward(weight * recipe.diffusion_weight * diffusion)
+        row = {"diffusion_loss": float(diffusion.detach())}
+        if not self.rewarded:
+            return row
+        with self.accelerator.autocast():
+            condition = batch.condition.guided(self._guidance)
+            latents, sigma = self._late(batch, condition, draws, part)
+            pictures = rerefl.drawn(self.customizer, latents, sigma, condition)
+        if not torch.isfinite(pictures).all():
+            return row | dict.fromkeys(REWARD_PARTS, math.nan)
+        reward = self.reward(pictures.float(), batch.anchors)
+        if not reward.no_face.all():
+            self.accelerator.backward(-weight * recipe.reward_weight * reward.reward.mean())
+        return row | parts_of(reward)
+
+    @property
+    def _guidance(self) -> float:
+        given = self.recipe.rollout_guidance
+        return self.customizer.settings.training_guidance if given is None else given
+
+    def _late(self, batch: Batch, condition: Any, draws: Draws, part: int) -> tuple[Tensor, Tensor]:
+        """Latents and sigma of the step with gradient; a rollout serves `updates_per_rollout` updates."""
+        recipe, start = self.recipe, draws.start.to(batch.target)
+        if recipe.rollout_start == "target":
+            sigma = self.customizer.sigmas(recipe.rollout_steps, batch.size)[recipe.rollout_steps - draws.late]
+            return flow.noised(batch.target, start, sigma.to(start)), sigma.to(start)
+        if recipe.updates_per_rollout == 1:
+            late = range(draws.late, draws.late + 1)
+            latents, sigmas = rerefl.late_latents(
+                self.customizer, recipe.rollout_steps, late, batch.size, condition, start
+            )
+            return latents[0], sigmas[0]
+        late = range(recipe.gradient_first, recipe.gradient_last + 1)
+        rollout = self.progress.step // recipe.updates_per_rollout
+        if rollout != self._kept_rollout:
+            self._kept_rollout, self._kept = rollout, {}
+        if part not in self._kept:
+            self._kept[part] = rerefl.late_latents(
+                self.customizer, recipe.rollout_steps, late, batch.size, condition, start
+            )
+        latents, sigmas = self._kept[part]
+        return latents[late.index(draws.late)], sigmas[late.index(draws.late)]
+
+    def _average_gradients(self) -> None:
+        """Over all processes, in one message."""
+        if self.accelerator.num_processes == 1:
+            return
+        gradients = [weight.grad if weight.grad is not None else torch.zeros_like(weight) for weight in self.weights]
+        flat = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean")
+        for weight, mean in zip(self.weights, flat.split([weight.numel() for weight in self.weights]), strict=True):
+            weight.grad = mean.view_as(weight)
+
+    @torch.no_grad()
+    def _validate(self) -> None:
+        """Draw the validation people's samples with the averaged weights; keep the best, and stop where it is due."""
+        assert self.validation is not None
+        with self._averaged():
+            row = self._measure(self.validation)
+        progress = self.progress
+        self._note(progress.step, row)
+        if not self.rewarded:
+            return
+        if row["validation/reward"] > progress.best:
+            progress.best, progress.best_step, progress.stale = row["validation/reward"], progress.step, 0
+            self.best_weights = [weight.detach().clone() for weight in self._result()]
+        else:
+            progress.stale += 1
+            progress.stopped = 0 < self.recipe.patience <= progress.stale
+
+    def _measure(self, samples: Samples) -> Row:
+        """Reward and diffusion loss over samples, each drawn and noised from its own fixed numbers."""
+        recipe = self.recipe
+        count = min(recipe.validation_samples, len(samples))
+        chosen = torch.randperm(len(samples), generator=rerefl.generator(recipe.seed, rerefl.VALIDATION))[:count]
+        parts = [
+            part
+            for rows in samples.by_size.values()
+            for part in _parts([row for row in chosen.tolist() if row in rows], recipe.micro_batch)
+        ]
+        sums: Row = {}
+        for part in parts[self.accelerator.process_index :: self.accelerator.num_processes]:
+            batch = samples.batch(part)
+            with self.accelerator.autocast():
+                row = self._measure_batch(batch, part)
+            for key, value in row.items():
+                sums[key] = sums.get(key, 0.0) + value * len(part)
+        keys = ["validation/diffusion_loss", *(f"validation/{key}" for key in REWARD_PARTS)]
+        totals = torch.tensor([sums.get(key, 0.0) for key in keys], device=self.accelerator.device)
+        totals = self.accelerator.reduce(totals, "sum") / count
+        return dict(zip(keys, totals.tolist(), strict=True))
+
+    def _measure_batch(self, batch: Batch, part: Sequence[int]) -> Row:
+        recipe, settings, shape = self.recipe, self.customizer.settings, batch.target.shape[1:]
+        draws = rerefl.draw_randomness(recipe.model_copy(update={"seed": VALIDATION_SEED}), shape, 0, part)
+        time, noise = draws.time.to(batch.target), draws.noise.to(batch.target)
+        row = {"diffusion_loss": float(rerefl.diffusion_loss(self.customizer, batch, time, noise))}
+        condition = batch.condition.guided(settings.guidance)
+        sigmas = self.customizer.sigmas(settings.steps, batch.size).to(batch.target)
+        latents = flow.rollout(
+            lambda x, sigma: self.customizer.velocity(x, sigma, condition), draws.start.to(batch.target), sigmas
+        )
+        pictures = self.customizer.decode(latents).float().clamp(-1, 1)
+        row |= parts_of(self.reward(pictures, batch.anchors))
+        return {f"validation/{key}": value for key, value in row.items()}
+
+    def _result(self) -> Sequence[Tensor]:
+        """The weights that count: averaged where there is an average."""
+        return self.weights if self.ema is None else self.ema.shadow_params
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """With the averaged weights in place."""
+        if self.ema is None:
+            yield
+            return
+        self.ema.store(self.weights)
+        self.ema.copy_to(self.weights)
+        try:
+            yield
+        finally:
+            self.ema.restore(self.weights)
+
+    def _install_result(self) -> None:
+        """Put the best weights by validation reward in place, or the last where nothing was chosen by reward."""
+        chosen = self._result() if self.best_weights is None else self.best_weights
+        with torch.no_grad():
+            for weight, value in zip(self.weights, chosen, strict=True):
+                weight.copy_(value)
+
+    def _note(self, step: int, row: Row) -> None:
+        self.progress.history.append((step, row))
+        if self.log is not None and self.accelerator.is_main_process:
+            self.log(step, row)
+
+    def _checkpoint(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        state = {
+            "weights": [weight.detach() for weight in self.weights],
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "best_weights": self.best_weights,
+            "progress": asdict(self.progress),
+            "recipe": [self.method, self.recipe.model_dump_json()],
+        }
+        checkpoints.save(self.folder, self.progress.step, state, self.recipe.keep)
+
+    def _resume(self) -> None:
+        """Take up the newest whole checkpoint."""
+        state = checkpoints.newest(self.folder)
+        if state is None:
+            return
+        if state["recipe"] != [self.method, self.recipe.model_dump_json()]:
+            raise BadInput(f"{self.folder}: checkpoints of another run: remove them, or train into another folder")
+        with torch.no_grad():
+            for weight, value in zip(self.weights, state["weights"], strict=True):
+                weight.copy_(value)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.best_weights = state["best_weights"]
+        self.progress = Progress(**state["progress"])
+        for step, row in self.progress.history:
+            if self.log is not None and self.accelerator.is_main_process:
+                self.log(step, row)
+
+
+def parts_of(reward: Reward) -> Row:
+    """A reward's figures, means over its pictures.
+
+    `matched` is the cosine over the matching, a reference without a face counting 0; `unmatched` that of all other
+    pairs, 0 where there are none.
+    """
+    matched, unmatched = [], []
+    for cosines in reward.cosines:
+        numbers = cosines.double().cpu().numpy()
+        assignment = assign(numbers)
+        pairs = np.zeros(numbers.shape, bool)
+        (references,) = np.nonzero(assignment != NONE)
+        pairs[references, assignment[references]] = True
+        matched.append(numbers[pairs].sum() / len(numbers))
+        unmatched.append(numbers[~pairs].mean() if (~pairs).any() else 0.0)
+    values = (reward.reward.detach().mean(), np.mean(matched), np.mean(unmatched), reward.no_face.float().mean())
+    faces = reward.n_faces.float().mean()
+    return dict(zip(REWARD_PARTS, map(float, (*values, faces)), strict=True))
+
+
+def _parts(rows: Sequence[int], size: int) -> list[list[int]]:
+    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
