@@ -8,6 +8,7 @@ import time
 from importlib import import_module
 
 from pipelines.params import load_all
+from pipelines.products import TRAINED_METHODS
 from umo.errors import BadInput, WorkFailed
 
 STAGES = (
@@ -19,6 +20,7 @@ STAGES = (
     "validate",
     "export",
     "cases",
+    "train",
     "generate",
     "evaluate",
     "compare",
@@ -28,9 +30,13 @@ STAGES = (
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 SECTIONS = ("machine", "bases", *STAGES)
-METHODS = ("target", "pasted", "shuffled", "base")
-PARTS = {"measure": ("ingested", "synthesised"), "generate": METHODS, "evaluate": METHODS}
-
+METHODS = ("target", "pasted", "base", *TRAINED_METHODS, "shuffled")
+PARTS = {
+    "measure": ("ingested", "synthesised"),
+    "train": TRAINED_METHODS,
+    "generate": METHODS,
+    "evaluate": METHODS,
+}
 
 TOOLS = ("check", "photos")
 HELP = "check reads params.yaml and does nothing; photos writes the training people's photographs for `umo calibrate`"

@@ -1,4 +1,7 @@
-"""Methods against each other, paired by case and seed: exactly `umo compare`, for the pairs that params names."""
+"""Methods against each other, paired by case and seed: exactly `umo compare`, for the pairs that params names.
+
+Beside it, in the same form, `side_effects`: what a reward for likeness could ruin.
+"""
 
 import json
 from functools import partial
@@ -7,10 +10,11 @@ from pathlib import Path
 from pydantic import Field
 
 from pipelines.params import Section
-from pipelines.products import COMPARISONS, EVALUATED
+from pipelines.products import COMPARISONS, EVALUATED, SIDE_EFFECTS_TABLE
 from pipelines.shards import Counts, Machine, Shard, tree_digest
 from pipelines.shards import run as run_shards
-from umo.comparison import compare
+from umo import metrics, records
+from umo.comparison import compare, compare_rows
 
 
 class Params(Section):
@@ -29,6 +33,15 @@ def run(params: Params, machine: Machine) -> None:
 
 
 def _compare(params: Params, shard: Shard, folder: Path) -> Counts:
-    found = {f"{a}-{b}": compare(EVALUATED / a, EVALUATED / b) for a, b in params.pairs}
+    found = {f"{a}-{b}": _compare_pair(EVALUATED / a, EVALUATED / b) for a, b in params.pairs}
     (folder / COMPARISONS.name).write_text(json.dumps(found, indent=1) + "\n")
     return Counts({"pairs": len(found)})
+
+
+def _compare_pair(a: Path, b: Path) -> dict:
+    side_effects = compare_rows(_side_effects(a), _side_effects(b), metrics.SIDE_EFFECTS)
+    return compare(a, b) | {"side_effects": side_effects}
+
+
+def _side_effects(folder: Path) -> list[dict]:
+    return records.read(folder / SIDE_EFFECTS_TABLE, records.SIDE_EFFECTS).to_pylist()

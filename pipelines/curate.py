@@ -107,7 +107,7 @@ def _cosine(first: str, second: str) -> pl.Expr:
 
 APPEARANCE = (
     *("image_id", "target_kind", "face_id", "box", "landmarks", "embedding", "source_embedding", "side_px"),
-    *("person_id", "lost", "sources", "background", "prompt", "width", "licence", "consent", "source"),
+    *("person_id", "lost", "sources", "guide", "background", "prompt", "width", "licence", "consent", "source"),
 )
 
 
@@ -116,6 +116,7 @@ def _in_photographs(photos: pl.DataFrame) -> pl.DataFrame:
         target_kind=pl.lit("ingested"),
         lost=pl.lit(False),
         sources=pl.concat_list("image_id"),
+        guide=pl.lit(None, pl.String),
         background=pl.lit(None, pl.String),
         prompt=pl.lit(None, pl.String),
     ).select(APPEARANCE)
@@ -136,7 +137,7 @@ def _in_scenes(min_overlap: float, photos: pl.DataFrame) -> pl.DataFrame:
     )
     found = faces.join(owner, on="face_id", how="left").with_columns(lost=pl.lit(False))
     missing = layout.join(found, on=place, how="anti").select(*place, lost=pl.lit(True))
-    made_from = layout.select(*place, face_id="source_face_id").join(
+    made_from = layout.select(*place, face_id="source_face_id", guide="guide_face_id").join(
         photos.select("face_id", "source_embedding"), on="face_id"
     )
     sources = layout.group_by("image_id").agg(sources=pl.col("source_image_id").unique().sort())
@@ -167,7 +168,10 @@ def _overlap(first: str, second: str) -> pl.Expr:
 
 
 def _pools(params: Params, appearances: pl.DataFrame, photos: pl.DataFrame) -> pl.DataFrame:
-    """face_id of a target -> pool: photographs of the person, in a drawn order, of other pictures, inside the band."""
+    """face_id of a target -> pool: photographs of the person, of other pictures, inside the band.
+
+    First the one that guided where the head stands, if it is among them; then in a drawn order.
+    """
     references = photos.filter(pl.col("person_id").is_not_null()).select(
         "person_id",
         ref_face="face_id",
@@ -184,8 +188,11 @@ def _pools(params: Params, appearances: pl.DataFrame, photos: pl.DataFrame) -> p
         .with_columns(cosine=_cosine("embedding", "ref_embedding"))
         .filter(pl.col("cosine").is_between(params.min_cosine, params.max_cosine))
         .filter(_cosine("source_embedding", "ref_embedding") <= params.max_source_cosine)
-        .with_columns(order=pl.concat_str("face_id", "ref_face").hash(params.seed))
-        .sort("face_id", "order")
+        .with_columns(
+            other=pl.col("ref_face").ne_missing(pl.col("guide")),
+            order=pl.concat_str("face_id", "ref_face").hash(params.seed),
+        )
+        .sort("face_id", "other", "order")
         .group_by("face_id", maintain_order=True)
         .agg(entry.head(params.pool).alias("pool"), pl.col("ref_licence", "ref_consent").head(params.pool))
     )
@@ -211,7 +218,7 @@ def _sets(params: Params, faces: pl.DataFrame) -> pl.DataFrame:
     """A row a picture, people from left to right, with the first reason to turn it away; null for a good one."""
     middle = (pl.col("box").arr.get(0) + pl.col("box").arr.get(2)) / 2 / pl.col("width")
     ordered = faces.with_columns(x=middle, fault=_face_fault(params)).sort("image_id", "x", nulls_last=True)
-    once = ("target_kind", "sources", "background", "prompt", "licence", "consent", "source")
+    once = ("target_kind", "sources", "guide", "background", "prompt", "licence", "consent", "source")
     pictures = ordered.group_by("image_id", maintain_order=True).agg(
         pl.col("person_id", "face_id", "box", "landmarks", "pool", "x"),
         pl.col(*once).first(),

@@ -1,37 +1,53 @@
-"""The report's pictures: histograms with their thresholds, scenes with faces boxed and named. Inline, no files."""
+"""The report's charts as inline SVG: histograms, shares, means with their intervals, curves of training."""
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import cv2
 import numpy as np
 
-from pipelines.sheets import contact_sheet
-from umo.images import encode_jpeg
+INK = "#333333"
+PALETTE = ("#2f6db3", "#c8553d", "#3f8f5b")
+COLOURS = {
+    "target": "#1d232b",
+    "pasted": "#b08a2e",
+    "base": "#2f6db3",
+    "sft": "#4aa3b8",
+    "sir": "#3f8f5b",
+    "mimr": "#c8553d",
+    "shuffled": "#98a2ad",
+}
+SMALL = (4.6, 2.6)  # inches; three stand in a row
 
-PALETTE = ("#2f6db3", "#c8553d", "#3f8f5b", "#8a6bb1", "#b08a2e")
-BOX_COLOURS = ((255, 190, 60), (90, 220, 130), (110, 180, 255), (255, 130, 200), (240, 240, 110), (180, 150, 255))
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Numbers over a training's updates.
+
+    Attributes:
+        updates: (n,) numbers of updates, rising.
+        values: (n,).
+        chosen: the update whose weights are the result.
+    """
+
+    updates: np.ndarray
+    values: np.ndarray
+    chosen: int
 
 
 def histogram(
     values: Mapping[str, np.ndarray], thresholds: Mapping[str, float], label: str, low: float = -0.6, high: float = 1.0
 ) -> str:
-    """Densities of several groups over one axis, thresholds as dashed lines; an inline SVG.
+    """Densities of several groups over one axis, thresholds as dashed lines.
 
     Args:
         values: name -> (n,) numbers.
         thresholds: name -> position.
         label: of the axis.
     """
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    # Without a fixed salt the SVG's ids, and so the report's bytes, differ from run to run.
-    mpl.rcParams.update({"svg.hashsalt": "umo", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6.2, 2.7), layout="constrained")
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=SMALL, layout="constrained")
     bins = np.linspace(low, high, 65).tolist()
     for (name, numbers), colour in zip(values.items(), PALETTE, strict=False):
         if len(numbers):
@@ -39,40 +55,107 @@ def histogram(
             axes.hist(clipped, bins, density=True, alpha=0.55, color=colour, label=f"{name} ({len(numbers):,})")
     top = axes.get_ylim()[1]
     for k, (name, position) in enumerate(thresholds.items()):
-        axes.axvline(position, color="#333333", linestyle="--", linewidth=1)
-        axes.text(position, top * (1 + 0.09 * k), f" {name} {position:.2f}", va="bottom", ha="left", fontsize=8)
+        axes.axvline(position, color=INK, linestyle="--", linewidth=1)
+        axes.text(position, top * (1 + 0.1 * k), f"{name} {position:.2f}", va="bottom", ha="center", fontsize=8)
     axes.set(xlabel=label, yticks=[], xlim=(low, high))
     axes.legend(frameon=False, loc="upper left", fontsize=8)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+    return _svg(figure)
 
 
-def boxed(
-    image: np.ndarray, boxes: Sequence[np.ndarray], names: Sequence[str], colours: Sequence[int], height: int
-) -> np.ndarray:
-    """A picture scaled to `height` pixels with a box and a name a face.
+def shares(values: Mapping[str, np.ndarray], threshold: float, label: str, low: float = -0.2) -> str:
+    """How large a part of the values reaches a number, over all numbers from `low` to 1; a line a method.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
-        boxes: (4,) x0, y0, x1, y1 in the picture's pixels.
-        names: one a box, written above it.
-        colours: one a box; the same number, the same colour.
+        values: method -> (n,) numbers; NaN reaches none.
+        threshold: a number to be marked.
+        label: of the axis.
     """
-    scale = height / image.shape[0]
-    large = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-    for box, name, number in zip(boxes, names, colours, strict=True):
-        x0, y0, x1, y1 = (round(float(value) * scale) for value in box)
-        colour = BOX_COLOURS[number % len(BOX_COLOURS)]
-        cv2.rectangle(large, (x0, y0), (x1, y1), colour, 2, cv2.LINE_AA)
-        at = (max(0, x0), max(16, y0 - 6))
-        cv2.putText(large, name, at, cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 4, cv2.LINE_AA)
-        cv2.putText(large, name, at, cv2.FONT_HERSHEY_SIMPLEX, 0.55, colour, 1, cv2.LINE_AA)
-    return large
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(9, 3.4), layout="constrained")
+    numbers = np.linspace(low, 1, 241)
+    for method, found in values.items():
+        reached = (found[:, None] >= numbers).mean(axis=0)
+        axes.plot(numbers, reached, color=COLOURS[method], linewidth=1.8, label=method)
+    axes.axvline(threshold, color=INK, linestyle="--", linewidth=1)
+    axes.text(threshold, 1.02, f"same person from {threshold:.2f}", va="bottom", ha="center", fontsize=8)
+    axes.set(xlabel=label, ylabel="share of references", xlim=(low, 1), ylim=(0, 1.02))
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return _svg(figure)
 
 
-def sheet(rows: Sequence[Sequence[np.ndarray]], height: int) -> str:
-    """A contact sheet as an inline picture (data URI)."""
-    data = base64.b64encode(encode_jpeg(contact_sheet(rows, height), 88)).decode()
-    return f"data:image/jpeg;base64,{data}"
+def intervals(panels: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]], names: Sequence[str]) -> str:
+    """Means as points with their intervals as bars: a panel a metric, a line of points a name.
+
+    Args:
+        panels: metric -> series -> name -> estimate {"mean", "low", "high"}; None is not drawn.
+        names: from top to bottom.
+    """
+    plt = _pyplot()
+    size = (11.5, 0.7 + 0.5 * len(names))
+    figure, every = plt.subplots(1, len(panels), figsize=size, layout="constrained", sharey=True, squeeze=False)
+    for axes, (title, series) in zip(every[0], panels.items(), strict=True):
+        for k, (label, estimates) in enumerate(series.items()):
+            offset = 0.22 * (k - (len(series) - 1) / 2)
+            _points(axes, [estimates[name] for name in names], offset, PALETTE[k % len(PALETTE)], label)
+        axes.set(xlabel=title, yticks=range(len(names)), yticklabels=names)
+        axes.grid(axis="x", color="#e3e7eb", linewidth=0.8)
+        axes.tick_params(axis="y", length=0)
+    every[0][0].invert_yaxis()
+    handles, labels = every[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), frameon=False)
+    return _svg(figure)
+
+
+def _points(axes: Any, estimates: Sequence[Mapping[str, Any]], offset: float, colour: str, label: str) -> None:
+    for row, found in enumerate(estimates):
+        if found["low"] is not None:
+            axes.plot([found["low"], found["high"]], [row + offset] * 2, color=colour, linewidth=2, alpha=0.6)
+    means = [np.nan if found["mean"] is None else found["mean"] for found in estimates]
+    axes.plot(means, np.arange(len(means)) + offset, "o", color=colour, markersize=5, label=label)
+
+
+def curves(named: Mapping[str, Curve], label: str, reach: int = 0) -> str:
+    """A method a colour; a dot where its weights were chosen.
+
+    Args:
+        named: method -> curve.
+        label: what the curves show.
+        reach: of the smoothing (see `smooth`), with the values themselves as a faint line; 0 marks every value.
+    """
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=SMALL, layout="constrained")
+    for method, curve in named.items():
+        colour, line = COLOURS[method], smooth(curve.values, reach)
+        if reach:
+            axes.plot(curve.updates, curve.values, color=colour, linewidth=0.8, alpha=0.25)
+        axes.plot(curve.updates, line, color=colour, linewidth=1.6, marker="" if reach else ".")
+        height = np.interp(curve.chosen, curve.updates, line)
+        axes.plot(curve.chosen, height, "o", color=colour, markersize=8, markeredgecolor="white", zorder=3)
+    axes.set_title(label, loc="left", fontsize=10)
+    axes.set(xlabel="update")
+    axes.grid(axis="y", color="#e3e7eb", linewidth=0.8)
+    return _svg(figure)
+
+
+def smooth(values: np.ndarray, reach: int) -> np.ndarray:
+    """(n,) -> (n,): each value's mean with up to `reach` neighbours before it and as many after."""
+    return np.array([values[max(0, k - reach) : k + reach + 1].mean() for k in range(len(values))])
+
+
+def _pyplot() -> Any:
+    """matplotlib.pyplot, set up so that the same numbers give the same bytes."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    # Without a fixed salt the SVG's ids, and so the report's bytes, differ from run to run.
+    mpl.rcParams.update({"svg.hashsalt": "umo", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _svg(figure: Any) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    _pyplot().close(figure)
+    return buffer.getvalue()[buffer.getvalue().index("<svg") :]

@@ -1,11 +1,13 @@
-"""Each method draws the same cases: pictures and a CASES.jsonl that any judge can score.
+"""Each method draws the same cases from the same noise: pictures and a CASES.jsonl that any judge can score.
 
-Three frame every other one: `target` is the real picture (ceiling), `pasted` has the reference photograph pasted over
-each face (the copy-paste ceiling), `shuffled` is drawn by the base from somebody else's references (floor).
+`base` is the model as it was; `sft`, `sir` and `mimr` draw with the LoRA that they trained. Three frame them: `target`
+is the real picture (ceiling), `pasted` has the reference photograph pasted over each face (the copy-paste ceiling),
+`shuffled` is drawn by the base from somebody else's references (floor).
+
+Of every model there is more, to see what a reward cost it (umo/side_effects.py): `variety`, some of the cases with
+several seeds each, and `losses.parquet`, its loss on the targets.
 """
 
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,97 +17,96 @@ import numpy as np
 from pydantic import Field
 
 from pipelines import products
-from pipelines.bases import Base, find, refuse_seen, weights_digest
+from pipelines.bases import Base, chosen, lora_of, refuse_seen, weights_digest
+from pipelines.drawing import Drawer, moved
 from pipelines.params import Section, load
-from pipelines.shards import Counts, Machine, Shard, scratch, tree_digest
+from pipelines.shards import Counts, Machine, Shard, tree_digest
 from pipelines.shards import run as run_shards
 from umo import compositing
 from umo.cases import Case, read_cases, write_cases
 from umo.errors import WorkFailed
 from umo.images import encode_png, read_image
 
+MODELS = ("base", *products.TRAINED_METHODS)
+
 
 class Params(Section):
     """
-    base: the base that draws; a key of `bases`.
     seeds: pictures a case; a method that draws nothing has one.
+    variety_cases: cases that each model also draws with several seeds, at most; 0 is none.
+    variety_seeds: how many.
+    loss_draws: noises that the loss on a case's target is averaged over; 0 measures none.
     """
 
-    base: str
     seeds: int = Field(ge=1)
+    variety_cases: int = Field(ge=0)
+    variety_seeds: int = Field(ge=2)
+    loss_draws: int = Field(ge=0)
 
 
 def run(params: Params, machine: Machine, method: str) -> None:
     """Draw the cases of runs/cases.
 
     Raises:
-        BadInput: the base is not there, or has seen somebody of the cases.
+        BadInput: the base is not there, the method is not trained yet, or either has seen somebody of the cases.
     """
-    base = find(params.base)
+    base = chosen()
     cases = read_cases(products.CASES / products.CASES_FILE, drawn=False)
-    inputs = {str(product): tree_digest(product) for product in (products.CASES, products.EXPORTED)}
-    if method in DRAWN:
-        refuse_seen(base, (person for case in cases for person in case.people or ()))
-        inputs |= {"base": base.model_dump_json(), "weights": weights_digest(base)}
-    shard = Shard("", inputs | {"method": method}, method)
-    out = products.GENERATED / method
-    run_shards("generate", partial(_generate, params, base), [shard], out, params=params, machine=machine)
+    inputs = {"method": method, "cases": tree_digest(products.CASES)}
+    if method == "pasted":
+        inputs["exported"] = tree_digest(products.EXPORTED)
+    if method not in MADE:
+        refuse_seen(base, (person for case in cases for person in case.people or ()), method)
+        inputs |= _model_inputs(base, method)
+    parts = ["", products.VARIETY] if method in MODELS and params.variety_cases else [""]
+    shards = [Shard(part, inputs, method) for part in parts]
+    work = partial(_generate, params, base, machine.device)
+    run_shards("generate", work, shards, products.GENERATED / method, params=params, machine=machine)
 
 
-def _generate(params: Params, base: Base, shard: Shard, folder: Path) -> Counts:
+def _model_inputs(base: Base, method: str) -> dict[str, str]:
+    """What a model's drawings depend on; a base's do not on the recipe that it is tuned by."""
+    inputs = {"base": base.model_dump_json(exclude={"train"}), "weights": weights_digest(base)}
+    if lora := lora_of(base, method):
+        inputs["lora"] = tree_digest(lora)
+    return inputs
+
+
+def _generate(params: Params, base: Base, device: str, shard: Shard, folder: Path) -> Counts:
     method = str(shard.task)
+    to = products.GENERATED / method / shard.name
     cases = read_cases(products.CASES / products.CASES_FILE, drawn=False)
-    if method in DRAWN:
-        return _draw(params, base, method, DRAWN[method](cases), cases, folder)
+    if method in MADE:
+        return Counts({"pictures": _make(method, cases, folder, to)})
+    drawer = Drawer(base, lora_of(base, method), device)
+    if shard.name == products.VARIETY:
+        some = _spread(cases, params.variety_cases)
+        return Counts({"pictures": drawer.draw(some, some, params.variety_seeds, folder, to)})
+    asked = _shuffled(cases) if method == "shuffled" else cases
+    loss_draws = params.loss_draws if method in MODELS else 0
+    return Counts({"pictures": drawer.draw(asked, cases, params.seeds, folder, to, loss_draws)})
+
+
+def _make(method: str, cases: Sequence[Case], folder: Path, to: Path) -> int:
     (folder / "images").mkdir()
-    drawn = []
+    made = []
     for case, picture in zip(cases, MADE[method](cases), strict=True):
         image = f"images/{case.case_id}-0.png"
         (folder / image).write_bytes(picture)
-        drawn.append(_moved(replace(case, images=(image,)), products.GENERATED / method))
-    write_cases(folder / products.CASES_FILE, drawn)
-    return Counts({"pictures": len(drawn)})
+        made.append(moved(replace(case, images=(image,)), to))
+    write_cases(folder / products.CASES_FILE, made)
+    return len(made)
 
 
-def _draw(
-    params: Params, base: Base, method: str, asked: Sequence[Case], judged: Sequence[Case], folder: Path
-) -> Counts:
-    """Draw what is `asked`, and hand over the pictures under the cases as they will be judged.
-
-    Pictures are drawn into a folder of their own, where a killed run finds them again by the key inside each.
-    """
-    from umo.generate import generate_cases
-
-    kept = scratch(folder)
-    kept.mkdir(parents=True, exist_ok=True)
-    to = products.GENERATED / method
-    write_cases(kept / "asked.jsonl", [_moved(case, kept) for case in asked])
-    counts = generate_cases(
-        base.folder, kept / "asked.jsonl", kept, params.seeds, steps=base.steps, guidance=base.guidance
-    )
-    images = {case.case_id: case.images for case in read_cases(kept / products.CASES_FILE)}
-    (folder / "images").mkdir()
-    for name in (name for names in images.values() for name in names):
-        shutil.move(kept / name, folder / name)
-    drawn = [_moved(replace(case, images=images[case.case_id]), to) for case in judged]
-    write_cases(folder / products.CASES_FILE, drawn)
-    shutil.rmtree(kept)
-    return Counts({"pictures": counts.drawn + counts.kept})
-
-
-def _moved(case: Case, to: Path) -> Case:
-    """The case with the paths of its references and its target as seen from the folder `to`."""
-    back = Path(os.path.relpath(products.CASES, to))
-    references = tuple(tuple(str(back / path) for path in photos) for photos in case.references)
-    return replace(case, references=references, target=case.target and str(back / case.target))
+def _spread(cases: Sequence[Case], count: int) -> list[Case]:
+    """So many of the cases, evenly over the numbers of people."""
+    ordered = sorted(cases, key=lambda case: len(case.references))
+    count = min(count, len(ordered))
+    return [ordered[(2 * k + 1) * len(ordered) // (2 * count)] for k in range(count)]
 
 
 def _target(cases: Sequence[Case]) -> list[bytes]:
     return [(products.CASES / str(case.target)).read_bytes() for case in cases]
-
-
-def _as_it_is(cases: Sequence[Case]) -> Sequence[Case]:
-    return cases
 
 
 def _shuffled(cases: Sequence[Case]) -> list[Case]:
@@ -151,4 +152,3 @@ def _paste(row: dict) -> np.ndarray:
 
 
 MADE: dict[str, Callable[[Sequence[Case]], list[bytes]]] = {"target": _target, "pasted": _pasted}
-DRAWN: dict[str, Callable[[Sequence[Case]], Sequence[Case]]] = {"base": _as_it_is, "shuffled": _shuffled}

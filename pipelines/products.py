@@ -20,6 +20,7 @@ VALIDATED = Path("datasets/validated")
 EXPORTED = Path("datasets/exported")
 SOURCES_OF_SETS = (INGESTED, MEASURED_PHOTOS, PEOPLE, SYNTHESISED, MEASURED_SCENES)
 CASES = Path("runs/cases")
+TRAINED = Path("runs/train")
 GENERATED = Path("runs/generate")
 EVALUATED = Path("runs/evaluate")
 COMPARISONS = EVALUATED / "compare.json"
@@ -32,7 +33,12 @@ LAYOUT_TABLE, SCENES_TABLE = "layout.parquet", "scenes.parquet"
 SETS_TABLE, FUNNEL = "sets.parquet", "funnel.json"
 VALIDATION, DATA_DOCS = "results.json", "data_docs"
 CASES_FILE = "CASES.jsonl"
-METRICS, SCORES_TABLE, ADHERENCE = "metrics.json", "scores.parquet", "prompt.json"
+LORA, TRAINING, LIVE = "pytorch_lora_weights.safetensors", "training.json", "live"
+VARIETY, LOSSES_TABLE = "variety", "losses.parquet"
+METRICS, SCORES_TABLE = "metrics.json", "scores.parquet"
+SIDE_EFFECTS, SIDE_EFFECTS_TABLE = "side_effects.json", "side_effects.parquet"
+
+TRAINED_METHODS = ("sft", "sir", "mimr")
 
 
 def shard_folders(product: Path, table: str) -> list[Path]:

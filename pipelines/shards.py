@@ -50,10 +50,17 @@ LIBRARIES = (
 
 
 class Machine(Section):
-    """How the work is spread over this machine; no part of any key, for the products are the same."""
+    """How the work is spread over this machine; no part of any key, for the products are the same (but for rounding).
+
+    executor, workers: of shards.
+    device: of the networks that train and draw: cpu, cuda, ...
+    processes: that share a training batch, one a GPU.
+    """
 
     executor: Literal["serial", "process"] = "serial"
     workers: int = Field(default=1, ge=1)
+    device: str = "cpu"
+    processes: int = Field(default=1, ge=1)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from pipelines import products, store
 from pipelines.ledger import SPLITS, Split
-from pipelines.params import Section
+from pipelines.params import Section, load
 from pipelines.shards import Counts, Machine, Shard, digest, tree_digest
 from pipelines.shards import run as run_shards
 from pipelines.sources import CONSENT_WEAKEST_FIRST
@@ -21,6 +21,7 @@ from umo.compositing import Light
 from umo.errors import BadInput
 from umo.images import encode_png
 from umo.prompts import COLOURS, TEXTURES, prompt
+from umo.quality import square_crop
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
@@ -32,8 +33,11 @@ class Params(Section):
     shard_size: scenes a shard.
     height, widths: of a scene in pixels; each scene takes the smallest width that fits or a larger one.
     people: numbers of people, in equal shares.
-    min_scale, max_scale: distance from the eyes to the mouth, as a part of the height.
-    max_roll: a head is turned by up to so many degrees.
+    placement: `slots`: side by side, each head in a square as high as the scene, where another photograph of the
+        person has it when exported as a reference (`export.reference_crop`), which is how the embedded base draws;
+        `free`: anywhere in its part of the width, at another scale and turned.
+    min_scale, max_scale: distance from the eyes to the mouth, as a part of the height; only for `free`.
+    max_roll: a head is turned by up to so many degrees; only for `free`.
     max_light: brightness and the slope of the light vary by up to this part, warmth by up to half of it.
     seed: of every draw.
     """
@@ -44,6 +48,7 @@ class Params(Section):
     height: int = Field(ge=64, multiple_of=16)
     widths: list[Annotated[int, Field(ge=64, multiple_of=16)]] = Field(min_length=1)
     people: list[Annotated[int, Field(ge=1, le=6)]] = Field(min_length=1)
+    placement: Literal["slots", "free"]
     min_scale: Fraction
     max_scale: Fraction
     max_roll: float = Field(ge=0, le=45)
@@ -61,6 +66,7 @@ def run(params: Params, machine: Machine) -> None:
     """Draw the scenes of each split."""
     photos = _photos()
     pictures = [tree_digest(file) for file in sorted(products.INGESTED.glob(f"*/{products.PICTURES}"))]
+    crop = load("export").model_dump()["reference_crop"]
     shards = []
     for split in SPLITS:
         rows = photos.filter(pl.col("split") == split).sort("face_id")
@@ -71,11 +77,11 @@ def run(params: Params, machine: Machine) -> None:
                 f"{split} has {n_people} people and synthesise.people asks for {max(params.people)}: add photographs "
                 "of more people, or ask for fewer"
             )
-        inputs = {split: digest(faces), "pictures": digest(pictures)}
+        inputs = {split: digest(faces), "pictures": digest(pictures), "crop": str(crop)}
         for start in range(0, params.scenes.get(split, 0), params.shard_size):
             numbers = range(start, min(start + params.shard_size, params.scenes[split]))
             name = f"{split}-{start // params.shard_size:04d}"
-            shards.append(Shard(name, inputs, (split, list(numbers), faces)))
+            shards.append(Shard(name, inputs, (split, list(numbers), faces, crop)))
     run_shards("synthesise", partial(_synthesise, params), shards, products.SYNTHESISED, params=params, machine=machine)
 
 
@@ -93,11 +99,11 @@ def _synthesise(params: Params, shard: Shard, folder: Path) -> Counts:
     pictures = store.Pictures(products.INGESTED)
     images, layout, scenes, encoded = [], [], [], {}
     assert isinstance(shard.task, tuple)
-    split, numbers, faces = shard.task
+    split, numbers, faces, crop = shard.task
     for number in numbers:
         rng = np.random.default_rng([params.seed, SPLITS.index(split), number])
-        chosen = _choose(faces, params.people[number % len(params.people)], rng)
-        scene, boxes, ground = _draw(params, chosen, pictures, rng)
+        chosen, guides = _choose(params, faces, params.people[number % len(params.people)], rng)
+        scene, boxes, ground = _draw(params, crop, chosen, guides, pictures, rng)
         data = encode_png(scene)
         image_id = hashlib.sha256(data).hexdigest()
         key = f"{image_id}.png"
@@ -121,9 +127,10 @@ def _synthesise(params: Params, shard: Shard, folder: Path) -> Counts:
                 "person_id": face["person_id"],
                 "source_face_id": face["face_id"],
                 "source_image_id": face["image_id"],
+                "guide_face_id": guide["face_id"] if guide else None,
                 "box": box,
             }
-            for position, (face, box) in enumerate(zip(chosen, boxes, strict=True))
+            for position, (face, guide, box) in enumerate(zip(chosen, guides, boxes, strict=True))
         ]
     store.write(folder, images, encoded)
     records.write(folder / products.LAYOUT_TABLE, layout, records.LAYOUT)
@@ -131,44 +138,86 @@ def _synthesise(params: Params, shard: Shard, folder: Path) -> Counts:
     return Counts({"scenes": len(scenes), "faces": len(layout)})
 
 
-def _choose(faces: Sequence[dict], n: int, rng: np.random.Generator) -> list[dict]:
-    """n different people, a photograph of each."""
+def _choose(
+    params: Params, faces: Sequence[dict], n: int, rng: np.random.Generator
+) -> tuple[list[dict], list[dict | None]]:
+    """n different people: the photograph of each that is shown, and the one that guides where its head stands."""
     people = sorted({face["person_id"] for face in faces})
-    chosen = rng.choice(len(people), n, replace=False)
-    photos = [[face for face in faces if face["person_id"] == people[k]] for k in chosen]
-    return [options[rng.integers(len(options))] for options in photos]
+    shown: list[dict] = []
+    guides: list[dict | None] = []
+    for k in rng.choice(len(people), n, replace=False):
+        photos = [face for face in faces if face["person_id"] == people[k]]
+        order = rng.permutation(len(photos))
+        shown.append(photos[order[0]])
+        guides.append(photos[order[min(1, len(photos) - 1)]] if params.placement == "slots" else None)
+    return shown, guides
 
 
 def _draw(
-    params: Params, chosen: Sequence[dict], pictures: store.Pictures, rng: np.random.Generator
+    params: Params,
+    crop: float,
+    chosen: Sequence[dict],
+    guides: Sequence[dict | None],
+    pictures: store.Pictures,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, list[np.ndarray], str]:
     """A scene (H, W, 3) uint8, the box of each face from left to right, the background's name."""
-    n = len(chosen)
-    height = params.height
-    # A head is about 2.7 scales wide: keep those widths in which the largest heads stand side by side.
-    fitting = [width for width in params.widths if width >= n * 2.7 * params.max_scale * height]
-    if not fitting:
-        raise BadInput(
-            f"{n} people of synthesise.max_scale {params.max_scale} do not fit into a width of {max(params.widths)}: "
-            "add a wider one to synthesise.widths"
-        )
-    width = int(rng.choice(fitting))
+    width = _width(params, len(chosen), rng)
     ground = f"{rng.choice(TEXTURES)} {rng.choice(list(COLOURS))}"
-    scene = compositing.background(ground, (height, width), rng)
-    boxes = []
-    for position, face in enumerate(chosen):
-        scale = rng.uniform(params.min_scale, params.max_scale) * height
-        x_low, x_high = width * position / n + 1.35 * scale, width * (position + 1) / n - 1.35 * scale
-        y_low, y_high = 1.9 * scale, height - 1.35 * scale
-        centre = (rng.uniform(x_low, max(x_low, x_high)), rng.uniform(min(y_low, y_high), y_high))
+    scene = compositing.background(ground, (params.height, width), rng)
+    n, boxes = len(chosen), []
+    for position, (face, guide) in enumerate(zip(chosen, guides, strict=True)):
+        photo = pictures.read(face["shard"], face["key"])
         landmarks = np.reshape(face["landmarks"], (5, 2))
-        matrix = compositing.placement(landmarks, centre, scale, rng.uniform(-params.max_roll, params.max_roll))
+        if guide:
+            # One person stands left, in the middle or right; several fill the width.
+            slot = rng.integers(3) / 2 if n == 1 else position / (n - 1)
+            there = _in_square(guide, pictures.read(guide["shard"], guide["key"]), crop, params.height)
+            matrix = _as_there(landmarks, there + np.array([slot * (width - params.height), 0]))
+        else:
+            matrix = _anywhere(params, landmarks, (width * position / n, width * (position + 1) / n), rng)
         gain, warmth, slope = rng.uniform(-params.max_light, params.max_light, 3)
         light = Light(1 + gain, (1 + warmth / 2, 1, 1 - warmth / 2), slope)
-        photo = pictures.read(face["shard"], face["key"])
         scene = compositing.place_face(scene, photo, landmarks, matrix, light)
         boxes.append(compositing.transform_box(np.asarray(face["box"]), matrix))
     return scene.round().astype(np.uint8), boxes, ground
+
+
+def _width(params: Params, n: int, rng: np.random.Generator) -> int:
+    """The narrowest width with a slot a person; or any in which the largest heads, about 2.7 scales wide, fit."""
+    slots = params.placement == "slots"
+    needed = n * params.height if slots else n * 2.7 * params.max_scale * params.height
+    fitting = [width for width in params.widths if width >= needed]
+    if not fitting:
+        raise BadInput(
+            f"{n} people need a width of {needed:.0f} and synthesise.widths has at most {max(params.widths)}: "
+            "add a wider one"
+        )
+    return min(fitting) if slots else int(rng.choice(fitting))
+
+
+def _in_square(face: dict, photo: np.ndarray, crop: float, side: int) -> np.ndarray:
+    """Landmarks (5, 2) of a face in the square crop around it, scaled to `side` pixels."""
+    cut, matrix = square_crop(photo, np.asarray(face["box"]), crop, side)
+    points = compositing.transform(np.reshape(face["landmarks"], (5, 2)), matrix)
+    return (points + 0.5) * side / cut.shape[0] - 0.5  # pixel centres
+
+
+def _as_there(landmarks: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """(2, 3) matrix that lays a head onto another's place, scale and roll."""
+    centre, scale, roll = compositing.head_frame(there)
+    turn = np.degrees(roll - compositing.head_frame(landmarks)[2])
+    return compositing.placement(landmarks, (float(centre[0]), float(centre[1])), scale, float(turn))
+
+
+def _anywhere(params: Params, landmarks: np.ndarray, part: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
+    """(2, 3) matrix that puts a face somewhere in its part of the width."""
+    height = params.height
+    scale = rng.uniform(params.min_scale, params.max_scale) * height
+    x_low, x_high = part[0] + 1.35 * scale, part[1] - 1.35 * scale
+    y_low, y_high = 1.9 * scale, height - 1.35 * scale
+    centre = (rng.uniform(x_low, max(x_low, x_high)), rng.uniform(min(y_low, y_high), y_high))
+    return compositing.placement(landmarks, centre, scale, rng.uniform(-params.max_roll, params.max_roll))
 
 
 def _image_row(

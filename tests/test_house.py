@@ -9,7 +9,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 PURE = {"cases", "records", "matching", "metrics", "flow"}
 ADAPTERS = {"faces", "customizers"}
-USES = {"comparison", "evaluation", "training", "generate", "cli"}
+USES = {"comparison", "evaluation", "training", "generate", "held_out", "side_effects", "cli"}
 
 
 def imports(path: Path) -> set[str]:

@@ -1,53 +1,20 @@
 """Whether a picture does as its prompt says: how many people, in which order, on what background.
 
-Beside the identity metrics, because a reward for likeness could ruin it. Written for the prompts of `umo.prompts`.
+Written for the prompts of `umo.prompts`.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from umo import metrics
-from umo.cases import Case
-from umo.images import ImageError, read_image
 from umo.matching import NONE
 from umo.prompts import COLOURS
 
 GREYS = frozenset({"white", "grey"})
 _BACKGROUND = re.compile(rf"\b({'|'.join(COLOURS)}) background")
 _MARGIN = 0.06
-
-
-def adherence(cases: Sequence[Case], root: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, metrics.Estimate]:
-    """Shares of pictures that do as their prompt says, with intervals over cases.
-
-    Args:
-        cases: as drawn.
-        root: what their paths are relative to.
-        rows: records.SCORES of these cases.
-
-    Returns:
-        people_right, order_right (of those with the right number), background_right.
-    """
-    prompts = {case.case_id: case.prompt for case in cases}
-    judged = [row for row in rows if row["n_faces"] is not None]
-    values: dict[str, list[float | None]] = {
-        "people_right": [people_right(row["n"], row["n_faces"]) for row in judged],
-        "order_right": [order_right(row["assignment"], row["boxes"]) for row in judged],
-        "background_right": [_background(root / row["image"], prompts[row["case_id"]]) for row in judged],
-    }
-    return {name: metrics.over_cases(judged, found) for name, found in values.items()}
-
-
-def _background(path: Path, prompt: str) -> bool | None:
-    try:
-        return background_right(read_image(path), prompt)
-    except ImageError:
-        return False
 
 
 def people_right(n: int, n_faces: int) -> bool:

@@ -11,6 +11,8 @@ from typing import Any
 from umo import metrics, records
 from umo.errors import BadInput
 
+Row = Mapping[str, Any]
+
 
 def compare(dir_a: Path, dir_b: Path) -> dict[str, Any]:
     """Is A better than B? Differences a - b, paired by case and seed, averaged over the pictures of a case.
@@ -27,7 +29,7 @@ def compare(dir_a: Path, dir_b: Path) -> dict[str, Any]:
     if judges[0] != judges[1]:
         raise BadInput(f"{dir_a} and {dir_b} were judged differently ({_names(judges)}); evaluate both with one judge")
     rows_a, rows_b = _read_scores(dir_a), _read_scores(dir_b)
-    pairs = [(row, rows_b[key]) for key, row in rows_a.items() if key in rows_b]
+    pairs = _paired(rows_a, rows_b)
     if not pairs:
         raise BadInput(f"{dir_a} and {dir_b} have no case and seed in common; evaluate the same cases")
     for a, b in pairs:
@@ -35,17 +37,42 @@ def compare(dir_a: Path, dir_b: Path) -> dict[str, Any]:
             raise BadInput(
                 f"case {a['case_id']} has different references in {dir_a} and {dir_b}; evaluate the same cases"
             )
-    common = [a for a, _ in pairs]
-    result: dict[str, Any] = {}
-    for name in metrics.METRICS:
-        differences = [_difference(metrics.of_row(a, name), metrics.of_row(b, name)) for a, b in pairs]
-        result[name] = _verdict(name, metrics.over_cases(common, differences))
-    return result | {
+    found = compare_rows([_as_metrics(row) for row in rows_a], [_as_metrics(row) for row in rows_b], metrics.METRICS)
+    return found | {
         "judge": judges[0]["name"],
-        "cases": len({row["case_id"] for row in common}),
+        "cases": len({a["case_id"] for a, _ in pairs}),
         "pairs": len(pairs),
         "unpaired": {"a": len(rows_a) - len(pairs), "b": len(rows_b) - len(pairs)},
     }
+
+
+def compare_rows(rows_a: Sequence[Row], rows_b: Sequence[Row], names: Sequence[str]) -> dict[str, Any]:
+    """Differences a - b of any values of pictures, paired by case and seed, averaged over the pictures of a case.
+
+    Args:
+        rows_a, rows_b: a row a picture, with case_id, seed, people and every one of `names`; a value may be None.
+
+    Returns:
+        As `compare`, of every name {"difference", "low", "high", "n", "verdict"}.
+    """
+    pairs = _paired(rows_a, rows_b)
+    common = [a for a, _ in pairs]
+    return {
+        name: _verdict(name, metrics.over_cases(common, [_difference(a[name], b[name]) for a, b in pairs]))
+        for name in names
+    }
+
+
+def _paired(rows_a: Sequence[Row], rows_b: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """Rows of one case and seed."""
+    of_b = {(row["case_id"], row["seed"]): row for row in rows_b}
+    return [(row, of_b[key]) for row in rows_a if (key := (row["case_id"], row["seed"])) in of_b]
+
+
+def _as_metrics(row: Row) -> dict[str, Any]:
+    """A row of `records.SCORES` as its `METRICS`."""
+    values = {name: metrics.of_row(row, name) for name in metrics.METRICS}
+    return {key: row[key] for key in ("case_id", "seed", "people")} | values
 
 
 def _difference(a: float | None, b: float | None) -> float | None:
@@ -79,7 +106,5 @@ def _names(judges: Sequence[Mapping[str, Any]]) -> str:
     return f"{a['name']} with other {' and '.join(sorted(key for key in a if a[key] != b.get(key)))}"
 
 
-def _read_scores(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """(case_id, seed) -> row of records.SCORES."""
-    rows = records.read(folder / "scores.parquet", records.SCORES).to_pylist()
-    return {(row["case_id"], row["seed"]): row for row in rows}
+def _read_scores(folder: Path) -> list[dict[str, Any]]:
+    return records.read(folder / "scores.parquet", records.SCORES).to_pylist()

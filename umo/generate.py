@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from umo.cases import Case, read_cases, write_cases
 from umo.customizers import Customizer, Drawing, draw, load
-from umo.customizers.base import Size, default_size
+from umo.customizers.base import Size, default_size, seed_of
 from umo.customizers.folder import model_files
 from umo.errors import BadInput, WorkFailed
-from umo.images import ImageError, read_image
+from umo.images import require_image
 
 CASES_FILE = "CASES.jsonl"
 IMAGES = "images"
@@ -57,7 +57,7 @@ def generate_one(
         BadInput: the base, the LoRA, a reference, or the size cannot be used.
         WorkFailed: the picture came out as not finite.
     """
-    people = [_read(path, f"reference {path}") for path in references]
+    people = [require_image(path, f"reference {path}") for path in references]
     customizer = load(model_dir, lora, device)
     pictures = _draw(customizer, prompt, people, [seed], Drawing(size, steps, guidance))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -74,6 +74,7 @@ def generate_cases(
     guidance: float | None = None,
     lora: Path | None = None,
     device: str = "cpu",
+    customizer: Customizer | None = None,
 ) -> Counts:
     """Draw every case of a file; what a killed run has drawn with the same key is kept.
 
@@ -86,6 +87,7 @@ def generate_cases(
         out: folder.
         seeds: pictures a case.
         size, steps, guidance: as `generate_one`.
+        customizer: `model_dir` with `lora`, where the caller has loaded it already.
 
     Raises:
         BadInput: before any drawing: a case, a reference, the base, the LoRA or the size cannot be used.
@@ -94,7 +96,7 @@ def generate_cases(
     to_draw = read_cases(cases, drawn=False)
     people = {case.case_id: [cases.parent / photos[0] for photos in case.references] for case in to_draw}
     digests = _check_references(cases, people)
-    customizer = load(model_dir, lora, device)
+    customizer = customizer or load(model_dir, lora, device)
     how = Drawing(size, steps, guidance)
     for case in to_draw:
         _check(customizer, case, how)
@@ -109,8 +111,8 @@ def generate_cases(
         drawn, kept = drawn + len(missing), kept + seeds - len(missing)
         if not missing:
             continue
-        photos = [_read(path, str(path)) for path in people[case.case_id]]
-        noise_seeds = [int(_digest([case.case_id, rank])[:12], 16) for rank in range(seeds)]
+        photos = [require_image(path, str(path)) for path in people[case.case_id]]
+        noise_seeds = [seed_of(case.case_id, rank) for rank in range(seeds)]
         # All of a case's pictures, whichever are missing: a resumed run must give the same bytes as a whole one.
         pictures = _draw(customizer, case.prompt, photos, noise_seeds, how)
         for rank in missing:
@@ -125,7 +127,7 @@ def _check_references(cases: Path, people: dict[str, list[Path]]) -> dict[Path, 
     for case_id, paths in people.items():
         for path in paths:
             if path not in digests:
-                _read(path, f"{cases}: case {case_id}: reference {path}")
+                require_image(path, f"{cases}: case {case_id}: reference {path}")
                 digests[path] = hashlib.sha256(path.read_bytes()).hexdigest()
     return digests
 
@@ -138,13 +140,6 @@ def _check(customizer: Customizer, case: Case, how: Drawing) -> None:
             "leave the case out"
         )
     customizer.check_size(how.size or default_size(customizer.settings, len(case.references)))
-
-
-def _read(path: Path, where: str) -> np.ndarray:
-    try:
-        return read_image(path)
-    except ImageError as error:
-        raise BadInput(f"{where}: {error}") from error
 
 
 def _draw(

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from umo.errors import BadInput
+
 MIN_SIDE = 16
 MAX_PIXELS = 100_000_000
 Image.MAX_IMAGE_PIXELS = None  # the caller's own limit is checked below, before anything is decoded
@@ -59,6 +61,39 @@ def read_image(source: Path | bytes, max_pixels: int = MAX_PIXELS, max_side: int
     except Exception as error:  # a damaged file makes Pillow's readers raise nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"truncated or corrupt ({reason}): copy it again from its origin") from error
+
+
+def require_image(path: Path, what: str) -> np.ndarray:
+    """`read_image` of a picture that the work cannot do without.
+
+    Args:
+        what: stands before the reason.
+
+    Raises:
+        BadInput: instead of ImageError.
+    """
+    try:
+        return read_image(path)
+    except ImageError as error:
+        raise BadInput(f"{what}: {error}") from error
+
+
+def filled(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A picture at another size and shape: scaled until that is filled, then cut in the middle.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        size: height, width.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    height, width = size
+    scale = max(height / picture.shape[0], width / picture.shape[1])
+    scaled = max(width, round(picture.shape[1] * scale)), max(height, round(picture.shape[0] * scale))
+    resized = np.asarray(Image.fromarray(picture).resize(scaled, Image.Resampling.LANCZOS))
+    top, left = (resized.shape[0] - height) // 2, (resized.shape[1] - width) // 2
+    return resized[top : top + height, left : left + width]
 
 
 def _orientation(image: Image.Image) -> int:

@@ -8,6 +8,10 @@ from scipy.optimize import linear_sum_assignment
 NONE = -1
 
 
+class NotFinite(ValueError):
+    """A cosine is NaN or infinite: the pictures or the embeddings are broken."""
+
+
 @dataclass(frozen=True, slots=True)
 class Matching:
     """An assignment and what follows from it at a threshold.
@@ -44,13 +48,13 @@ def assign(cosines: np.ndarray) -> np.ndarray:
         (M,) int, the face of each reference; -1 where none is left.
 
     Raises:
-        ValueError: not a matrix, or a cosine is not finite.
+        ValueError: not a matrix; `NotFinite` where a cosine is not finite.
     """
     cosines = np.asarray(cosines)
     if cosines.ndim != 2:
         raise ValueError(f"cosines must be a matrix (references, faces), not of shape {cosines.shape}")
     if not np.isfinite(cosines).all():
-        raise ValueError("cosines hold a value that is not finite: the pictures or the embeddings are broken")
+        raise NotFinite("cosines hold a value that is not finite: the pictures or the embeddings are broken")
     assignment = np.full(cosines.shape[0], NONE)
     rows, columns = linear_sum_assignment(cosines, maximize=True)
     assignment[rows] = columns

@@ -24,7 +24,8 @@ METRICS = (
     "extra",
     "copy_paste",
 )
-LOWER_IS_BETTER = frozenset({"duplicates", "extra", "copy_paste"})
+SIDE_EFFECTS = ("people_right", "order_right", "background_right", "sharpness_error", "diffusion_loss", "variety")
+LOWER_IS_BETTER = frozenset({"duplicates", "extra", "copy_paste", "sharpness_error", "diffusion_loss"})
 MIN_ANGLE = 0.01  # radians; a target this near its reference is the same photograph, and the ratio means nothing
 _CHUNK = 4_000_000  # weights held at once by the bootstrap
 
@@ -142,8 +143,8 @@ def over_cases(rows: Sequence[Mapping[str, Any]], values: Sequence[float | None]
     """Mean and interval over cases; a case counts once, with the mean over its pictures.
 
     Args:
-        rows: of `records.SCORES`; their people, where any case names them, are the clusters of `bootstrap`, and a case
-            that names nobody shares nobody.
+        rows: a picture each, with its `case_id` and its `people`; the people, where any case names them, are the
+            clusters of `bootstrap`, and a case that names nobody shares nobody.
         values: one a row; None is left out.
     """
     by_case: dict[str, list[float]] = {}

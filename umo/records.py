@@ -101,6 +101,7 @@ LAYOUT = pa.schema(
         ("person_id", pa.string()),
         ("source_face_id", pa.string()),
         ("source_image_id", pa.string()),
+        ("guide_face_id", pa.string()),  # of the same person: its head's place, scale and roll were taken; or null
         ("box", _box),  # of the face as placed
     ],
     metadata={"record": "layout"},
@@ -166,6 +167,28 @@ SCORES = pa.schema(
         ("error", pa.string()),
     ],
     metadata={"record": "scores"},
+)
+LOSSES = pa.schema(
+    [
+        ("case_id", pa.string()),
+        ("diffusion_loss", pa.float32()),  # of the model on the case's target (umo/held_out.py)
+    ],
+    metadata={"record": "losses"},
+)
+SIDE_EFFECTS = pa.schema(
+    [
+        ("case_id", pa.string()),
+        ("seed", pa.int32()),
+        ("n", pa.int32()),
+        ("people", pa.list_(pa.string())),
+        ("people_right", pa.bool_()),  # these three as in umo/adherence.py; null where there is nothing to judge
+        ("order_right", pa.bool_()),
+        ("background_right", pa.bool_()),
+        ("sharpness_error", pa.float32()),  # |log2| of the drawn picture's sharpness over the target's
+        ("diffusion_loss", pa.float32()),  # the case's, as in LOSSES; null for a method that draws with no model
+        ("variety", pa.float32()),  # the case's, in [0, 1]; null where it was not drawn with several seeds
+    ],
+    metadata={"record": "side_effects"},
 )
 
 

@@ -19,6 +19,7 @@ SMALL = {
     "synthesise": {"scenes": {"train": 18, "validation": 3, "test": 36}, "shard_size": 12},
     "validate": {"min_sets": 1},
     "cases": {"per_n": 4},
+    "generate": {"variety_cases": 2, "variety_seeds": 2, "loss_draws": 2},
     "report": {"sheet_rows": 2},
 }
 SOURCES = {

@@ -238,19 +238,3 @@ def test_scores_have_a_row_a_picture(repro):
     scores = records.read(repro.path / products.EVALUATED / "target" / products.SCORES_TABLE, records.SCORES)
     lines = (repro.path / products.CASES / products.CASES_FILE).read_text().splitlines()
     assert scores.num_rows == len(lines)
-
-
-def test_the_report_is_one_file_with_everything(repro):
-    folder = repro.path / products.REPORT
-    assert [path.name for path in folder.iterdir()] == ["report.html"]
-    page = (folder / "report.html").read_text()
-    assert 'src="http' not in page and 'href="http' not in page and "@import" not in page
-    assert page.count("data:image/jpeg;base64,") == 4
-    assert page.count("<svg") == 3
-    for part in ("id_sim_strict", "funnel"):
-        assert part not in page.split("<h3>params.yaml</h3>")[0], "internal names are not for the reader"
-    metrics = json.loads((repro.path / products.EVALUATED / "pasted" / products.METRICS).read_text())
-    assert f"{metrics['id_sim_strict']['mean']:.3f}" in page
-    assert metrics["judge"]["files"]["dlib_face_recognition_resnet_model_v1.dat"] in page
-    assert "Free for research with credit (AT&amp;T Laboratories Cambridge)" in page
-    assert "adjusted Rand index is 1.0" in page

@@ -2,10 +2,8 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from umo import adherence
-from umo.cases import Case
 from umo.compositing import background
 from umo.prompts import COLOURS, TEXTURES, prompt
 
@@ -44,22 +42,3 @@ def test_another_background_is_not_right():
     assert adherence.background_right(blue, "A photo of one person.") is None
     grey = np.full((64, 128, 3), 90, np.uint8)
     assert adherence.background_right(grey, prompt([0.5], "plain white"))
-
-
-def test_shares_over_cases(tmp_path):
-    Image.new("RGB", (64, 64), COLOURS["red"]).save(tmp_path / "red.png")
-    cases = [
-        Case(name, prompt([0.2, 0.8], "plain red"), (("a",), ("b",)), (f"{picture}.png",), None, None)
-        for name, picture in (("1", "red"), ("2", "red"), ("3", "gone"))
-    ]
-    boxes = [[0, 0, 9, 9], [20, 0, 29, 9]]
-    found = {"n": 2, "n_faces": 2, "people": None, "boxes": boxes}
-    rows = [
-        found | {"case_id": "1", "image": "red.png", "assignment": [0, 1]},
-        found | {"case_id": "2", "image": "red.png", "assignment": [1, 0]},
-        found | {"case_id": "3", "image": "gone.png", "n_faces": 0, "boxes": [], "assignment": [-1, -1]},
-    ]
-    shares = adherence.adherence(cases, tmp_path, rows)
-    assert shares["people_right"].mean == pytest.approx(2 / 3)
-    assert (shares["order_right"].mean, shares["order_right"].n) == (0.5, 2)
-    assert shares["background_right"].mean == pytest.approx(2 / 3)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from umo import records
-from umo.comparison import compare
+from umo.comparison import compare, compare_rows
 from umo.errors import BadInput
 from umo.metrics import METRICS, score
 
@@ -100,6 +100,33 @@ def test_compare_refuses_what_cannot_be_compared(two_runs: tuple[Path, Path], tm
     (other / "metrics.json").write_text("[]")
     with pytest.raises(BadInput, match="not the result of an evaluation"):
         compare(a, other)
+
+
+def table(values: Mapping[tuple[str, int], float | bool | None]) -> list[dict[str, Any]]:
+    """Rows (case_id, seed) -> value, under two names; every case has a person of its own."""
+    return [
+        {"case_id": case_id, "seed": seed, "people": [case_id], "variety": value, "diffusion_loss": value}
+        for (case_id, seed), value in values.items()
+    ]
+
+
+def test_any_values_are_paired_by_case_and_seed() -> None:
+    a = table({("1", 0): 4.0, ("1", 1): 6.0, ("2", 0): 8.0, ("3", 0): 9.0, ("4", 0): None})
+    b = table({("2", 0): 7.0, ("1", 1): 3.0, ("1", 0): 2.0, ("2", 1): 0.0, ("4", 0): 1.0})
+    found = compare_rows(a, b, ["variety", "diffusion_loss"])
+    # The mean over the cases 1, (2 + 3) / 2, and 2, 1: a case counts once, whatever its pictures.
+    expected = {"difference": 1.75, "low": 1.0, "high": 2.5, "n": 2}
+    assert found == {
+        "variety": {**expected, "verdict": "better"},
+        "diffusion_loss": {**expected, "verdict": "worse"},
+    }
+
+
+def test_shares_and_absent_values_compare() -> None:
+    right, wrong = (table({(str(case), 0): value for case in range(5)}) for value in (True, False))
+    assert compare_rows(right, wrong, ["variety"])["variety"]["difference"] == 1
+    nothing = compare_rows(right, table({(str(case), 0): None for case in range(5)}), ["variety"])["variety"]
+    assert nothing == {"difference": None, "low": None, "high": None, "n": 0, "verdict": "cannot tell"}
 
 
 def test_comparing_needs_no_face_model() -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from umo.images import ImageError, encode_jpeg, encode_png, read_image
+from umo.errors import BadInput
+from umo.images import ImageError, encode_jpeg, encode_png, filled, read_image, require_image
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -123,3 +124,19 @@ def test_encoding_is_the_same_twice(picture):
     assert encode_png(array) == encode_png(array)
     assert np.array_equal(read_image(encode_png(array)), array)
     assert encode_jpeg(array) == encode_jpeg(array)
+
+
+def test_a_picture_fills_another_size(picture):
+    """Of a picture twice as large in blocks the middle is left, as it was."""
+    array = np.asarray(picture)
+    assert np.array_equal(filled(array, (40, 60)), array)
+    assert np.array_equal(filled(array, (40, 20)), array[:, 20:40])
+    assert np.array_equal(filled(array, (20, 60)), array[10:30])
+    coarse = np.add.outer(np.arange(40), np.arange(60))[..., None].repeat(3, axis=2).astype(np.uint8)
+    double = coarse.repeat(2, axis=0).repeat(2, axis=1)
+    assert np.abs(filled(double, (40, 30)).astype(int) - coarse[:, 15:45]).max() <= 1
+
+
+def test_a_picture_that_is_needed_is_bad_input_where_it_cannot_be_read(tmp_path):
+    with pytest.raises(BadInput, match=r"^reference 3: cannot be read .No such file"):
+        require_image(tmp_path / "nowhere.png", "reference 3")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -126,11 +126,7 @@ def read(path: Path) -> State:
     Raises:
         BadInput: missing, damaged, or of neither naming.
     """
-    if path.is_dir():
-        files = sorted(path.glob("*.safetensors"))
-        if len(files) != 1:
-            raise BadInput(f"{path}: {len(files)} .safetensors files instead of one; name the LoRA's file")
-        path = files[0]
+    path = _file(path)
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -147,16 +143,33 @@ def read(path: Path) -> State:
     return state
 
 
+def _file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    files = sorted(path.glob("*.safetensors"))
+    if len(files) != 1:
+        raise BadInput(f"{path}: {len(files)} .safetensors files instead of one; name the LoRA's file")
+    return files[0]
+
+
+def _made_for(path: Path) -> str | None:
+    """The base that a file of `save` says it is for; other tools' files say nothing."""
+    with safe_open(_file(path), "pt") as file:
+        return (file.metadata() or {}).get("base")
+
+
 def attach(transformer: nn.Module, path: Path, base: str, adapter: str = "default") -> None:
     """Put a LoRA on a FluxTransformer2DModel, active and frozen.
 
     Args:
-        base: the base's name, for messages.
+        base: the base's name; a file that names another is refused.
 
     Raises:
         BadInput: it was made for another base.
     """
     state = read(path)
+    if (other := _made_for(path)) not in (None, base):
+        raise BadInput(f"LoRA {path}: made for base '{other}', and this is '{base}': load it on that base")
     layers = dict(transformer.named_modules())
     for key, tensor in state.items():
         name, half = key.removesuffix(".weight").rsplit(".", 1)

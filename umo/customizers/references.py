@@ -7,6 +7,7 @@ from torch import Tensor
 
 from umo.customizers.base import Reference, Size
 from umo.errors import BadInput
+from umo.images import filled
 
 
 def to_tensor(reference: Reference) -> Tensor:
@@ -54,7 +55,7 @@ def fit(reference: Tensor, longest: int, multiple: int) -> Tensor:
 
 
 def fill(picture: np.ndarray, size: Size) -> Tensor:
-    """A target picture at the size a base draws: scaled until that is filled, then cut in the middle.
+    """A target picture at the size a base draws (`umo.images.filled`).
 
     Args:
         picture: (H, W, 3) uint8.
@@ -63,12 +64,7 @@ def fill(picture: np.ndarray, size: Size) -> Tensor:
     Returns:
         (3, height, width) float32 in [-1, 1].
     """
-    height, width = size
-    scale = max(height / picture.shape[0], width / picture.shape[1])
-    scaled = max(width, round(picture.shape[1] * scale)), max(height, round(picture.shape[0] * scale))
-    resized = np.asarray(Image.fromarray(picture).resize(scaled, Image.Resampling.LANCZOS))
-    top, left = (resized.shape[0] - height) // 2, (resized.shape[1] - width) // 2
-    return to_tensor(resized[top : top + height, left : left + width])
+    return to_tensor(filled(picture, size))
 
 
 def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:

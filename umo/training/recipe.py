@@ -1,11 +1,15 @@
 """How a base is tuned: every knob of a run. Values per base stand in params.yaml beside those of the paper."""
 
-from typing import Annotated, Literal, Self
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from umo.rewards import Anchor
+if TYPE_CHECKING:
+    import torch
 
+Anchor = Literal["references", "target", "pool"]
 Method = Literal["sft", "sir", "mimr"]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -78,6 +82,13 @@ class Recipe(BaseModel):
     validation_samples: int = Field(default=32, ge=1)
     patience: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the frozen weights."""
+        import torch  # recipes are read where nothing is computed
+
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

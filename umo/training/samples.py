@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -67,7 +67,7 @@ class Samples:
             folder: where encoded samples are kept; the caller keeps a folder for each base, face model and precision.
 
         Raises:
-            BadInput: there is no sample, or one has more people than the base takes.
+            BadInput: there is no sample, or one has more people than the base takes, or not what the anchor needs.
         """
         if not samples:
             raise BadInput("no samples to train on: choose a split that has some")
@@ -80,6 +80,9 @@ class Samples:
                     f"sample {sample.name}: {len(sample.references)} people, and {customizer.name} takes at most "
                     f"{most}; leave it out"
                 )
+            needed = {"references": sample.references, "target": sample.target_landmarks, "pool": sample.pool}[anchor]
+            if len(needed) != len(sample.references) or not all(map(len, needed)):
+                raise BadInput(f"sample {sample.name}: somebody has nothing for the anchor '{anchor}'; leave it out")
         self.by_size: dict[Size, list[int]] = {}
         for index, sample in enumerate(self.samples):
             self.by_size.setdefault(self.size(sample), []).append(index)
@@ -99,7 +102,7 @@ class Samples:
             BadInput: a picture cannot be read, or a photograph shows no face.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        missing = [sample for sample in self.samples if not self._path(sample).exists()]
+        missing = [sample for sample in self.samples if not _whole(self._path(sample))]
         for sample in tqdm(missing, desc=desc, unit="sample", disable=not missing):
             self._encode(sample)
 
@@ -175,6 +178,15 @@ class Samples:
             except BadInput as error:
                 raise BadInput(f"sample {sample.name}, person {person}: {error}") from error
         return self._anchors[key]
+
+
+def _whole(path: Path) -> bool:
+    """A header tells how long its file must be."""
+    try:
+        with safe_open(path, "pt"):
+            return True
+    except (FileNotFoundError, SafetensorError):
+        return False
 
 
 def _box(landmarks: np.ndarray) -> np.ndarray:

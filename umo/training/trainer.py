@@ -24,7 +24,7 @@ from tqdm import tqdm
 from umo import flow
 from umo.customizers.base import Customizer
 from umo.errors import BadInput, WorkFailed
-from umo.matching import NONE, assign
+from umo.matching import NONE, NotFinite, assign
 from umo.rewards import MatchingReward, Reward
 from umo.training import checkpoints, rerefl
 from umo.training.recipe import Method, Recipe
@@ -50,6 +50,7 @@ class Progress:
         best: the best validation reward so far, and the update it was measured after.
         stale: validations since then.
         stopped: the run stopped early.
+        chosen: the weights of `best_step` are the result, not the last.
     """
 
     step: int = 0
@@ -60,6 +61,7 @@ class Progress:
     best_step: int = 0
     stale: int = 0
     stopped: bool = False
+    chosen: bool = False
 
 
 class Trainer:
@@ -86,7 +88,11 @@ class Trainer:
         Raises:
             BadInput: the batch cannot be shared, nobody to validate on, or people of the validation are trained on.
         """
-        self.accelerator = Accelerator(mixed_precision="bf16" if recipe.precision == "bf16" else "no")
+        self.accelerator = Accelerator(
+            cpu=customizer.device.type == "cpu", mixed_precision="bf16" if recipe.precision == "bf16" else "no"
+        )
+        if self.accelerator.num_processes > 1:
+            customizer.to(self.accelerator.device)  # each process has a GPU of its own
         self.customizer, self.train, self.validation, self.reward = customizer, train, validation, reward
         self.recipe, self.method, self.folder, self.log = recipe, method, folder, log
         self._check()
@@ -106,6 +112,7 @@ class Trainer:
         self.ema = EMAModel(self.weights, decay=recipe.ema, use_ema_warmup=False) if recipe.ema else None
         self.best_weights: list[Tensor] | None = None
         self.progress = Progress()
+        self._saved_step = -1
         self._kept_rollout = -1
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}  # by the first row of a part
 
@@ -150,7 +157,8 @@ class Trainer:
                     self._validate()
                 if progress.step % recipe.checkpoint_every == 0:
                     self._checkpoint()
-        self._checkpoint()
+        if progress.step != self._saved_step:
+            self._checkpoint()
         self._install_result()
         return progress
 
@@ -166,12 +174,13 @@ class Trainer:
         if not all(math.isfinite(value) for value in (norm, *row.values())):
             self._skip(rows)
             return {"skipped": progress.skipped}
+        rate = float(self.schedule.get_last_lr()[0])
         self.optimizer.step()
         self.schedule.step()
         if self.ema is not None:
             self.ema.step(self.weights)
         progress.bad = 0
-        return row | {"gradient_norm": norm, "learning_rate": float(self.schedule.get_last_lr()[0])}
+        return row | {"gradient_norm": norm, "learning_rate": rate}
 
     def _skip(self, rows: Sequence[int]) -> None:
         progress = self.progress
@@ -179,10 +188,11 @@ class Trainer:
         progress.bad += 1
         if progress.bad >= MAX_BAD:
             names = ", ".join(self.train.samples[row].name for row in rows)
+            kept = checkpoints.find(self.folder)
+            left = f"the last good checkpoint is {kept[-1]}" if kept else f"there is no checkpoint yet in {self.folder}"
             raise WorkFailed(
                 f"{self.method}: {MAX_BAD} updates in a row without a finite reward and gradient, the last number "
-                f"{progress.step} on the batch {names}; the last good checkpoint is in {self.folder}: lower the "
-                "learning rate or the reward weight"
+                f"{progress.step} on the batch {names}; {left}: lower the learning rate or the reward weight"
             )
 
     def _choose(self, step: int) -> list[int]:
@@ -227,10 +237,14 @@ class Trainer:
             pictures = rerefl.drawn(self.customizer, latents, sigma, condition)
         if not torch.isfinite(pictures).all():
             return row | dict.fromkeys(REWARD_PARTS, math.nan)
-        reward = self.reward(pictures.float(), batch.anchors)
+        try:
+            reward = self.reward(pictures.float(), batch.anchors)
+            figures = parts_of(reward)
+        except NotFinite:  # embeddings of a picture out of all bounds
+            return row | dict.fromkeys(REWARD_PARTS, math.nan)
         if not reward.no_face.all():
             self.accelerator.backward(-weight * recipe.reward_weight * reward.reward.mean())
-        return row | parts_of(reward)
+        return row | figures
 
     @property
     def _guidance(self) -> float:
@@ -281,6 +295,7 @@ class Trainer:
             return
         if row["validation/reward"] > progress.best:
             progress.best, progress.best_step, progress.stale = row["validation/reward"], progress.step, 0
+            progress.chosen = True
             self.best_weights = [weight.detach().clone() for weight in self._result()]
         else:
             progress.stale += 1
@@ -364,10 +379,12 @@ class Trainer:
             "recipe": [self.method, self.recipe.model_dump_json()],
         }
         checkpoints.save(self.folder, self.progress.step, state, self.recipe.keep)
+        self._saved_step = self.progress.step
 
     def _resume(self) -> None:
         """Take up the newest whole checkpoint."""
-        state = checkpoints.newest(self.folder)
+        with self.accelerator.main_process_first():  # it removes a damaged one
+            state = checkpoints.newest(self.folder)
         if state is None:
             return
         if state["recipe"] != [self.method, self.recipe.model_dump_json()]:
@@ -379,8 +396,10 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
+            self.ema.to(self.weights[0].device)
         self.best_weights = state["best_weights"]
         self.progress = Progress(**state["progress"])
+        self._saved_step = self.progress.step
         for step, row in self.progress.history:
             if self.log is not None and self.accelerator.is_main_process:
                 self.log(step, row)

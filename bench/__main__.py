@@ -1,0 +1,67 @@
+"""`python -m bench [NAME ...]`: measure and write bench/results/NAME.json; exit codes as everywhere (0, 1, 2)."""
+
+import argparse
+import os
+import shlex
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from bench.result import RESULTS
+from umo.errors import BadInput, WorkFailed
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: idle threads sleep, for onnxruntime needs the cores
+
+QUICK = {"rerefl-step-overhead": "bench.rerefl_step", "reward-batched": "bench.reward_batched"}
+LONG = {"rerefl-evaluations": "bench.rerefl_evaluations"}
+BENCHES = QUICK | LONG
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run benches one after the other; 0 also where a bar is missed, for a result is a result."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    names = options.names or list(BENCHES if options.long else QUICK)
+    if unknown := sorted(set(names) - set(BENCHES)):
+        parser.error(f"no bench {unknown[0]}: choose of {', '.join(BENCHES)}")
+    given = {key: value for key in ("updates", "every") if (value := getattr(options, key)) is not None}
+    try:
+        from bench.setup import from_params
+
+        setup = from_params()
+        for name in names:
+            knobs = given if name in LONG else {}
+            result = import_module(BENCHES[name]).run(setup, **knobs)
+            result.write(options.out, _command(name, knobs))
+            print(result.line(), flush=True)
+    except (BadInput, WorkFailed) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    quick, long = ", ".join(QUICK), ", ".join(LONG)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{quick}; long: {long}")
+    parser.add_argument("--long", action="store_true", help="without names: the long ones too")
+    parser.add_argument("--updates", type=_positive, help="of a long bench: updates of its longest form")
+    parser.add_argument("--every", type=_positive, help="of a long bench: updates between measurements")
+    parser.add_argument("--out", type=Path, default=RESULTS, help=f"folder of results ({RESULTS})")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise ValueError(text)
+    return value
+
+
+def _command(name: str, knobs: dict[str, Any]) -> str:
+    options = [part for key, value in knobs.items() for part in (f"--{key}", str(value))]
+    return shlex.join(["python", "-m", "bench", name, *options])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,275 @@
+"""How many evaluations of the network cheaper forms of ReReFL need for the likeness that the published form reaches.
+
+Each form trains MIMR from the same base with the same knobs. Every few updates the validation people are drawn by the
+usual full sampler and judged by a face model that gave no reward; that drawing is not counted. The forms:
+
+- faithful: Algorithm 1; for every update a rollout from noise down to the step with gradient.
+- target: no rollout; the step with gradient starts from the noised target.
+- reused: a rollout serves as many updates as there are steps that may have a gradient, each at another one.
+- short: a rollout of four steps, of which the last or the one before has the gradient.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from bench.result import Result, write_json
+from bench.setup import Setup, faithful, varied
+from pipelines.params import load
+from pipelines.shards import digest, file_digest
+from umo import faces, metrics
+from umo.cases import Case
+from umo.customizers import Customizer, draw
+from umo.errors import WorkFailed
+from umo.evaluation import Gallery, score_case
+from umo.faces import FaceModel
+from umo.faces.pixels import to_uint8
+from umo.images import read_image
+from umo.training import Recipe, Sample, Samples, Trainer
+
+NAME = "rerefl-evaluations"
+BAR = 1 / 3
+METRIC = "id_sim_strict"
+FAITHFUL = "faithful"
+MORE_UPDATES = 2  # times the updates of the faithful form, for the others: they cost less than half
+DRAWN_AT_ONCE = 10
+
+
+def forms(recipe: Recipe, updates: int) -> dict[str, Recipe]:
+    """The recipe of each form.
+
+    Args:
+        updates: of the faithful form.
+    """
+    more, late = MORE_UPDATES * updates, recipe.gradient_last - recipe.gradient_first + 1
+    return {
+        FAITHFUL: faithful(recipe, steps=updates),
+        "target": varied(recipe, steps=more, rollout_start="target", updates_per_rollout=1),
+        "reused": varied(recipe, steps=more, rollout_start="noise", updates_per_rollout=late, checkpoint_every=late),
+        "short": faithful(recipe, steps=more, rollout_steps=4, gradient_first=1, gradient_last=2),
+    }
+
+
+class Evaluations:
+    """Counts the samples that go through a network, forward and backward, while it is watched.
+
+    Activations that gradient checkpointing computes again are not counted.
+    """
+
+    def __init__(self) -> None:
+        self.forwards = self.backwards = 0
+
+    @contextmanager
+    def watching(self, network: nn.Module) -> Iterator[None]:
+        """A network called with `hidden_states` (B, ...) that returns a tuple, as diffusers' transformers are."""
+        handle = network.register_forward_hook(self._forward, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _forward(self, network: nn.Module, inputs: tuple, named: dict[str, Any], output: tuple[Tensor, ...]) -> None:
+        count = len(named["hidden_states"])
+        self.forwards += count
+        if output[0].requires_grad:
+            output[0].register_hook(lambda gradient: self._backward(count))
+
+    def _backward(self, count: int) -> None:
+        self.backwards += count
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a training stands after some updates.
+
+    Attributes:
+        forwards, backwards: samples that went through the network since the start.
+        seconds: of the updates alone.
+        likeness: `id_sim_strict` of the people held out: mean, low, high (95 %), n.
+    """
+
+    update: int
+    forwards: int
+    backwards: int
+    seconds: float
+    likeness: dict[str, Any]
+
+    @property
+    def passes(self) -> int:
+        """Forwards, a backward counted as two of them."""
+        return self.forwards + 2 * self.backwards
+
+
+class HeldOut:
+    """Sets of people not trained on, drawn by a base's usual sampler from fixed noise, and judged."""
+
+    def __init__(self, samples: Sequence[Sample], judge: FaceModel, folder: Path) -> None:
+        """
+        Args:
+            folder: of references and drawn pictures, to be looked at.
+        """
+        self.samples, self.folder, self.gallery = list(samples), folder, Gallery(judge, folder)
+        (folder / "references").mkdir(parents=True, exist_ok=True)
+        self.references = [tuple(self._put(photo) for photo in sample.references) for sample in self.samples]
+
+    def _put(self, photo: bytes) -> str:
+        name = f"references/{hashlib.sha256(photo).hexdigest()[:16]}"
+        (self.folder / name).write_bytes(photo)
+        return name
+
+    def likeness(self, customizer: Customizer, to: str) -> dict[str, Any]:
+        """`id_sim_strict` with its interval, cases clustered by person.
+
+        Args:
+            to: the pictures' folder below `folder`; another one at every call, for a path is looked at once.
+
+        Raises:
+            WorkFailed: the judge finds no face in the references of any set.
+        """
+        (self.folder / to).mkdir(parents=True, exist_ok=True)
+        paths = [f"{to}/{sample.name}.png" for sample in self.samples]
+        for rows in self._batches(customizer):
+            for row, picture in zip(rows, self._draw(customizer, rows), strict=True):
+                Image.fromarray(picture).save(self.folder / paths[row])
+        self.gallery.look(paths)
+        scored = []
+        for sample, photos, path in zip(self.samples, self.references, paths, strict=True):
+            people = tuple((photo,) for photo in photos)
+            case = Case(sample.name, sample.prompt, people, (path,), None, sample.people)
+            scored += score_case(case, self.gallery).rows
+        estimate = metrics.over_cases(scored, [metrics.of_row(row, METRIC) for row in scored])
+        if estimate.mean is None:
+            raise WorkFailed(f"{self.folder}: none of {len(scored)} sets could be judged: {scored[0]['error']}")
+        return asdict(estimate)
+
+    def _batches(self, customizer: Customizer) -> list[list[int]]:
+        """Rows that are drawn together: as many references, and so one size."""
+        by_count: dict[int, list[int]] = {}
+        for row, sample in enumerate(self.samples):
+            by_count.setdefault(len(sample.references), []).append(row)
+        starts = [(rows, start) for rows in by_count.values() for start in range(0, len(rows), DRAWN_AT_ONCE)]
+        return [rows[start : start + DRAWN_AT_ONCE] for rows, start in starts]
+
+    def _draw(self, customizer: Customizer, rows: Sequence[int]) -> np.ndarray:
+        """(B, H, W, 3) uint8."""
+        chosen = [self.samples[row] for row in rows]
+        references = [[read_image(photo) for photo in sample.references] for sample in chosen]
+        return to_uint8(draw(customizer, [sample.prompt for sample in chosen], references, seeds=rows))
+
+
+def run(setup: Setup, updates: int = 100, every: int = 25) -> Result:
+    """Evaluations of the cheapest form / those of the faithful form, for the likeness that the latter ends with.
+
+    Forms that are finished are kept, under a key of all that they depend on: a killed bench goes on with the next.
+
+    Args:
+        updates: of the faithful form; the others make `MORE_UPDATES` times as many.
+        every: updates between measurements.
+    """
+    judge = faces.load(load("evaluate").model_dump()["judge"])
+    held_out = HeldOut(setup.validation, judge, setup.scratch / NAME / "pictures")
+    curves = {
+        name: kept_curve(setup, name, recipe, held_out, every) for name, recipe in forms(setup.recipe, updates).items()
+    }
+    return compare(curves, setup.recipe, updates, judge.name)
+
+
+def kept_curve(setup: Setup, name: str, recipe: Recipe, held_out: HeldOut, every: int) -> list[Point]:
+    """The curve of a form: of an earlier run, or trained now."""
+    judge = held_out.gallery.judge
+    code = [file_digest(Path(__file__)), *(file_digest(path) for path in judge.files)]
+    key = digest(setup.fingerprint, recipe.model_dump_json(), every, [one.digest for one in held_out.samples], code)
+    path = setup.scratch / NAME / f"{name}-{key[:16]}.json"
+    if path.exists():
+        return [Point(**row) for row in json.loads(path.read_text())]
+    points = curve(setup, name, recipe, held_out, every)
+    write_json(path, [asdict(point) for point in points])
+    return points
+
+
+def curve(setup: Setup, name: str, recipe: Recipe, held_out: HeldOut, every: int) -> list[Point]:
+    """Train a form and measure it before the first update, every few updates, and after the last."""
+    customizer = setup.load_base()
+    samples = Samples(setup.train, customizer, setup.reward, recipe.anchor, setup.encoded)
+    samples.prepare("encode train")
+    trainer = Trainer(customizer, samples, None, setup.reward, recipe, "mimr", setup.scratch / NAME / name)
+    evaluations, seconds = Evaluations(), 0.0
+    points = [Point(0, 0, 0, 0.0, held_out.likeness(customizer, f"{name}/0"))]
+    with tqdm(total=recipe.steps, desc=f"train {name}", unit="update") as bar:
+        while (done := trainer.progress.step) < recipe.steps:
+            started = time.perf_counter()
+            with evaluations.watching(customizer.transformer):
+                for _ in range(min(every, recipe.steps - done)):
+                    trainer.update()
+                    bar.update()
+            seconds += time.perf_counter() - started
+            step = trainer.progress.step
+            likeness = held_out.likeness(customizer, f"{name}/{step}")
+            points.append(Point(step, evaluations.forwards, evaluations.backwards, round(seconds, 1), likeness))
+            bar.set_postfix({METRIC: f"{likeness['mean']:.3f}"})
+    return points
+
+
+def compare(curves: Mapping[str, Sequence[Point]], recipe: Recipe, updates: int, judge: str) -> Result:
+    """The result of curves.
+
+    `ratios` has every form, the faithful too: below 1 there, it says how early noise alone reaches the last level.
+    """
+    last = curves[FAITHFUL][-1]
+    gained = last.likeness["mean"] > curves[FAITHFUL][0].likeness["mean"]
+    ratios = {name: _ratio(points, last, "forwards") if gained else None for name, points in curves.items()}
+    reached = [ratio for name, ratio in ratios.items() if name != FAITHFUL and ratio is not None]
+    return Result(
+        name=NAME,
+        value=min(reached, default=None),
+        unit="transformer evaluations of the cheapest form / those of the faithful form, for the same likeness",
+        against="ReReFL as published: for every update a rollout from noise",
+        bar=BAR,
+        lower_is_better=True,
+        details={
+            "level": last.likeness["mean"],
+            "judge": judge,
+            "ratios": ratios,
+            "ratios_with_backward": {
+                name: _ratio(points, last, "passes") if gained else None for name, points in curves.items()
+            },
+            "seconds_of_updates": {name: points[-1].seconds for name, points in curves.items()},
+            "learning_rate": recipe.learning_rate,
+            "batch": recipe.batch,
+            "curves": {
+                name: [asdict(point) | {"passes": point.passes} for point in points] for name, points in curves.items()
+            },
+        },
+    )
+
+
+def _ratio(points: Sequence[Point], last: Point, cost: str) -> float | None:
+    needed = cost_of(
+        last.likeness["mean"], [point.likeness["mean"] for point in points], [getattr(point, cost) for point in points]
+    )
+    return None if needed is None else needed / getattr(last, cost)
+
+
+def cost_of(level: float, values: Sequence[float], costs: Sequence[float]) -> float | None:
+    """What it costs until a curve first reaches a level, by straight lines between its points; None if it never does.
+
+    Args:
+        values, costs: of the points, the costs rising.
+    """
+    for k, value in enumerate(values):
+        if value >= level:
+            if k == 0:
+                return costs[0]
+            share = (level - values[k - 1]) / (value - values[k - 1])
+            return costs[k - 1] + share * (costs[k] - costs[k - 1])
+    return None

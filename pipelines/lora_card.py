@@ -1,0 +1,77 @@
+"""The card of a trained LoRA, written from the run."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+WHAT = {
+    "sft": "Supervised fine-tuning: the diffusion loss alone. It is the control of the methods with a reward.",
+    "sir": "ReReFL with the single identity reward (SIR) of arXiv 2509.06818.",
+    "mimr": "ReReFL with the multi-identity matching reward (MIMR) of arXiv 2509.06818, as published.",
+}
+
+
+def lora_card(run: Mapping[str, Any], base: str, licences: Sequence[str]) -> str:
+    """README.md of a LoRA: front matter that the hub reads, how it is used, how it was made, what to mind.
+
+    Args:
+        run: what stands in training.json.
+        base: name of the base's folder.
+        licences: of the pictures that were trained on.
+    """
+    recipe = "\n".join(f"| `{key}` | {value} |" for key, value in run["recipe"].items())
+    return f"""---
+base_model: {base}
+library_name: diffusers
+tags: [lora, text-to-image, image-customization, umo]
+---
+# {run["method"]} on {base}
+
+{WHAT[run["method"]]}
+
+```python
+pipeline.load_lora_weights("path/to/this/folder")  # diffusers, on the same base; draws without references
+```
+
+```
+umo generate --model path/to/{base} --lora path/to/this/folder --reference A.jpg --prompt "..." --out picture.png
+```
+
+## How it was made
+{run["updates"]} updates on {run["samples"]} reference sets of {len(run["people"])} people (ids in `training.json`);
+{_chosen(run)} Skipped for a loss or gradient that was not finite: {run["skipped"]}.
+{_reward(run)}
+
+{_validation(run["validation"])}
+
+| recipe | |
+|---|---|
+{recipe}
+
+## What to mind
+- Never evaluate it on the people of `training.json`, nor with the network that gave the reward.
+- It draws faces of people who are given to it: use photographs only of those who agreed to that.
+- Terms of the pictures that it was trained on: {"; ".join(licences)}.
+"""
+
+
+def _chosen(run: Mapping[str, Any]) -> str:
+    if run["chosen_update"] == run["updates"]:
+        return "the weights are those after the last one."
+    early = ", after which the run was stopped" if run["stopped_early"] else ""
+    return f"the weights are those after update {run['chosen_update']}, the best by validation reward{early}."
+
+
+def _reward(run: Mapping[str, Any]) -> str:
+    use = "measured the validation below, and took no part in the training" if run["method"] == "sft" else "rewarded"
+    return f"Face model: {run['reward']}; it {use}."
+
+
+def _validation(rows: Sequence[Mapping[str, float]]) -> str:
+    """A line a validation; on people who are not trained on, by the network of the reward."""
+    names = ("reward", "matched", "unmatched", "no_face", "diffusion_loss")
+    head = "| update | " + " | ".join(names) + " |\n|---" * 1 + "|---" * len(names) + "|"
+    lines = [
+        f"| {row['update']} | " + " | ".join(f"{row[f'validation/{name}']:.3f}" for name in names) + " |"
+        for row in rows
+    ]
+    return "\n".join([head, *lines])

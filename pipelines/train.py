@@ -1,0 +1,219 @@
+"""A method (sft, sir, mimr) tunes the base on the exported sets: a LoRA, its card, its curves."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipelines import products
+from pipelines.bases import Base, chosen, weights_digest
+from pipelines.lora_card import lora_card
+from pipelines.params import Section, load
+from pipelines.shards import WORK, Counts, Machine, Shard, digest, file_digest, scratch, tree_digest
+from pipelines.shards import run as run_shards
+from umo import faces
+from umo.errors import BadInput, WorkFailed
+
+if TYPE_CHECKING:
+    from umo.training import Progress, Sample
+    from umo.training.trainer import Row
+
+COLUMNS = ["set_id", "prompt", "references", "target", "person_ids", "target_landmarks", "pool", "licence"]
+RESULT = "result"
+
+
+class Params(Section):
+    """
+    base: the base that is tuned and that draws; a key of `bases`, where its recipe stands.
+    reward: the face model that gives the reward; never the one that evaluates.
+    """
+
+    base: str
+    reward: str
+
+
+def run(params: Params, machine: Machine, method: str) -> None:
+    """Train runs/train/`method`.
+
+    Raises:
+        BadInput: the base has no recipe, its folder is not there, the judge gives the reward, or the sets are unfit.
+    """
+    base = chosen()
+    if base.train is None:
+        raise BadInput(f"params.yaml: bases.{params.base} has no recipe: add bases.{params.base}.train")
+    if load("evaluate").model_dump()["judge"] == params.reward:
+        raise BadInput(f"params.yaml: train.reward is '{params.reward}', which also evaluates: choose another")
+    _refuse_held_out()
+    reward = faces.load(params.reward)
+    inputs = {
+        "exported": tree_digest(products.EXPORTED),
+        "weights": weights_digest(base),
+        "recipe": base.train.model_dump_json(),
+        "method": method,
+    }
+    run_shards(
+        "train",
+        partial(_train, machine),
+        [Shard("", inputs, method)],
+        products.TRAINED / method,
+        params=params,
+        files=reward.files,
+        machine=machine,
+    )
+
+
+def _refuse_held_out() -> None:
+    """Nobody of the validation and test sets may be in the training sets.
+
+    Raises:
+        BadInput: somebody is, or a split is not there.
+    """
+    people = {
+        split: {person for row in products.exported(split, ["person_ids"]) for person in row["person_ids"]}
+        for split in ("train", "validation", "test")
+    }
+    for split in ("validation", "test"):
+        if both := sorted(people["train"] & people[split]):
+            raise BadInput(
+                f"{products.EXPORTED}: {len(both)} people of the {split} split are in the training sets (first "
+                f"{both[0]}): export again with splits by person (dvc repro export)"
+            )
+
+
+def _train(machine: Machine, shard: Shard, folder: Path) -> Counts:
+    """Train in a folder of its own, where a killed run finds its checkpoints again; then hand over the result."""
+    kept = scratch(folder)
+    kept.mkdir(parents=True, exist_ok=True)
+    if machine.processes == 1:
+        fit(str(shard.task), kept)
+    else:
+        launch = ["accelerate.commands.launch", "--num_processes", str(machine.processes)]
+        device = ["--cpu"] if machine.device == "cpu" else []
+        done = subprocess.run(
+            [sys.executable, "-m", *launch, *device, "-m", "pipelines.train", str(shard.task), str(kept)], check=False
+        )
+        if done.returncode:
+            raise WorkFailed(f"train: one of {machine.processes} processes failed; its own message is above")
+    for path in sorted((kept / RESULT).iterdir()):
+        shutil.move(path, folder / path.name)
+    shutil.rmtree(kept)
+    made = json.loads((folder / products.TRAINING).read_text())
+    return Counts({"updates": made["updates"]}, {"skipped updates": made["skipped"]})
+
+
+def fit(method: str, folder: Path) -> None:
+    """Train, with checkpoints in `folder`, and write the result to `folder/result`: what every process runs."""
+    from umo import customizers
+    from umo.rewards import MatchingReward
+    from umo.training import Samples, Trainer
+
+    params, machine, base = load("train"), load("machine"), chosen()
+    assert isinstance(params, Params) and isinstance(machine, Machine) and base.train is not None
+    recipe = base.train
+    customizer = customizers.load(base.folder, base.lora, machine.device, recipe.dtype)
+    model = faces.load(params.reward)
+    reward = MatchingReward(model, "sir" if method == "sir" else "mimr", recipe.lambda_match, recipe.lambda_mismatch)
+    cache = _cache(base, params)
+    rows = {split: products.exported(split, COLUMNS) for split in ("train", "validation")}
+    samples = {}
+    for split, found in rows.items():
+        samples[split] = Samples([_sample(row) for row in found], customizer, reward, recipe.anchor, cache)
+        samples[split].prepare(f"encode {split}")
+    customizer.drop_encoders()
+    with _Curves(folder / RESULT / products.LIVE) as log:
+        trainer = Trainer(
+            customizer, samples["train"], samples["validation"], reward, recipe, method, folder / "checkpoints", log
+        )
+        progress = trainer.run()
+        if not trainer.accelerator.is_main_process:
+            return
+    result = folder / RESULT
+    customizer.save_lora(result)
+    people = sorted({person for row in rows["train"] for person in row["person_ids"]})
+    report = {
+        "method": method,
+        "base": params.base,
+        "reward": model.name,
+        "recipe": recipe.model_dump(),
+        "samples": len(rows["train"]),
+        "people": people,
+        **_summary(progress),
+    }
+    (result / products.TRAINING).write_text(json.dumps(report, indent=1) + "\n")
+    licences = sorted({row["licence"] for row in rows["train"]})
+    (result / "README.md").write_text(lora_card(report, customizer.name, licences))
+
+
+def _cache(base: Base, params: Params) -> Path:
+    """Where encoded samples are kept: a folder for every base, face model and precision, whatever the method."""
+    assert base.train is not None
+    files = [file_digest(path) for path in faces.load(params.reward).files]
+    return WORK / "train" / "encoded" / digest(weights_digest(base), files, base.train.precision)[:16]
+
+
+def _sample(row: dict) -> "Sample":
+    from umo.training import Sample
+
+    return Sample(
+        name=row["set_id"],
+        prompt=row["prompt"],
+        references=tuple(image["bytes"] for image in row["references"]),
+        target=row["target"]["bytes"],
+        people=tuple(row["person_ids"]),
+        target_landmarks=tuple(np.reshape(points, (5, 2)) for points in row["target_landmarks"]),
+        pool=tuple(tuple(image["bytes"] for image in person) for person in row["pool"]),
+    )
+
+
+def _summary(progress: "Progress") -> dict:
+    """What came of a run, for its card and for the report."""
+    validations = [(step, row) for step, row in progress.history if "validation/reward" in row]
+    return {
+        "updates": progress.step,
+        "skipped": progress.skipped,
+        "stopped_early": progress.stopped,
+        "chosen_update": progress.best_step if progress.chosen else progress.step,
+        "validation": [{"update": step, **row} for step, row in validations],
+    }
+
+
+class _Curves:
+    """DVCLive's curves, written anew by a resumed run: the trainer tells it what was logged before."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self):
+        from dvclive import Live
+
+        self.live = Live(str(self.folder), save_dvc_exp=False, report=None, dvcyaml=None)
+        return self._log
+
+    def _log(self, step: int, row: "Row") -> None:
+        self.live.step = step
+        for key, value in row.items():
+            self.live.log_metric(key if "/" in key else f"train/{key}", value)
+
+    def __exit__(self, *error: object) -> None:
+        self.live.end()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """One of several processes: METHOD FOLDER (see `_train`)."""
+    method, folder = arguments
+    try:
+        fit(method, Path(folder))
+    except (BadInput, WorkFailed) as error:
+        print(f"train@{method}: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,179 @@
+"""Algorithm 1 on a flow whose answer is known, and what is drawn at random for it."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.umo.customizers.conftest import small_flux
+from tests.umo.training.conftest import SMALL, build, small_base, stir
+from umo import flow
+from umo.customizers.base import Size
+from umo.customizers.flux_uno import FluxUno
+from umo.training import Recipe
+from umo.training.rerefl import draw_randomness, drawn, late_latents
+
+SHAPE = (2, 3, 5)
+
+
+@dataclass
+class Line:
+    """A customizer that knows the one way from a noise to a picture, a straight line; its pictures are its latents."""
+
+    base: FluxUno
+    x0: Tensor
+    noise: Tensor
+
+    def velocity(self, latents: Tensor, sigma: Tensor, condition: None) -> Tensor:
+        return self.noise - self.x0
+
+    def sigmas(self, steps: int, size: Size) -> Tensor:
+        return self.base.sigmas(steps, size)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents
+
+
+def shifted(plain: Tensor, base: FluxUno, size: Size) -> Tensor:
+    """The schedulers' formulas: FLUX.1-dev shifts by a line through 256 and 4096 tokens, the tiny base by a number."""
+    if base.name == "tiny-uno":
+        by = torch.tensor(2.0)
+    else:
+        tokens = size[0] * size[1] / 16**2
+        by = torch.tensor(0.5 + (tokens - 256) / (4096 - 256) * (1.15 - 0.5)).exp()
+    return by * plain / (by * plain + 1 - plain)
+
+
+@pytest.mark.parametrize("steps", [4, 12, 25])
+@pytest.mark.parametrize(
+    ("make", "size"), [(small_base, (64, 128)), (small_flux, (256, 256)), (small_flux, (1024, 768))]
+)
+def test_the_clean_picture_of_a_straight_flow_is_exact_at_every_step(make, size: Size, steps: int) -> None:
+    x0, noise = torch.randn(2, 3, *SHAPE, generator=torch.Generator().manual_seed(0))
+    line = Line(make(), x0, noise)
+    late = range(1, steps + 1)
+    latents, sigmas = late_latents(line, steps, late, size, None, noise)  # type: ignore[arg-type]
+    plain = torch.tensor([before / steps for before in late])
+    assert torch.allclose(sigmas, shifted(plain, line.base, size), atol=1e-6)
+    for x, sigma, unshifted in zip(latents, sigmas, plain, strict=True):
+        assert torch.allclose(x, (1 - sigma) * x0 + sigma * noise, atol=1e-5)
+        assert torch.allclose(drawn(line, x, sigma, None), x0, atol=1e-5)  # type: ignore[arg-type]
+        if unshifted < 1 and abs(unshifted - sigma) > 0.01:
+            wrong = drawn(line, x, unshifted, None)  # type: ignore[arg-type]
+            assert not torch.allclose(wrong, x0, atol=1e-3), "the plain sigma does as well"
+    assert (sigmas[:-1] - plain[:-1]).abs().max() > 0.04, "this schedule is not shifted"
+
+
+def test_late_latents_are_those_of_one_rollout_each(tmp_path: Path) -> None:
+    trainer = build(tmp_path)
+    stir(trainer)
+    customizer, batch = trainer.customizer, trainer.train.batch([0, 1])
+    start = torch.randn(batch.target.shape, generator=torch.Generator().manual_seed(1))
+    sigmas = customizer.sigmas(5, batch.size)
+    latents, found = late_latents(customizer, 5, range(2, 5), batch.size, batch.condition, start)
+    assert latents.shape == (3, *start.shape) and not latents.requires_grad
+    for rank, before in enumerate((2, 3, 4)):
+        x = start
+        with torch.no_grad():
+            for k in range(5 - before):
+                x = x + (sigmas[k + 1] - sigmas[k]) * customizer.velocity(x, sigmas[k], batch.condition)
+        assert torch.allclose(latents[rank], x, atol=1e-5)
+        assert found[rank] == sigmas[5 - before]
+
+
+def recipe(**changes: object) -> Recipe:
+    return Recipe.model_validate(SMALL | {"rollout_steps": 12, "gradient_first": 2, "gradient_last": 6} | changes)
+
+
+def test_what_a_sample_draws_does_not_depend_on_the_others() -> None:
+    whole, some = (draw_randomness(recipe(), SHAPE, 7, rows) for rows in ([0, 1, 2, 3], [3, 1]))
+    for name in ("time", "noise", "start"):
+        assert torch.equal(getattr(whole, name)[[3, 1]], getattr(some, name))
+    assert whole.late == some.late
+
+
+def test_samples_updates_and_seeds_draw_numbers_of_their_own() -> None:
+    draws = [
+        draw_randomness(recipe(seed=seed), SHAPE, step, rows=range(3)) for seed, step in ((0, 0), (0, 1), (1, 0), (1, 1))
+    ]
+    numbers = torch.cat([torch.cat([draw.noise, draw.start]).flatten() for draw in draws])
+    assert len(numbers.unique()) == len(numbers) == 4 * 2 * 3 * 2 * 3 * 5
+    assert len(torch.cat([draw.time for draw in draws]).unique()) == 4 * 3
+
+
+def test_updates_of_a_rollout_share_its_noise_and_take_different_late_steps() -> None:
+    three = recipe(updates_per_rollout=3)
+    for rollout in range(20):
+        draws = [draw_randomness(three, SHAPE, 3 * rollout + turn, [0, 1]) for turn in range(3)]
+        assert all(torch.equal(draw.start, draws[0].start) for draw in draws)
+        assert len({draw.late for draw in draws}) == 3
+        assert len(torch.stack([draw.noise for draw in draws]).unique()) == 3 * 2 * 2 * 3 * 5
+    following = draw_randomness(three, SHAPE, 3, [0, 1])
+    assert not torch.equal(draw_randomness(three, SHAPE, 2, [0, 1]).start, following.start)
+
+
+@pytest.mark.parametrize("updates", [1, 3])
+def test_the_step_with_gradient_is_even_over_its_range(updates: int) -> None:
+    given = recipe(updates_per_rollout=updates)
+    counts = Counter(draw_randomness(given, SHAPE, step, [0]).late for step in range(1000))
+    assert set(counts) == {2, 3, 4, 5, 6}
+    assert all(150 < count < 250 for count in counts.values())  # 200 each, 4 standard deviations
+
+
+def test_times_of_the_diffusion_loss_are_logit_normal() -> None:
+    times = draw_randomness(recipe(time_mean=0.5, time_std=2.0), (1, 1, 1), 0, range(4000)).time.double()
+    assert ((times > 0) & (times < 1)).all()
+    normal = torch.logit(times)
+    assert float(normal.mean()) == pytest.approx(0.5, abs=0.12)
+    assert float(normal.std()) == pytest.approx(2.0, abs=0.1)
+    low, middle = ((normal - 0.5 < edge).double().mean() for edge in (-2.0, 0.0))
+    assert (float(low), float(middle)) == pytest.approx((0.159, 0.5), abs=0.03)
+
+
+# What the trainer hands to the step with gradient.
+
+
+def test_a_start_at_the_target_is_the_target_noised_at_the_schedulers_sigma(tmp_path: Path) -> None:
+    trainer = build(tmp_path, rollout_start="target", rollout_steps=12, gradient_last=5)
+    batch = trainer.train.batch([0, 1])
+    draws = draw_randomness(trainer.recipe, batch.target.shape[1:], 3, [0, 1])
+    latents, sigma = trainer._late(batch, batch.condition, draws, 0)
+    plain = torch.tensor(draws.late / 12)
+    assert float(sigma) == pytest.approx(float(2 * plain / (1 + plain)))
+    assert torch.allclose(latents, flow.noised(batch.target, draws.start, 2 * plain / (1 + plain)), atol=1e-6)
+    assert not torch.allclose(latents, flow.noised(batch.target, draws.start, plain), atol=1e-2)
+
+
+def test_latents_of_a_kept_rollout_are_those_of_a_fresh_one(tmp_path: Path) -> None:
+    """While the weights stand still; and both parts of a batch keep their own."""
+    kept, fresh = (build(tmp_path, updates_per_rollout=updates) for updates in (3, 1))
+    stir(kept)
+    stir(fresh)
+    batches = [kept.train.batch([0, 1]), kept.train.batch([2, 3])]
+    for step in range(6):
+        kept.progress.step = fresh.progress.step = step
+        for part, batch in zip((0, 2), batches, strict=True):
+            draws = draw_randomness(kept.recipe, batch.target.shape[1:], step, [part, part + 1])
+            ours, sigma = kept._late(batch, batch.condition, draws, part)
+            theirs, same = fresh._late(batch, batch.condition, draws, part)
+            assert sigma == same
+            assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_a_rollout_is_made_once_and_used_as_often_as_told(tmp_path: Path) -> None:
+    trainer = build(tmp_path, updates_per_rollout=3, rollout_steps=4)
+    calls = []
+    real = trainer.customizer.velocity
+
+    def counted(*arguments):
+        calls.append(torch.is_grad_enabled())
+        return real(*arguments)
+
+    trainer.customizer.velocity = counted  # type: ignore[method-assign]
+    for _ in range(6):
+        trainer.update()
+    assert calls.count(False) == 2 * 3, "steps without gradient: down to before the last, for each of two rollouts"
+    assert calls.count(True) == 6 * 2, "the diffusion loss and the step with gradient of each update"

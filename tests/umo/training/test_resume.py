@@ -1,0 +1,179 @@
+"""A run that was killed is the run that was not; damaged and foreign checkpoints; what lies in the folder."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.umo.training.conftest import build
+from umo.errors import BadInput
+from umo.training import Trainer, checkpoints
+
+ROOT = Path(__file__).resolve().parents[3]
+RICH = {
+    "steps": 20,
+    "ema": 0.9,
+    "warmup": 3,
+    "schedule": "cosine",
+    "weight_decay": 0.1,
+    "validate_every": 4,
+    "checkpoint_every": 5,
+}
+
+
+def state(trainer: Trainer) -> dict:
+    """Everything of a run that must not differ, as a checkpoint has it."""
+    found = checkpoints.newest(trainer.folder)
+    assert found is not None
+    return found | {"result": [weight.detach() for weight in trainer.weights]}
+
+
+def assert_same(found: object, expected: object, place: str = "") -> None:
+    """Bit for bit."""
+    if isinstance(expected, torch.Tensor):
+        assert isinstance(found, torch.Tensor) and torch.equal(found, expected), place
+    elif isinstance(expected, dict):
+        assert isinstance(found, dict) and found.keys() == expected.keys(), place
+        for key in expected:
+            assert_same(found[key], expected[key], f"{place}/{key}")
+    elif isinstance(expected, list | tuple):
+        assert isinstance(found, list | tuple) and len(found) == len(expected), place
+        for k, value in enumerate(expected):
+            assert_same(found[k], value, f"{place}/{k}")
+    else:
+        assert found == expected, place
+
+
+def kill_9(folder: Path, method: str, recipe: dict, last: int) -> None:
+    """Train in another process, which dies after the update `last`."""
+    command = [sys.executable, "-m", "tests.umo.training.child", "killed", str(folder), method]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    died = subprocess.run([*command, json.dumps(recipe), str(last)], cwd=ROOT, env=environment, check=False)
+    assert died.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "last", "kept"),
+    [("mimr", {}, 13, 10), ("mimr", {"updates_per_rollout": 3, "checkpoint_every": 6}, 11, 6), ("sft", {}, 10, 5)],
+    ids=["mimr", "kept rollouts", "sft"],
+)
+def test_a_killed_run_goes_on_as_if_nothing_had_been(
+    tmp_path: Path, method: str, changes: dict, last: int, kept: int
+) -> None:
+    recipe = RICH | changes
+    folders = {name: tmp_path / name for name in ("whole", "killed")}
+    logs: dict[str, list] = {name: [] for name in folders}
+    for folder in folders.values():
+        folder.mkdir()
+    kill_9(folders["killed"], method, recipe, last)
+    assert checkpoints.find(folders["killed"] / "checkpoints")[-1].name.startswith(f"checkpoint-{kept:08d}-")
+    trainers = {}
+    for name, folder in folders.items():
+        trainers[name] = build(folder, method, lambda *given, name=name: logs[name].append(given), **recipe)
+        assert trainers[name].run().step == 20
+    assert_same(state(trainers["killed"]), state(trainers["whole"]))
+    assert len(state(trainers["whole"])["progress"]["history"]) == 20 + 6
+    assert logs["killed"] == logs["whole"], "a resumed run tells its log what was before"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 8 updates with checkpoints after 4 and 8; to be copied."""
+    folder = tmp_path_factory.mktemp("finished")
+    build(folder, steps=8, checkpoint_every=4).run()
+    return folder
+
+
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def flip(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["the newest", "all"])
+@pytest.mark.parametrize("damage", [cut, flip])
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_taken(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[bytes], bytes], both: bool
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    expected = state(build(finished, steps=8, checkpoint_every=4))
+    files = checkpoints.find(folder / "checkpoints")
+    assert [path.name.split("-")[1] for path in files] == ["00000004", "00000008"]
+    damaged = files if both else files[1:]
+    for path in damaged:
+        path.write_bytes(damage(path.read_bytes()))
+    updates = []
+    trainer = build(folder, log=lambda step, row: updates.append(step), steps=8, checkpoint_every=4)
+    real = trainer.update
+    done = []
+    trainer.update = lambda: done.append(trainer.progress.step) or real()  # type: ignore[func-returns-value]
+    trainer.run()
+    assert done == list(range(0 if both else 4, 8))
+    assert updates == list(range(1, 9))
+    lines = [line for line in capsys.readouterr().err.splitlines() if "cut short or damaged" in line]
+    assert len(lines) == len(damaged) and all(str(path) in "\n".join(lines) for path in damaged)
+    trained = checkpoints.newest(folder / "checkpoints")
+    assert_same(trained, {key: value for key, value in expected.items() if key != "result"})
+
+
+def test_a_finished_run_does_nothing_and_has_its_result(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    before = {path: path.read_bytes() for path in (folder / "checkpoints").iterdir()}
+    trainer = build(folder, steps=8, checkpoint_every=4)
+    trainer.update = lambda: pytest.fail("an update")  # type: ignore[method-assign]
+    assert trainer.run().step == 8
+    assert_same(list(trainer.weights), state(trainer)["weights"])
+    assert {path: path.read_bytes() for path in (folder / "checkpoints").iterdir()} == before
+
+
+@pytest.mark.parametrize(("method", "change"), [("mimr", {"learning_rate": 0.02}), ("sir", {})])
+def test_checkpoints_of_another_run_are_refused(finished: Path, tmp_path: Path, method: str, change: dict) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    before = sorted((folder / "checkpoints").iterdir())
+    trainer = build(folder, method, **{"steps": 8, "checkpoint_every": 4, **change})
+    with pytest.raises(BadInput, match=f"{folder}.*checkpoints of another run"):
+        trainer.run()
+    assert sorted((folder / "checkpoints").iterdir()) == before
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_so_many_checkpoints_stay_and_rubbish_is_no_checkpoint(tmp_path: Path, keep: int) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name in ("checkpoint.123.tmp", "checkpoint-00000099.pt", "notes.txt"):
+        (folder / name).write_bytes(b"rubbish")
+    build(tmp_path, steps=10, checkpoint_every=2, keep=keep).run()
+    steps = [int(path.name.split("-")[1]) for path in checkpoints.find(folder)]
+    assert steps == [6, 8, 10][-keep:]
+    newest = checkpoints.newest(folder)
+    assert newest is not None and newest["progress"]["step"] == 10
+    assert (folder / "notes.txt").exists()
+
+
+def test_the_last_update_is_kept_between_checkpoints_too(tmp_path: Path) -> None:
+    build(tmp_path, steps=5, checkpoint_every=4).run()
+    assert [path.name.split("-")[1] for path in checkpoints.find(tmp_path / "checkpoints")] == ["00000004", "00000005"]
+
+
+def test_a_write_that_fails_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints.save(tmp_path, 1, {"step": 1}, keep=2)
+
+    def full(state: object, file: object) -> None:
+        file.write(b"half")  # type: ignore[attr-defined]
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="no space"):
+        checkpoints.save(tmp_path, 2, {"step": 2}, keep=2)
+    assert checkpoints.newest(tmp_path) == {"step": 1}
+    assert len(checkpoints.find(tmp_path)) == 1

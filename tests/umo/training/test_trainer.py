@@ -1,0 +1,417 @@
+"""The run: what an update does to the weights, averages, validation, the result, and what is skipped."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.conftest import BandJudge
+from tests.umo.training.conftest import SMALL, build, distance, gradient, small_base, stir
+from umo import flow
+from umo.errors import BadInput, WorkFailed
+from umo.matching import assign
+from umo.rewards import Reward
+from umo.training import Recipe, Trainer, checkpoints, rerefl
+from umo.training.trainer import VALIDATION_SEED, parts_of
+
+ROWS = [0, 1, 2, 3]  # one, two, one and two people
+
+
+def copies(weights: list[Tensor]) -> list[Tensor]:
+    return [weight.detach().clone() for weight in weights]
+
+
+def same(found: list[Tensor], expected: list[Tensor]) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+# One update.
+
+
+def test_sft_learns_its_pictures_by_heart(tmp_path: Path) -> None:
+    trainer = build(tmp_path, "sft", train=[("ann", "bob"), ("cas",)], rank=8, batch=2, micro_batch=2)
+    draws = rerefl.draw_randomness(trainer.recipe, (4, 16, 32), 10**6, range(2))
+
+    def loss() -> float:
+        with torch.no_grad():
+            return float(rerefl.diffusion_loss(trainer.customizer, trainer.train.batch([0, 1]), draws.time, draws.noise))
+
+    before = loss()
+    for _ in range(40):
+        trainer.update()
+    assert loss() < 0.8 * before
+
+
+@pytest.mark.parametrize("method", ["sir", "mimr"])
+@pytest.mark.parametrize("start", ["noise", "target"])
+def test_an_update_raises_the_reward_of_its_own_draws(tmp_path: Path, method, start) -> None:
+    trainer = build(tmp_path, method, diffusion_weight=0.0, rollout_start=start, learning_rate=1e-3)
+    stir(trainer)
+
+    def reward() -> float:
+        trainer.progress.step, trainer._kept_rollout = 0, -1
+        return trainer._backward(ROWS)["reward"]
+
+    trainer._choose = lambda step: ROWS  # type: ignore[method-assign]
+    before = reward()
+    trainer.progress.step = 0
+    assert trainer.update()["reward"] == before
+    assert reward() > before
+
+
+def test_the_gradient_is_that_of_the_two_losses(tmp_path: Path) -> None:
+    """lambda * L_diff - weight * R, written out here for each sample by itself."""
+    trainer = build(tmp_path, diffusion_weight=0.5, reward_weight=3.0, gradient_last=1)
+    stir(trainer)
+    found = gradient(trainer, ROWS)
+    customizer, losses = trainer.customizer, []
+    for place, row in enumerate(ROWS):
+        batch = trainer.train.batch([row])
+        draws = rerefl.draw_randomness(trainer.recipe, batch.target.shape[1:], 0, [place])
+        x = (1 - draws.time) * batch.target + draws.time * draws.noise
+        error = customizer.velocity(x, draws.time, batch.condition) - (draws.noise - batch.target)
+        sigmas = customizer.sigmas(4, batch.size)
+        with torch.no_grad():
+            x = flow.rollout(lambda x, s: customizer.velocity(x, s, batch.condition), draws.start, sigmas[:-1])
+        clean = x - sigmas[3] * customizer.velocity(x, sigmas[3], batch.condition)
+        reward = trainer.reward(customizer.decode(clean), batch.anchors).reward
+        losses.append(0.5 * error.square().mean() - 3.0 * reward.sum())
+    trainer.optimizer.zero_grad()
+    (sum(losses) / 4).backward()
+    expected = torch.cat([weight.grad.flatten() for weight in trainer.weights if weight.grad is not None])
+    assert distance(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("method", ["sft", "mimr"])
+def test_micro_batches_and_recomputed_activations_give_the_same_gradient(tmp_path: Path, method) -> None:
+    gradients = {}
+    for name, changes in {
+        "whole": {},
+        "halves": {"micro_batch": 2},
+        "ones": {"micro_batch": 1},
+        "recomputed": {"checkpoint_gradients": True},
+        "kept rollout": {"micro_batch": 2, "updates_per_rollout": 3},
+    }.items():
+        trainer = build(tmp_path, method, **changes)
+        stir(trainer)
+        gradients[name] = gradient(trainer, ROWS)
+        if name == "recomputed":
+            assert trainer.customizer.transformer.gradient_checkpointing
+    for name, found in gradients.items():
+        assert distance(found, gradients["whole"]) < 1e-5, name
+    assert gradients["whole"].abs().min() > 0
+
+
+def test_bf16_keeps_the_lora_in_float32_and_about_the_gradient(tmp_path: Path) -> None:
+    base = small_base().to(dtype=torch.bfloat16)
+    (tmp_path / "half").mkdir()
+    half = build(tmp_path / "half", customizer=base, precision="bf16")
+    stir(half)
+    assert {weight.dtype for weight in half.weights} == {torch.float32}
+    assert {w.dtype for w in base.transformer.parameters() if not w.requires_grad} == {torch.bfloat16}
+    found = gradient(half, ROWS)
+    before = copies(half.weights)
+    assert "skipped" not in half.update()
+    assert not same(half.weights, before)
+    assert {weight.dtype for weight in half.weights} == {torch.float32}
+    assert {state["exp_avg"].dtype for state in half.optimizer.state.values()} == {torch.float32}
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    whole = build(tmp_path)
+    stir(whole)
+    assert distance(found, gradient(whole, ROWS)) < 0.1
+
+
+def test_only_the_lora_changes(tmp_path: Path) -> None:
+    trainer = build(tmp_path)
+    others = [weight for weight in trainer.customizer.transformer.parameters() if not weight.requires_grad]
+    others += [*trainer.customizer.vae.parameters(), *trainer.customizer.text_encoder.parameters()]
+    before, lora = copies(others), copies(trainer.weights)
+    trainer.update()
+    assert same(others, before) and all(weight.grad is None for weight in others)
+    assert not any(torch.equal(now, then) for now, then in zip(trainer.weights[1::2], lora[1::2], strict=True))
+
+
+def test_the_gradient_is_clipped_and_told_unclipped(tmp_path: Path) -> None:
+    free, held = (build(tmp_path, "sft", max_gradient=limit) for limit in (1e9, 0.01))
+    norm = free.update()["gradient_norm"]
+    assert norm > 0.02 and held.update()["gradient_norm"] == norm
+    grads = [torch.cat([weight.grad.flatten() for weight in trainer.weights]) for trainer in (free, held)]
+    assert grads[1].norm() == pytest.approx(0.01, rel=1e-3)
+    assert torch.allclose(grads[1] / 0.01, grads[0] / norm, rtol=1e-3, atol=1e-5)
+
+
+def test_learning_rate_warms_up_and_falls_as_a_cosine(tmp_path: Path) -> None:
+    trainer = build(tmp_path, "sft", steps=10, warmup=4, schedule="cosine", learning_rate=0.1)
+    before, rates = copies(trainer.weights), []
+    rates.append(trainer.update()["learning_rate"])
+    assert same(trainer.weights, before), "the first update is at the rate 0, and says so"
+    rates += [trainer.update()["learning_rate"] for _ in range(9)]
+    expected = [0, 0.025, 0.05, 0.075, *(0.05 * (1 + math.cos(math.pi * k / 6)) for k in range(6))]
+    assert rates == pytest.approx(expected)
+
+
+def test_batches_are_of_one_size_and_sizes_come_as_often_as_their_samples(tmp_path: Path) -> None:
+    trainer = build(tmp_path, batch=3, micro_batch=3)
+    wide = {4, 5}
+    counts = dict.fromkeys(range(6), 0)
+    for step in range(600):
+        rows = trainer._choose(step)
+        assert len(rows) == 3
+        assert set(rows) <= wide or not set(rows) & wide
+        if not set(rows) & wide:
+            assert len(set(rows)) == 3, "nobody twice where there are enough"
+        else:
+            assert set(rows) == wide, "few go round"
+        for row in rows:
+            counts[row] += 1
+    assert all(count == pytest.approx(300, abs=60) for count in counts.values())
+
+
+def test_updates_of_a_rollout_have_one_batch(tmp_path: Path) -> None:
+    trainer = build(tmp_path, updates_per_rollout=3)
+    batches = [tuple(trainer._choose(step)) for step in range(60)]
+    assert all(len(set(batches[k : k + 3])) == 1 for k in range(0, 60, 3))
+    assert len(set(batches)) > 10
+
+
+@pytest.mark.parametrize(("m", "n"), [(2, 3), (3, 2), (2, 0)])
+def test_figures_of_a_reward(m: int, n: int) -> None:
+    cosines = np.random.default_rng(m).uniform(-1, 1, (m, n))
+    reward = Reward(torch.tensor([0.3]), [torch.tensor(cosines)], torch.tensor([n]), torch.tensor([n == 0]), [[]])
+    pairs = {(k, j) for k, j in enumerate(assign(cosines)) if j >= 0}
+    rest = [cosines[k, j] for k in range(m) for j in range(n) if (k, j) not in pairs]
+    figures = parts_of(reward)
+    assert figures["matched"] == pytest.approx(sum(cosines[pair] for pair in pairs) / m)
+    assert figures["unmatched"] == pytest.approx(float(np.mean(rest)) if rest else 0)
+    assert (figures["no_face"], figures["faces"]) == (n == 0, n)
+
+
+# Averages, validation, the result.
+
+
+def averaged(weights: list[list[Tensor]], decay: float) -> list[list[Tensor]]:
+    """The recursion over the weights after each update; young averages forget faster: at most (1 + k) / (10 + k)."""
+    found = [weights[0]]
+    for k, now in enumerate(weights[1:]):
+        keep = 0.0 if k == 0 else min(decay, (1 + k) / (10 + k))
+        found.append([keep * old + (1 - keep) * new for old, new in zip(found[-1], now, strict=True)])
+    return found
+
+
+class Recorded:
+    """A run that writes down its weights: after every update, and those that every validation sees."""
+
+    def __init__(self, folder: Path, method, rewards: list[float] | None = None, **recipe: object) -> None:
+        self.trained: list[list[Tensor]] = []
+        self.validated: list[tuple[int, list[Tensor]]] = []
+        self.trainer = build(folder, method, self._log, ema=0.5, checkpoint_every=100, **recipe)
+        self.trained.append(copies(self.trainer.weights))
+        real = self.trainer._measure
+
+        def measure(samples) -> dict[str, float]:
+            self.validated.append((self.trainer.progress.step, copies(self.trainer.weights)))
+            scripted = {} if rewards is None else {"validation/reward": rewards[len(self.validated) - 1]}
+            return real(samples) | scripted
+
+        self.trainer._measure = measure  # type: ignore[method-assign]
+        self.progress = self.trainer.run()
+
+    def _log(self, step: int, row: dict[str, float]) -> None:
+        if "diffusion_loss" in row:
+            self.trained.append(copies(self.trainer.weights))
+
+    def averages(self) -> list[list[Tensor]]:
+        return averaged(self.trained, 0.5)
+
+
+def near(found: list[Tensor], expected: list[Tensor]) -> bool:
+    return all(torch.allclose(one, other, atol=1e-6) for one, other in zip(found, expected, strict=True))
+
+
+def test_averaged_weights_are_validated_and_are_the_result_of_sft(tmp_path: Path) -> None:
+    run = Recorded(tmp_path, "sft", steps=6, validate_every=2)
+    averages = run.averages()
+    assert [step for step, _ in run.validated] == [0, 2, 4, 6]
+    assert all(near(weights, averages[step]) for step, weights in run.validated)
+    assert not near(run.validated[2][1], run.trained[4]), "those weights are not averaged"
+    assert near(run.trainer.weights, averages[6])
+    assert not run.progress.chosen and not run.progress.stopped
+    (tmp_path / "plain").mkdir()
+    plain = build(tmp_path / "plain", "sft", ema=0.5, steps=6, checkpoint_every=100)
+    plain.run()
+    assert near(plain.weights, averages[6]), "the weights that are trained were not those before the validation"
+
+
+def test_the_best_validated_weights_are_the_result_and_patience_ends_a_run(tmp_path: Path) -> None:
+    run = Recorded(tmp_path, "mimr", [0.1, 0.2, 0.5, 0.4, 0.5], steps=30, validate_every=3, patience=2)
+    progress = run.progress
+    assert (progress.step, progress.stopped, progress.best, progress.best_step) == (12, True, 0.5, 6)
+    assert progress.chosen
+    assert near(run.trainer.weights, run.averages()[6])
+    again = build(tmp_path, "mimr", ema=0.5, checkpoint_every=100, steps=30, validate_every=3, patience=2)
+    assert again.run().step == 12, "a run that stopped stays stopped"
+    assert same(again.weights, run.trainer.weights)
+
+
+def test_patience_counts_from_the_last_better_validation(tmp_path: Path) -> None:
+    run = Recorded(tmp_path, "sir", [0.1, 0.0, 0.2, 0.1, 0.3], steps=4, validate_every=1, patience=2)
+    assert (run.progress.step, run.progress.stopped, run.progress.best_step) == (4, False, 4)
+
+
+def test_without_an_average_the_last_weights_are_the_result(tmp_path: Path) -> None:
+    seen: list[list[Tensor]] = []
+    trainer = build(tmp_path, "mimr", lambda step, row: seen.append(copies(trainer.weights)), steps=3)
+    trainer.run()
+    assert same(trainer.weights, seen[-1])
+
+
+def test_validation_measures_the_pictures_that_the_base_draws(tmp_path: Path) -> None:
+    """Sample by sample here, in micro-batches there; every run draws from the same noise."""
+    found = []
+    trainer = build(tmp_path)
+    stir(trainer)
+    customizer, samples = trainer.customizer, trainer.validation
+    for changes in ({"micro_batch": 1}, {"seed": 3}):
+        other = build(tmp_path, customizer=customizer, **changes)
+        with torch.no_grad():
+            found.append(other._measure(samples))
+    rewards, losses = [], []
+    for row in range(len(samples)):
+        batch = samples.batch([row])
+        draws = rerefl.draw_randomness(Recipe.model_validate(SMALL | {"seed": VALIDATION_SEED}), (4, *batch.target.shape[2:]), 0, [row])
+        sigmas = customizer.sigmas(customizer.settings.steps, batch.size)
+        with torch.no_grad():
+            velocity = lambda x, s: customizer.velocity(x, s, batch.condition)  # noqa: B023, E731
+            pictures = customizer.decode(flow.rollout(velocity, draws.start, sigmas)).clamp(-1, 1)
+            losses.append(flow.loss(velocity, batch.target, draws.noise, draws.time))
+        rewards.append(trainer.reward(pictures, batch.anchors).reward)
+    for row in found:
+        assert row["validation/reward"] == pytest.approx(float(torch.cat(rewards).mean()), abs=1e-5)
+        assert row["validation/diffusion_loss"] == pytest.approx(float(torch.stack(losses).mean()), abs=1e-5)
+        assert row.keys() >= {"validation/matched", "validation/unmatched", "validation/no_face", "validation/faces"}
+
+
+def test_at_most_so_many_samples_are_validated(tmp_path: Path) -> None:
+    trainer = build(tmp_path, validate_every=1, validation_samples=2)
+    judge: BandJudge = trainer.reward.faces
+    with torch.no_grad():
+        trainer._measure(trainer.validation)  # anchors are embedded
+        before = judge.calls.pictures
+        trainer._measure(trainer.validation)
+    assert judge.calls.pictures - before == 2
+
+
+# What is not finite.
+
+
+def broken(trainer: Trainer, how: str) -> Callable[[], None]:
+    """Break something of the next updates; returns what mends it."""
+    customizer, faces, weight = trainer.customizer, trainer.reward.faces, trainer.weights[3]
+    if how == "picture":
+        customizer.decode = lambda latents: torch.full((len(latents), 3, 64, 128), math.nan)
+        return lambda: delattr(customizer, "decode")
+    if how == "embedding":
+        real = faces.embed
+        faces.embed = lambda images, found: real(images, found) * math.nan
+        return lambda: delattr(faces, "embed")
+    if how == "reward":
+        call = trainer.reward
+        trainer.reward = lambda *given: replace(call(*given), reward=call(*given).reward * math.inf)
+        return lambda: setattr(trainer, "reward", call)
+    value = math.nan if how == "gradient" else math.inf
+    return weight.register_hook(lambda grad: grad * value).remove
+
+
+@pytest.mark.parametrize("method", ["sir", "mimr"])
+@pytest.mark.parametrize("how", ["picture", "embedding", "reward", "gradient", "infinite gradient"])
+def test_an_update_without_a_finite_gradient_changes_nothing(tmp_path: Path, how: str, method) -> None:
+    trainer = build(tmp_path, method, ema=0.9, warmup=2)
+    trainer._choose = lambda step: ROWS  # type: ignore[method-assign]
+    trainer.update()
+
+    def state() -> list[Tensor]:
+        moments = [value for state in trainer.optimizer.state.values() for value in state.values()]
+        return copies([*trainer.weights, *moments, *trainer.ema.shadow_params, torch.tensor(trainer.schedule.last_epoch)])
+
+    before = state()
+    mend = broken(trainer, how)
+    assert trainer.update() == {"skipped": 1}
+    assert same(state(), before)
+    assert trainer.update() == {"skipped": 2}
+    assert (trainer.progress.step, trainer.progress.bad) == (3, 2)
+    mend()
+    assert "skipped" not in trainer.update()
+    assert (trainer.progress.skipped, trainer.progress.bad) == (2, 0)
+    assert not same(state(), before) and all(torch.isfinite(value).all() for value in state())
+
+
+def test_three_in_a_row_end_the_run_and_leave_its_last_checkpoint(tmp_path: Path) -> None:
+    trainer = build(tmp_path, steps=20, checkpoint_every=3)
+    real = trainer.update
+
+    def breaks_later() -> dict[str, float]:
+        if trainer.progress.step in (1, 2, 4):
+            mend = broken(trainer, "picture")
+            row = real()
+            mend()
+            return row
+        if trainer.progress.step == 6:
+            broken(trainer, "picture")
+        return real()
+
+    trainer.update = breaks_later  # type: ignore[method-assign]
+    with pytest.raises(WorkFailed) as failed:
+        trainer.run()
+    names = ", ".join(trainer.train.samples[row].name for row in trainer._choose(8))
+    message = str(failed.value)
+    assert "number 9 " in message and names in message and str(tmp_path / "checkpoints") in message
+    assert "\n" not in message
+    (kept,) = checkpoints.find(tmp_path / "checkpoints")[-1:]
+    assert kept.name.startswith("checkpoint-00000006-") and str(kept) in message
+    state = checkpoints.newest(tmp_path / "checkpoints")
+    assert state is not None and state["progress"]["step"] == 6 and state["progress"]["skipped"] == 3
+    assert all(torch.isfinite(weight).all() for weight in state["weights"])
+
+
+def test_a_run_that_fails_at_once_says_that_there_is_no_checkpoint(tmp_path: Path) -> None:
+    trainer = build(tmp_path)
+    broken(trainer, "picture")
+    with pytest.raises(WorkFailed, match="no checkpoint"):
+        trainer.run()
+
+
+# What cannot be trained.
+
+
+def test_runs_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="batch 4 does not divide into 1 processes and micro-batches of 3"):
+        build(tmp_path, micro_batch=3)
+    with pytest.raises(BadInput, match=r"2 people are trained on and validated on \(first eve\)"):
+        build(tmp_path, train=[("fay",), ("ann", "eve")])
+    trainer = build(tmp_path)
+    with pytest.raises(BadInput, match="no validation samples"):
+        given = trainer.recipe.model_copy(update={"validate_every": 1})
+        Trainer(small_base(), trainer.train, None, trainer.reward, given, "sft", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"gradient_first": 4}, "gradient_first <= gradient_last"),
+        ({"gradient_last": 5}, "gradient_last <= rollout_steps"),
+        ({"updates_per_rollout": 4, "checkpoint_every": 4}, "updates_per_rollout must not exceed"),
+        ({"updates_per_rollout": 2, "checkpoint_every": 5}, "multiple of updates_per_rollout"),
+        ({"patience": 1}, "patience needs validate_every"),
+        ({"learning_rat": 1}, "learning_rat"),
+    ],
+)
+def test_recipes_that_cannot_be(change: dict, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        Recipe.model_validate(SMALL | change)

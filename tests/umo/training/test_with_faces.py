@@ -1,0 +1,92 @@
+"""The whole way with the networks of the embedded world: base, detector, embedder, real photographs."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.umo.training.conftest import build_real, gradient
+from umo.rewards import Reward
+from umo.training import Sample, Trainer, rerefl
+
+
+class Watched:
+    """A trainer's reward that keeps the pictures it saw, with their gradient."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.real, self.seen = trainer.reward, []
+        trainer.reward = self  # type: ignore[assignment]
+
+    def __call__(self, pictures: torch.Tensor, anchors: list[torch.Tensor]) -> Reward:
+        pictures.retain_grad()
+        reward = self.real(pictures, anchors)
+        self.seen.append((pictures, reward))
+        return reward
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_every_drawn_face_has_a_gradient_and_of_the_weights_only_the_loras(
+    photographs: list[Sample], tmp_path: Path, n: int
+) -> None:
+    trainer = build_real(tmp_path, [photographs[n - 1]], diffusion_weight=0.0, gradient_last=1, batch=2)
+    watched = Watched(trainer)
+    gradient(trainer, [0, 0])
+    ((pictures, reward),) = watched.seen
+    assert [len(faces) for faces in reward.faces] == [n, n]
+    assert pictures.grad is not None
+    for picture, faces in zip(pictures.grad, reward.faces, strict=True):
+        for face in faces:
+            x, y = face.landmarks[2].round().astype(int)
+            assert picture[:, y - 2 : y + 3, x - 2 : x + 3].abs().sum(0).min() > 0, "the nose"
+    base = trainer.customizer
+    frozen = [weight for name, weight in base.transformer.named_parameters() if ".lora_" not in name]
+    frozen += [*base.vae.parameters(), *base.text_encoder.parameters(), *base.text_encoder_2.parameters()]
+    networks = [part for part in vars(watched.real.faces).values() if isinstance(part, torch.nn.Module)]
+    assert networks
+    frozen += [weight for network in networks for weight in (*network.parameters(), *network.buffers())]
+    assert not any(weight.requires_grad or weight.grad is not None for weight in frozen)
+    last = [weight.grad for name, weight in base.transformer.named_parameters() if ".lora_B." in name]
+    assert all(grad is not None and grad.abs().max() > 0 for grad in last)
+
+
+@pytest.mark.parametrize("method", ["sir", "mimr"])
+def test_a_small_step_along_the_gradient_raises_the_reward_as_it_promises(
+    photographs: list[Sample], tmp_path: Path, method
+) -> None:
+    """With the latents of the rollout held, as Algorithm 1 holds them: the slope is that of finite differences."""
+    trainer = build_real(tmp_path, photographs[:2], method, diffusion_weight=0.0, gradient_last=2)
+    batch = trainer.train.batch([0, 1])
+    draws = rerefl.draw_randomness(trainer.recipe, batch.target.shape[1:], 0, [0, 1])
+    latents, sigma = trainer._late(batch, batch.condition, draws, 0)
+    faces = None
+
+    def reward() -> torch.Tensor:
+        pictures = rerefl.drawn(trainer.customizer, latents, sigma, batch.condition)
+        return trainer.reward(pictures, batch.anchors, faces).reward.mean()
+
+    trainer._losses(batch, draws, weight=1.0, part=0)
+    ascent = [-weight.grad for weight in trainer.weights]
+    power = sum(float(one.square().sum()) for one in ascent)
+    with torch.no_grad():
+        pictures = rerefl.drawn(trainer.customizer, latents, sigma, batch.condition)
+        faces = trainer.reward(pictures, batch.anchors).faces
+        before, step = float(reward()), 1e-3 / power
+        for weight, one in zip(trainer.weights, ascent, strict=True):
+            weight += step * one
+        gain = float(reward()) - before
+    assert gain == pytest.approx(1e-3, rel=0.05)
+
+
+def test_the_trainers_updates_raise_the_reward_of_the_same_draws(photographs: list[Sample], tmp_path: Path) -> None:
+    """Rolled out and detected anew."""
+    trainer = build_real(tmp_path, photographs[:2], diffusion_weight=0.0, batch=2, micro_batch=2, learning_rate=1e-3)
+
+    def reward() -> float:
+        trainer.progress.step = 0
+        return trainer._backward([0, 1])["reward"]
+
+    before = reward()
+    for _ in range(3):
+        trainer.progress.step = 0
+        trainer.update()
+    assert reward() > before + 0.01
