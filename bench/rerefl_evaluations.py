@@ -35,7 +35,9 @@ from umo.evaluation import Gallery, score_case
 from umo.faces import FaceModel
 from umo.faces.pixels import to_uint8
 from umo.images import read_image
-from umo.training import Recipe, Sample, Samples, Trainer
+from umo.training.recipe import Recipe
+from umo.training.samples import Sample, Samples
+from umo.training.trainer import Trainer
 
 NAME = "rerefl-evaluations"
 BAR = 1 / 3
@@ -54,7 +56,7 @@ def forms(recipe: Recipe, updates: int) -> dict[str, Recipe]:
     more, late = MORE_UPDATES * updates, recipe.gradient_last - recipe.gradient_first + 1
     return {
         FAITHFUL: faithful(recipe, steps=updates),
-        "target": varied(recipe, steps=more, rollout_start="target", updates_per_rollout=1),
+        "target": varied(recipe, steps=more, rollout_start="noise", updates_per_rollout=1),
         "reused": varied(recipe, steps=more, rollout_start="noise", updates_per_rollout=late, checkpoint_every=late),
         "short": faithful(recipe, steps=more, rollout_steps=4, gradient_first=1, gradient_last=2),
     }

@@ -14,8 +14,10 @@ from bench.result import Result
 from bench.setup import Setup, faithful
 from bench.timing import Stopwatch
 from umo import flow
-from umo.training import Samples, Trainer, rerefl
+from umo.training import rerefl
 from umo.training.rerefl import Batch, Draws
+from umo.training.samples import Samples
+from umo.training.trainer import Trainer
 
 NAME = "rerefl-step-overhead"
 BAR = 1.10

@@ -20,7 +20,7 @@ from umo.customizers.references import fill
 from umo.errors import BadInput
 from umo.images import read_image
 from umo.rewards import MatchingReward
-from umo.training import Sample
+from umo.training.samples import Sample
 
 NAME = "reward-batched"
 BAR = 1.3

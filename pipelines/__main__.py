@@ -38,8 +38,14 @@ PARTS = {
     "evaluate": METHODS,
 }
 
-TOOLS = ("check", "photos")
-HELP = "check reads params.yaml and does nothing; photos writes the training people's photographs for `umo calibrate`"
+# What is no stage: name -> the function that does it, and what for.
+TOOLS = {
+    "check": (None, "reads params.yaml and does nothing"),
+    "photos": ("photos.write_photos", "writes the training people's photographs for `umo calibrate`"),
+    "ladder": ("ladder.write_ladder", "keeps the present scores as docs/results/ladder.json"),
+    "smoke": ("smoke.run_smoke", "runs the whole graph on little data, in a copy"),
+}
+HELP = "; ".join(f"{name} {what}" for name, (_, what) in TOOLS.items())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,8 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
             stage = import_module(f"pipelines.{options.stage}")
             parts = (options.of,) if options.of else ()
             stage.run(params[options.stage], params["machine"], *parts)
-        elif options.stage == "photos":
-            print(import_module("pipelines.photos").write_photos(("train",)))
+        elif path := TOOLS[options.stage][0]:
+            module, function = path.split(".")
+            print(getattr(import_module(f"pipelines.{module}"), function)())
     except (BadInput, WorkFailed) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return error.exit_code

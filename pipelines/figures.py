@@ -58,7 +58,7 @@ def histogram(
         axes.axvline(position, color=INK, linestyle="--", linewidth=1)
         axes.text(position, top * (1 + 0.1 * k), f"{name} {position:.2f}", va="bottom", ha="center", fontsize=8)
     axes.set(xlabel=label, yticks=[], xlim=(low, high))
-    axes.legend(frameon=False, loc="upper left", fontsize=8)
+    figure.legend(frameon=False, loc="outside lower center", ncols=len(values), fontsize=8)
     return _svg(figure)
 
 

@@ -30,8 +30,10 @@ class Rung:
 
 
 METHODS = {
-    "target": Rung("ceiling", "The real picture that the case asks for; no method should be more alike."),
-    "pasted": Rung("copy-paste ceiling", "The reference photographs pasted over the real picture's faces; not drawn."),
+    "target": Rung("ceiling", "The real picture: as alike as two photographs of a person are."),
+    "pasted": Rung(
+        "copy-paste ceiling", "The reference photographs pasted over its faces: more alike than any real picture."
+    ),
     "base": Rung("", "The model before any tuning here."),
     "sft": Rung("control", "The base tuned on the same pictures without a reward."),
     "sir": Rung("", "The base tuned with a reward for each person's most alike face (SIR)."),

@@ -12,7 +12,7 @@ from pipelines.shards import WORK
 OUT = WORK / "photos"
 
 
-def write_photos(splits: Sequence[str], out: Path = OUT) -> Path:
+def write_photos(splits: Sequence[str] = ("train",), out: Path = OUT) -> Path:
     """Write the photographs that show somebody of `splits` and nobody else; returns the CSV (path, person)."""
     people = products.people().filter(pl.col("keep") & pl.col("split").is_in(splits)).select("person_id")
     images = products.images(products.INGESTED).filter(pl.col("status") == "ok").select("image_id", "shard", "key")

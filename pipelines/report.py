@@ -126,7 +126,7 @@ def _number(value: float | None) -> str:
 
 def _results(scores: Mapping[str, Mapping]) -> dict[str, Any]:
     """The ladder, its figure, side effects and comparisons."""
-    ns = sorted({n for found in scores.values() for n in found["by_n"]})
+    ns = sorted({n for found in scores.values() for n in found["by_n"]}, key=int)
     return {
         "methods": {method: ladder.METHODS[method] for method in scores},
         "scores": scores,

@@ -1,4 +1,4 @@
-"""The whole graph on little data, in a copy of the repository under .work: to see that all works, not what comes out."""
+"""The whole graph on little data, in a copy of the repository under .work: to see that it works, not what comes out."""
 
 import shutil
 import subprocess

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -19,10 +19,11 @@ from pipelines.shards import WORK, Counts, Machine, Shard, digest, file_digest, 
 from pipelines.shards import run as run_shards
 from umo import faces
 from umo.errors import BadInput, WorkFailed
+from umo.training.recipe import Method
 
 if TYPE_CHECKING:
-    from umo.training import Progress, Sample
-    from umo.training.trainer import Row
+    from umo.training.samples import Sample
+    from umo.training.trainer import Progress, Row
 
 COLUMNS = ["set_id", "prompt", "references", "target", "person_ids", "target_landmarks", "pool", "licence"]
 RESULT = "result"
@@ -91,7 +92,7 @@ def _train(machine: Machine, shard: Shard, folder: Path) -> Counts:
     kept = scratch(folder)
     kept.mkdir(parents=True, exist_ok=True)
     if machine.processes == 1:
-        fit(str(shard.task), kept)
+        fit(cast(Method, shard.task), kept)
     else:
         launch = ["accelerate.commands.launch", "--num_processes", str(machine.processes)]
         device = ["--cpu"] if machine.device == "cpu" else []
@@ -107,11 +108,12 @@ def _train(machine: Machine, shard: Shard, folder: Path) -> Counts:
     return Counts({"updates": made["updates"]}, {"skipped updates": made["skipped"]})
 
 
-def fit(method: str, folder: Path) -> None:
+def fit(method: Method, folder: Path) -> None:
     """Train, with checkpoints in `folder`, and write the result to `folder/result`: what every process runs."""
     from umo import customizers
     from umo.rewards import MatchingReward
-    from umo.training import Samples, Trainer
+    from umo.training.samples import Samples
+    from umo.training.trainer import Trainer
 
     params, machine, base = load("train"), load("machine"), chosen()
     assert isinstance(params, Params) and isinstance(machine, Machine) and base.train is not None
@@ -158,7 +160,7 @@ def _cache(base: Base, params: Params) -> Path:
 
 
 def _sample(row: dict) -> "Sample":
-    from umo.training import Sample
+    from umo.training.samples import Sample
 
     return Sample(
         name=row["set_id"],
@@ -208,7 +210,7 @@ def main(arguments: Sequence[str]) -> int:
     """One of several processes: METHOD FOLDER (see `_train`)."""
     method, folder = arguments
     try:
-        fit(method, Path(folder))
+        fit(cast(Method, method), Path(folder))
     except (BadInput, WorkFailed) as error:
         print(f"train@{method}: {error}", file=sys.stderr)
         return error.exit_code

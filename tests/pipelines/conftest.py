@@ -13,8 +13,14 @@ import pytest
 import yaml
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[2]
+from pipelines.smoke import copy_repository, merged
+
 SMALL = {
+    "bases": {
+        "tiny-uno": {
+            "train": {"steps": 3, "batch": 2, "validate_every": 2, "validation_samples": 2, "checkpoint_every": 1}
+        }
+    },
     "ingest": {"shards": 4, "max_pixels": 50_000_000},
     "synthesise": {"scenes": {"train": 18, "validation": 3, "test": 36}, "shard_size": 12},
     "validate": {"min_sets": 1},
@@ -67,19 +73,7 @@ class Workspace:
         """Change keys of params.yaml, section by section."""
         file = self.path / "params.yaml"
         params = yaml.safe_load(file.read_text())
-        for section, values in changes.items():
-            params[section] |= values
-        file.write_text(yaml.safe_dump(params, sort_keys=False))
-
-
-def copy_repository(target: Path) -> None:
-    """The files that git tracks or would track, as they are now."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    for name in names:
-        if (ROOT / name).is_file() and not name.startswith("datasets/photos/mine/"):
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
+        file.write_text(yaml.safe_dump(merged(params, changes), sort_keys=False))
 
 
 def write_user_photos(folder: Path) -> None:
@@ -120,9 +114,8 @@ def photograph_folder() -> Path:
 def repro(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace in which `dvc repro` has run once. Do not change it: take `workspace`, a copy."""
     workspace = Workspace(tmp_path_factory.mktemp("repro") / "umo")
-    workspace.path.mkdir()
     copy_repository(workspace.path)
-    (workspace.path / "dvc.lock").unlink(missing_ok=True)
+    shutil.rmtree(workspace.path / "datasets/photos/mine", ignore_errors=True)  # the developer's own
     workspace.params(**SMALL)
     sources = workspace.path / "datasets/sources.yaml"
     entries = yaml.safe_load(sources.read_text())

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -80,8 +80,9 @@ class Samples:
                     f"sample {sample.name}: {len(sample.references)} people, and {customizer.name} takes at most "
                     f"{most}; leave it out"
                 )
-            needed = {"references": sample.references, "target": sample.target_landmarks, "pool": sample.pool}[anchor]
-            if len(needed) != len(sample.references) or not all(map(len, needed)):
+            kinds: dict[Anchor, Sequence[Sized]]
+            kinds = {"references": sample.references, "target": sample.target_landmarks, "pool": sample.pool}
+            if [len(one) > 0 for one in kinds[anchor]] != [True] * len(sample.references):
                 raise BadInput(f"sample {sample.name}: somebody has nothing for the anchor '{anchor}'; leave it out")
         self.by_size: dict[Size, list[int]] = {}
         for index, sample in enumerate(self.samples):

@@ -199,6 +199,116 @@ def test_lora_targets_exist_and_take_an_adapter(customizer: FluxUno) -> None:
         customizer.save(Path("never-written"))
 
 
+def test_a_condition_is_kept_and_joined_as_it_is(customizer: FluxUno) -> None:
+    condition = customizer.condition(PROMPTS[:3], people(), guidance=2.5)
+    stored = [condition.take([row]).state() | {"target": torch.zeros(1)} for row in range(3)]
+    assert all(isinstance(value, torch.Tensor) for state in stored for value in state.values())
+    kind = customizer.condition_type
+    joined = kind.join([kind.from_state(state) for state in stored])
+    assert len(joined) == 3 and joined.guidance.tolist() == [2.5] * 3
+    assert torch.equal(joined.text, condition.text) and torch.equal(joined.pooled, condition.pooled)
+    for ours, theirs in zip(joined.references, condition.references, strict=True):
+        assert len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
+    assert joined.guided(1.0).guidance.tolist() == [1.0] * 3 and joined.guidance.tolist() == [2.5] * 3
+    with pytest.raises(ValueError, match="one sample is stored at a time"):
+        condition.state()
+
+
+def trained(customizer: FluxUno, rank: int = 3) -> FluxUno:
+    """With a LoRA whose weights are felt."""
+    customizer.add_lora(rank)
+    generator = torch.Generator().manual_seed(4)
+    for weight in customizer.transformer.parameters():
+        if weight.requires_grad:
+            weight.data = torch.randn(weight.shape, generator=generator) / 4
+    return customizer
+
+
+def answer(customizer: FluxUno, family: str) -> torch.Tensor:
+    condition = customizer.condition(PROMPTS[1:2], people()[1:2])
+    with torch.no_grad():
+        return customizer.velocity(seeded_noise(customizer, [3], SIZES[family]), 0.6, condition)
+
+
+def test_a_new_lora_changes_nothing_and_is_all_that_is_trained(folders: dict[str, Path], family: str) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        customizer: FluxUno = load(folders[family], dtype=dtype)  # type: ignore[assignment]
+        before = answer(customizer, family)
+        customizer.add_lora(3)
+        assert torch.equal(answer(customizer, family), before)
+        weights = {name: weight for name, weight in customizer.transformer.named_parameters() if weight.requires_grad}
+        layers = {name.split(".lora_")[0] for name in weights}
+        assert layers == set(customizer.lora_targets)
+        assert len(weights) == 2 * len(layers) and all(".lora_" in name for name in weights)
+        assert {weight.dtype for weight in weights.values()} == {torch.float32}
+        assert all(3 in weight.shape for weight in weights.values())
+        assert customizer.transformer.dtype == dtype, "the base keeps its precision"
+
+
+def test_a_saved_lora_is_loaded_by_us_and_by_diffusers(
+    customizer: FluxUno, folders: dict[str, Path], family: str, tmp_path: Path
+) -> None:
+    bare = answer(customizer, family)
+    expected = answer(trained(customizer), family)
+    assert (expected - bare).abs().max() > 0.05, "the LoRA is not felt"
+    saved = customizer.save_lora(tmp_path / "lora")
+    theirs: FluxUno = load(folders[family])  # type: ignore[assignment]
+    theirs.pipeline().load_lora_weights(tmp_path / "lora")
+    assert torch.equal(answer(theirs, family), expected)
+    for path in (saved, tmp_path / "lora"):
+        assert torch.equal(answer(load(folders[family], lora=path), family), expected)  # type: ignore[arg-type]
+
+
+def test_a_loaded_lora_is_trained_on_with_its_own_rank(
+    customizer: FluxUno, folders: dict[str, Path], family: str, tmp_path: Path
+) -> None:
+    expected = answer(trained(customizer), family)
+    path = customizer.save_lora(tmp_path)
+    again: FluxUno = load(folders[family], lora=path)  # type: ignore[assignment]
+    assert not any(weight.requires_grad for weight in again.transformer.parameters())
+    with pytest.raises(BadInput, match=f"{family}.* has a LoRA of rank 3, and the recipe says 4"):
+        again.add_lora(4)
+    again.add_lora(3)
+    assert torch.equal(answer(again, family), expected)
+    weights = [weight for weight in again.transformer.parameters() if weight.requires_grad]
+    assert len(weights) == 2 * len(again.lora_targets)
+    condition = again.condition(PROMPTS[:1], people()[:1])
+    again.velocity(seeded_noise(again, [0], SIZES[family]), 0.5, condition).square().sum().backward()
+    assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in weights)
+    again.add_lora(3)
+    assert torch.equal(answer(again, family), expected), "taken a second time it is still the same"
+
+
+def test_recomputed_activations_give_the_same_gradient(customizer: FluxUno, family: str) -> None:
+    trained(customizer)
+    condition = customizer.condition(PROMPTS[1:2], people()[1:2])
+    latents = seeded_noise(customizer, [5], SIZES[family])
+    weights = [weight for weight in customizer.transformer.parameters() if weight.requires_grad]
+
+    def gradients() -> list[torch.Tensor]:
+        picture = customizer.decode(
+            flow.one_step_x0(latents, torch.tensor(0.5), customizer.velocity(latents, 0.5, condition))
+        )
+        return list(torch.autograd.grad(picture.square().mean(), weights))
+
+    expected, calls = gradients(), []
+    customizer.transformer.single_transformer_blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    customizer.checkpoint_gradients()
+    for found, one in zip(gradients(), expected, strict=True):
+        assert torch.allclose(found, one, rtol=1e-4, atol=1e-9)
+    assert len(calls) == 2, "the block is not computed again in the backward pass"
+
+
+def test_without_encoders_what_is_embedded_is_drawn(customizer: FluxUno, family: str) -> None:
+    condition = customizer.condition(PROMPTS[1:2], people()[1:2])
+    noise = seeded_noise(customizer, [3], SIZES[family])
+    with torch.no_grad():
+        before = customizer.velocity(noise, 0.5, condition)
+        customizer.drop_encoders()
+        assert torch.equal(customizer.to("cpu").velocity(noise, 0.5, condition), before)
+    assert customizer.text_encoder is None and customizer.text_encoder_2 is None
+
+
 def test_same_seed_same_picture_in_any_batch(customizer: FluxUno) -> None:
     prompts, references, how = PROMPTS[:3], people(), Drawing(steps=2)
     references = [references[1]] * 3

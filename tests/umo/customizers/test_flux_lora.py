@@ -256,6 +256,14 @@ def test_lora_for_another_base_names_both(change: dict, tmp_path: Path) -> None:
         flux_lora.attach(small_flux().transformer, path, "small-flux")
 
 
+def test_lora_that_says_another_base_is_refused_with_both_names(tmp_path: Path) -> None:
+    """Even where its layers would fit."""
+    flux_lora.save(flux_lora.to_diffusers(random_lora()), tmp_path, "large-flux")
+    with pytest.raises(BadInput, match="made for base 'large-flux', and this is 'small-flux'"):
+        flux_lora.attach(small_flux().transformer, tmp_path, "small-flux")
+    flux_lora.attach(small_flux().transformer, tmp_path / flux_lora.FILE, "large-flux")
+
+
 def test_files_that_are_no_lora(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="LoRA missing; check the path"):
         flux_lora.read(tmp_path / "nowhere.safetensors")

@@ -16,14 +16,14 @@ from umo.training import checkpoints
 BATCH = [0, 1, 2, 3]
 
 
-def killed(folder: str, method: str, recipe: str, last: str) -> None:
+def killed(folder: str, recipe: str, last: str) -> None:
     """Train, and die as kill -9 has it after an update."""
 
     def log(step: int, row: dict[str, float]) -> None:
         if step == int(last) and "diffusion_loss" in row:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    build(Path(folder), method, log, **json.loads(recipe)).run()  # type: ignore[arg-type]
+    build(Path(folder), log=log, **json.loads(recipe)).run()
 
 
 def shared(folder: str) -> None:

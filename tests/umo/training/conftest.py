@@ -25,8 +25,9 @@ from umo.images import encode_png
 from umo.prompts import prompt
 from umo.quality import square_crop
 from umo.rewards import MatchingReward
-from umo.training import Method, Recipe, Sample, Samples, Trainer
-from umo.training.trainer import Log
+from umo.training.recipe import Method, Recipe
+from umo.training.samples import Sample, Samples
+from umo.training.trainer import Log, Trainer
 
 TINY_UNO = Path(__file__).resolve().parents[3] / "models" / "tiny-uno"
 PEOPLE = {

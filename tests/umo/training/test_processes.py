@@ -11,7 +11,7 @@ import torch
 
 from tests.umo.training.child import BATCH, RUN
 from tests.umo.training.conftest import build, build_real, distance, gradient, stir
-from umo.training import Sample
+from umo.training.samples import Sample
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -13,7 +13,7 @@ from tests.umo.training.conftest import SMALL, build, small_base, stir
 from umo import flow
 from umo.customizers.base import Size
 from umo.customizers.flux_uno import FluxUno
-from umo.training import Recipe
+from umo.training.recipe import Recipe
 from umo.training.rerefl import draw_randomness, drawn, late_latents
 
 SHAPE = (2, 3, 5)
@@ -97,7 +97,8 @@ def test_what_a_sample_draws_does_not_depend_on_the_others() -> None:
 
 def test_samples_updates_and_seeds_draw_numbers_of_their_own() -> None:
     draws = [
-        draw_randomness(recipe(seed=seed), SHAPE, step, rows=range(3)) for seed, step in ((0, 0), (0, 1), (1, 0), (1, 1))
+        draw_randomness(recipe(seed=seed), SHAPE, step, rows=range(3))
+        for seed, step in ((0, 0), (0, 1), (1, 0), (1, 1))
     ]
     numbers = torch.cat([torch.cat([draw.noise, draw.start]).flatten() for draw in draws])
     assert len(numbers.unique()) == len(numbers) == 4 * 2 * 3 * 2 * 3 * 5

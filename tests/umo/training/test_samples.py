@@ -16,8 +16,8 @@ from umo.customizers.references import fill
 from umo.errors import BadInput
 from umo.images import encode_png, read_image
 from umo.rewards import Anchor, MatchingReward
-from umo.training import Sample, Samples
 from umo.training.rerefl import Batch
+from umo.training.samples import Sample, Samples
 
 EYES = np.array([[4, 10], [20, 10], [12, 16], [6, 24], [18, 24]], np.float32)
 
@@ -48,7 +48,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counted:
 
 def people(*names: str) -> Sample:
     """With all that any anchor needs; a band's landmarks lie in its middle."""
-    landmarks = tuple(EYES + [4 + 32 * k, 0] for k in range(len(names)))
+    landmarks = tuple(EYES + np.array([4 + 32 * k, 0]) for k in range(len(names)))
     pool = tuple((photo(name), photo(name)) for name in names)
     return replace(sample(*names), target_landmarks=landmarks, pool=pool)
 
@@ -175,10 +175,15 @@ def test_unfit_samples_are_refused_by_name(make: Counted) -> None:
     nobody = replace(people("ann"), name="s7")
     with pytest.raises(BadInput, match="no samples"):
         make([])
-    with pytest.raises(BadInput, match="sample ann.bob.cas.dee: 4 people, and tiny-uno takes at most 3"):
-        make([people("ann"), replace(sample("ann", "bob", "cas"), name="ann+bob+cas+dee", references=(photo("ann"),) * 4)])
+    with pytest.raises(BadInput, match=r"sample ann\+bob\+cas\+dee: 4 people, and tiny-uno takes at most 3"):
+        make(
+            [
+                people("ann"),
+                replace(sample("ann", "bob", "cas"), name="ann+bob+cas+dee", references=(photo("ann"),) * 4),
+            ]
+        )
     black = encode_png(np.zeros((40, 40, 3), np.uint8))
-    with pytest.raises(BadInput, match="sample s7, person 1: .*no face"):
+    with pytest.raises(BadInput, match=r"sample s7, person 1: .*no face"):
         two = replace(people("ann", "bob"), name="s7", references=(photo("ann"), black))
         make([two]).prepare("encode")
     with pytest.raises(BadInput, match="sample s7: reference 0: not an image"):

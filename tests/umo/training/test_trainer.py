@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from tests.conftest import BandJudge
@@ -16,8 +17,9 @@ from umo import flow
 from umo.errors import BadInput, WorkFailed
 from umo.matching import assign
 from umo.rewards import Reward
-from umo.training import Recipe, Trainer, checkpoints, rerefl
-from umo.training.trainer import VALIDATION_SEED, parts_of
+from umo.training import checkpoints, rerefl
+from umo.training.recipe import Recipe
+from umo.training.trainer import VALIDATION_SEED, Trainer, parts_of
 
 ROWS = [0, 1, 2, 3]  # one, two, one and two people
 
@@ -39,7 +41,9 @@ def test_sft_learns_its_pictures_by_heart(tmp_path: Path) -> None:
 
     def loss() -> float:
         with torch.no_grad():
-            return float(rerefl.diffusion_loss(trainer.customizer, trainer.train.batch([0, 1]), draws.time, draws.noise))
+            return float(
+                rerefl.diffusion_loss(trainer.customizer, trainer.train.batch([0, 1]), draws.time, draws.noise)
+            )
 
     before = loss()
     for _ in range(40):
@@ -54,7 +58,7 @@ def test_an_update_raises_the_reward_of_its_own_draws(tmp_path: Path, method, st
     stir(trainer)
 
     def reward() -> float:
-        trainer.progress.step, trainer._kept_rollout = 0, -1
+        trainer.progress.step = 0
         return trainer._backward(ROWS)["reward"]
 
     trainer._choose = lambda step: ROWS  # type: ignore[method-assign]
@@ -76,8 +80,10 @@ def test_the_gradient_is_that_of_the_two_losses(tmp_path: Path) -> None:
         x = (1 - draws.time) * batch.target + draws.time * draws.noise
         error = customizer.velocity(x, draws.time, batch.condition) - (draws.noise - batch.target)
         sigmas = customizer.sigmas(4, batch.size)
+        x = draws.start
         with torch.no_grad():
-            x = flow.rollout(lambda x, s: customizer.velocity(x, s, batch.condition), draws.start, sigmas[:-1])
+            for k in range(3):
+                x = x + (sigmas[k + 1] - sigmas[k]) * customizer.velocity(x, sigmas[k], batch.condition)
         clean = x - sigmas[3] * customizer.velocity(x, sigmas[3], batch.condition)
         reward = trainer.reward(customizer.decode(clean), batch.anchors).reward
         losses.append(0.5 * error.square().mean() - 3.0 * reward.sum())
@@ -85,6 +91,17 @@ def test_the_gradient_is_that_of_the_two_losses(tmp_path: Path) -> None:
     (sum(losses) / 4).backward()
     expected = torch.cat([weight.grad.flatten() for weight in trainer.weights if weight.grad is not None])
     assert distance(found, expected) < 1e-5
+
+
+def test_pictures_without_a_face_are_learned_from_as_sft_does(tmp_path: Path) -> None:
+    """Neither skipped nor an error: no reward, no gradient of it."""
+    trainer, plain = build(tmp_path, micro_batch=2), build(tmp_path, "sft")
+    stir(trainer)
+    stir(plain)
+    trainer.customizer.decode = lambda latents: (latents.mean() * 0 - 1).expand(len(latents), 3, 64, 128)
+    assert distance(gradient(trainer, ROWS), gradient(plain, ROWS)) < 1e-5
+    row = trainer.update()
+    assert (row["reward"], row["no_face"], row["faces"], trainer.progress.skipped) == (0, 1, 0, 0)
 
 
 @pytest.mark.parametrize("method", ["sft", "mimr"])
@@ -120,12 +137,31 @@ def test_bf16_keeps_the_lora_in_float32_and_about_the_gradient(tmp_path: Path) -
     assert not same(half.weights, before)
     assert {weight.dtype for weight in half.weights} == {torch.float32}
     assert {state["exp_avg"].dtype for state in half.optimizer.state.values()} == {torch.float32}
-    from accelerate.state import AcceleratorState
-
     AcceleratorState._reset_state(reset_partial_state=True)
     whole = build(tmp_path)
     stir(whole)
     assert distance(found, gradient(whole, ROWS)) < 0.1
+
+
+@pytest.mark.parametrize(("given", "rolled"), [(None, 1.0), (2.5, 2.5)])
+def test_guidance_of_the_losses_of_the_rollout_and_of_drawing(tmp_path: Path, given, rolled: float) -> None:
+    base = small_base()
+    base.settings = base.settings.model_copy(update={"guidance": 4.0})
+    trainer = build(tmp_path, customizer=base, rollout_guidance=given, gradient_last=1)
+    seen: list[float] = []
+    real = base.velocity
+
+    def velocity(latents: Tensor, sigma: Tensor, condition) -> Tensor:
+        seen.extend(set(condition.guidance.tolist()))
+        return real(latents, sigma, condition)
+
+    base.velocity = velocity  # type: ignore[method-assign]
+    trainer.update()
+    assert seen == [1.0, *[rolled] * 4], "the diffusion loss, then four steps"
+    seen.clear()
+    with torch.no_grad():
+        trainer._measure_batch(trainer.validation.batch([0]), [0])
+    assert seen == [1.0, *[4.0] * 4]
 
 
 def test_only_the_lora_changes(tmp_path: Path) -> None:
@@ -272,30 +308,32 @@ def test_without_an_average_the_last_weights_are_the_result(tmp_path: Path) -> N
     assert same(trainer.weights, seen[-1])
 
 
-def test_validation_measures_the_pictures_that_the_base_draws(tmp_path: Path) -> None:
-    """Sample by sample here, in micro-batches there; every run draws from the same noise."""
-    found = []
-    trainer = build(tmp_path)
+@torch.no_grad()
+def validated_alone(trainer: Trainer, row: int) -> tuple[float, float]:
+    """Reward and diffusion loss of one sample: what the base draws from the noise that is the same in every run."""
+    customizer, batch = trainer.customizer, trainer.validation.batch([row])
+    recipe = Recipe.model_validate(SMALL | {"seed": VALIDATION_SEED})
+    draws = rerefl.draw_randomness(recipe, batch.target.shape[1:], 0, [row])
+
+    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+        return customizer.velocity(x, sigma, batch.condition)
+
+    sigmas = customizer.sigmas(customizer.settings.steps, batch.size)
+    pictures = customizer.decode(flow.rollout(velocity, draws.start, sigmas)).clamp(-1, 1)
+    loss = flow.loss(velocity, batch.target, draws.noise, draws.time)
+    return float(trainer.reward(pictures, batch.anchors).reward), float(loss)
+
+
+@pytest.mark.parametrize("change", [{"micro_batch": 1}, {"seed": 3}], ids=["one by one", "another seed"])
+def test_validation_measures_the_pictures_that_the_base_draws(tmp_path: Path, change: dict) -> None:
+    trainer = build(tmp_path, **change)
     stir(trainer)
-    customizer, samples = trainer.customizer, trainer.validation
-    for changes in ({"micro_batch": 1}, {"seed": 3}):
-        other = build(tmp_path, customizer=customizer, **changes)
-        with torch.no_grad():
-            found.append(other._measure(samples))
-    rewards, losses = [], []
-    for row in range(len(samples)):
-        batch = samples.batch([row])
-        draws = rerefl.draw_randomness(Recipe.model_validate(SMALL | {"seed": VALIDATION_SEED}), (4, *batch.target.shape[2:]), 0, [row])
-        sigmas = customizer.sigmas(customizer.settings.steps, batch.size)
-        with torch.no_grad():
-            velocity = lambda x, s: customizer.velocity(x, s, batch.condition)  # noqa: B023, E731
-            pictures = customizer.decode(flow.rollout(velocity, draws.start, sigmas)).clamp(-1, 1)
-            losses.append(flow.loss(velocity, batch.target, draws.noise, draws.time))
-        rewards.append(trainer.reward(pictures, batch.anchors).reward)
-    for row in found:
-        assert row["validation/reward"] == pytest.approx(float(torch.cat(rewards).mean()), abs=1e-5)
-        assert row["validation/diffusion_loss"] == pytest.approx(float(torch.stack(losses).mean()), abs=1e-5)
-        assert row.keys() >= {"validation/matched", "validation/unmatched", "validation/no_face", "validation/faces"}
+    alone = [validated_alone(trainer, row) for row in range(3)]
+    with torch.no_grad():
+        found = trainer._measure(trainer.validation)
+    assert found["validation/reward"] == pytest.approx(np.mean([reward for reward, _ in alone]), abs=1e-5)
+    assert found["validation/diffusion_loss"] == pytest.approx(np.mean([loss for _, loss in alone]), abs=1e-5)
+    assert found.keys() >= {"validation/matched", "validation/unmatched", "validation/no_face", "validation/faces"}
 
 
 def test_at_most_so_many_samples_are_validated(tmp_path: Path) -> None:
@@ -338,7 +376,9 @@ def test_an_update_without_a_finite_gradient_changes_nothing(tmp_path: Path, how
 
     def state() -> list[Tensor]:
         moments = [value for state in trainer.optimizer.state.values() for value in state.values()]
-        return copies([*trainer.weights, *moments, *trainer.ema.shadow_params, torch.tensor(trainer.schedule.last_epoch)])
+        return copies(
+            [*trainer.weights, *moments, *trainer.ema.shadow_params, torch.tensor(trainer.schedule.last_epoch)]
+        )
 
     before = state()
     mend = broken(trainer, how)

@@ -7,7 +7,9 @@ import torch
 
 from tests.umo.training.conftest import build_real, gradient
 from umo.rewards import Reward
-from umo.training import Sample, Trainer, rerefl
+from umo.training import rerefl
+from umo.training.samples import Sample
+from umo.training.trainer import Trainer
 
 
 class Watched:

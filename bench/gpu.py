@@ -1,0 +1,305 @@
+"""`python -m bench.gpu --size flux`: speed and peak memory of a ReReFL update at FLUX.1-dev's real size.
+
+Weights, pictures and text embeddings are random, so nothing is downloaded; the losses are those of `umo.training`. An
+update is one sample with two references on one device, as the paper's eight devices have one each. Random pictures
+show no faces: the detector looks at them, and the embedder is then given two fixed faces.
+
+Every cell of the table starts from nothing. "kept" encodes target and references once, as training does; "each time"
+sends them through the autoencoder at every update. Text is random in both, so T5 is in neither.
+"""
+
+import argparse
+import gc
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+
+from bench.result import machine
+from bench.timing import Stopwatch
+from umo import faces
+from umo.customizers.flux_tokens import FluxCondition
+from umo.customizers.flux_uno import FLUX, FluxUno
+from umo.errors import BadInput
+from umo.faces import Face
+from umo.faces.align import CROP, TEMPLATE
+from umo.rewards import MatchingReward
+from umo.training import rerefl
+from umo.training.recipe import Recipe
+from umo.training.rerefl import Batch
+
+REFERENCES = 2
+UPDATES = 10  # as many as there are late steps
+PARTS = ("encode", "diffusion pass", "rollout", "reward pass", "optimizer")
+DTYPE = torch.bfloat16
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large everything is.
+
+    Attributes:
+        transformer: of FluxTransformer2DModel, where it differs from FLUX.1-dev, which the class's defaults are.
+        autoencoder: of AutoencoderKL, where it differs from FLUX.1's.
+        picture: the side of the picture in pixels.
+        reference: the side of each reference in pixels.
+        text_tokens: of a prompt.
+        rank: of the LoRA.
+    """
+
+    transformer: dict[str, Any]
+    autoencoder: dict[str, Any]
+    picture: int
+    reference: int
+    text_tokens: int
+    rank: int
+
+
+SCALES = {
+    "flux": Scale({}, {}, picture=512, reference=FLUX.references_side, text_tokens=512, rank=512),
+    "toy": Scale(
+        transformer={
+            "num_layers": 1,
+            "num_single_layers": 2,
+            "attention_head_dim": 16,
+            "num_attention_heads": 4,
+            "joint_attention_dim": 32,
+            "pooled_projection_dim": 16,
+            "axes_dims_rope": (4, 6, 6),
+        },
+        autoencoder={"block_out_channels": (8, 8, 16, 16), "layers_per_block": 1, "norm_num_groups": 4},
+        picture=64,
+        reference=48,
+        text_tokens=8,
+        rank=4,
+    ),
+}
+
+
+def build(scale: Scale, device: torch.device) -> FluxUno:
+    """FLUX.1 with random bfloat16 weights made on the device, frozen, without text encoders."""
+    autoencoder: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "block_out_channels": (128, 256, 512, 512),
+        "layers_per_block": 2,
+        "latent_channels": 16,
+        "scaling_factor": 0.3611,
+        "shift_factor": 0.1159,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+    }
+    with torch.device(device), _default_dtype():
+        transformer: Any = FluxTransformer2DModel(**{"guidance_embeds": True} | scale.transformer)
+        vae: Any = AutoencoderKL(**autoencoder | scale.autoencoder)
+    for module in (transformer, vae):
+        module.requires_grad_(False).eval()
+    return FluxUno(
+        name="random-flux",
+        settings=FLUX,
+        transformer=transformer,
+        vae=vae,
+        text_encoder=None,
+        text_encoder_2=None,
+        tokenizer=None,
+        tokenizer_2=None,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+    )
+
+
+@contextmanager
+def _default_dtype() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(DTYPE)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+class Update:
+    """One ReReFL update after the other, on one sample."""
+
+    def __init__(self, scale: Scale, device: torch.device, checkpointing: bool, kept: bool) -> None:
+        """
+        Args:
+            checkpointing: recompute activations in the backward pass.
+            kept: encode target and references here, not at every update.
+        """
+        torch.manual_seed(0)
+        self.scale, self.device, self.kept = scale, device, kept
+        self.recipe = Recipe(  # the paper's, for UNO
+            steps=1, batch=1, rank=scale.rank, precision="bf16", checkpoint_gradients=checkpointing
+        )
+        self.customizer = build(scale, device)
+        with torch.device(device):
+            self.customizer.add_lora(self.recipe.rank)
+        if self.recipe.checkpoint_gradients:
+            self.customizer.checkpoint_gradients()
+        self.weights = [weight for weight in self.customizer.transformer.parameters() if weight.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.weights, self.recipe.learning_rate)
+        self.reward = MatchingReward(faces.load("opencv_zoo"))
+        self.target = _noise(1, 3, scale.picture, scale.picture, device=device).clamp(-1, 1)
+        self.references = _noise(REFERENCES, 3, scale.reference, scale.reference, device=device).clamp(-1, 1)
+        config = self.customizer.transformer.config
+        self.text = _noise(1, scale.text_tokens, config.joint_attention_dim, device=device)
+        self.pooled = _noise(1, config.pooled_projection_dim, device=device)
+        self.anchors = F.normalize(_noise(REFERENCES, self.reward.faces.dimension, device=device), dim=1)
+        self.faces = given_faces(scale.picture)
+        self._batch = self.encode()
+
+    @torch.no_grad()
+    def encode(self) -> Batch:
+        """The sample as the network takes it."""
+        references = [self.customizer.encode(reference[None])[0] for reference in self.references]
+        guidance = torch.full((1,), self.customizer.settings.training_guidance, device=self.device)
+        return Batch(
+            names=("random",),
+            size=(self.scale.picture, self.scale.picture),
+            condition=FluxCondition(self.text, self.pooled, [references], guidance),
+            target=self.customizer.encode(self.target),
+            anchors=[self.anchors],
+        )
+
+    def __call__(self, step: int, watch: Stopwatch) -> float:
+        """Update number `step`; returns its loss, L of Algorithm 1.
+
+        The late steps come in turn instead of by chance: ten updates make rollouts of the mean length.
+        """
+        recipe = self.recipe
+        with watch("encode"):
+            batch = self._batch if self.kept else self.encode()
+        draws = rerefl.draw_randomness(recipe, batch.target.shape[1:], step, [0])
+        late = recipe.gradient_first + step % (recipe.gradient_last - recipe.gradient_first + 1)
+        time, noise, start = (numbers.to(batch.target) for numbers in (draws.time, draws.noise, draws.start))
+        self.optimizer.zero_grad(set_to_none=True)
+        with watch("diffusion pass"):
+            with self._autocast():
+                diffusion = rerefl.diffusion_loss(self.customizer, batch, time, noise)
+            (recipe.diffusion_weight * diffusion).backward()
+        with watch("rollout"), self._autocast():
+            latents, sigmas = rerefl.late_latents(
+                self.customizer, recipe.rollout_steps, range(late, late + 1), batch.size, batch.condition, start
+            )
+        with watch("reward pass"):
+            with self._autocast():
+                pictures = rerefl.drawn(self.customizer, latents[0], sigmas[0], batch.condition).float()
+            self.reward.faces.detect(pictures.detach())
+            reward = self.reward(pictures, batch.anchors, [self.faces]).reward.mean()
+            (-recipe.reward_weight * reward).backward()
+        with watch("optimizer"):
+            torch.nn.utils.clip_grad_norm_(self.weights, recipe.max_gradient)
+            self.optimizer.step()
+        return float((recipe.diffusion_weight * diffusion - recipe.reward_weight * reward).detach())
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, DTYPE)
+
+
+def _noise(*shape: int, device: torch.device) -> torch.Tensor:
+    """Drawn on the CPU, and so the same on every device."""
+    return torch.randn(*shape).to(device)
+
+
+def given_faces(side: int) -> list[Face]:
+    """Two upright faces side by side in a square picture, each two fifths of its side."""
+    width = 0.4 * side
+    corners = [(0.05 * side, 0.3 * side), (0.55 * side, 0.3 * side)]
+    return [
+        Face(
+            box=torch.tensor([x, y, x + width, y + width]).numpy(),
+            landmarks=(TEMPLATE * width / CROP + [x, y]).astype("float32"),
+            score=1.0,
+        )
+        for x, y in corners
+    ]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A row of the table.
+
+    Attributes:
+        seconds: of each part, a mean over the measured updates; empty where memory ran out.
+        losses: of all updates, those of the warm-up first.
+        peak: bytes of GPU memory at most; None without a GPU.
+    """
+
+    checkpointing: bool
+    kept: bool
+    seconds: dict[str, float]
+    losses: list[float]
+    peak: int | None
+
+    def row(self) -> str:
+        """In Markdown."""
+        head = ["on" if self.checkpointing else "off", "kept" if self.kept else "each time"]
+        if not self.seconds:
+            return _row([*head, *["out of memory"] + [""] * (len(PARTS) + 1)])
+        seconds = [f"{self.seconds[part]:.3f}" for part in PARTS]
+        peak = "not measured" if self.peak is None else f"{self.peak / 2**30:.1f}"
+        return _row([*head, *seconds, f"{1 / sum(self.seconds.values()):.3f}", peak])
+
+
+def measure(scale: Scale, device: torch.device, checkpointing: bool, kept: bool, updates: int) -> Cell:
+    """One cell: an update that is not counted, then `updates` that are."""
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        update, watch = Update(scale, device, checkpointing, kept), Stopwatch(device)
+        losses = [update(0, Stopwatch(device))] + [update(1 + step, watch) for step in range(updates)]
+        seconds = {name: value / updates for name, value in watch.seconds.items()}
+    except torch.OutOfMemoryError:
+        seconds, losses = {}, []
+    return Cell(checkpointing, kept, seconds, losses, torch.cuda.max_memory_allocated(device) if on_gpu else None)
+
+
+def grid(scale: Scale, device: torch.device, updates: int = UPDATES) -> Iterator[Cell]:
+    """Every cell of the table, each in memory that the one before has given back."""
+    for checkpointing, kept in product((False, True), (True, False)):
+        yield measure(scale, device, checkpointing, kept, updates)
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def header(scale: Scale) -> str:
+    """What is measured, and the table's head."""
+    columns = ["gradient checkpointing", "target and references", *(f"{part}, s" for part in PARTS)]
+    columns += ["updates/s", "peak memory, GiB"]
+    what = (
+        f"{machine()}. One sample, {REFERENCES} references of {scale.reference} px, a picture of {scale.picture} px, "
+        f"LoRA of rank {scale.rank}, bfloat16; seconds an update."
+    )
+    return "\n".join([what, "", _row(columns), _row(["---"] * len(columns))])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table, a row as soon as it is measured."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__.partition("\n")[0])
+    parser.add_argument("--size", choices=SCALES, required=True, help="toy runs everywhere, flux needs a large GPU")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args(arguments)
+    scale, device = SCALES[options.size], torch.device(options.device)
+    if options.size == "flux" and device.type == "cpu":
+        print("bench.gpu: --size flux has 12 billion weights and needs a GPU: give --device cuda", file=sys.stderr)
+        return BadInput.exit_code
+    print(header(scale), flush=True)
+    for cell in grid(scale, device):
+        print(cell.row(), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

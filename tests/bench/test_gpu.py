@@ -1,0 +1,85 @@
+"""The bench for a GPU at its toy size: every row of its table, and that it is training that is measured."""
+
+import pytest
+import torch
+
+from bench import gpu
+from bench.timing import Stopwatch
+
+CPU = torch.device("cpu")
+TOY = gpu.SCALES["toy"]
+
+
+@pytest.fixture(scope="module")
+def cells() -> list[gpu.Cell]:
+    return list(gpu.grid(TOY, CPU, updates=2))
+
+
+def test_the_table_has_a_row_for_each_cell_of_the_grid(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, cells: list[gpu.Cell]
+) -> None:
+    monkeypatch.setattr(gpu, "grid", lambda scale, device: iter(cells))
+    assert gpu.main(["--size", "toy", "--device", "cpu"]) == 0
+    what, _, head, rule, *rows = capsys.readouterr().out.splitlines()
+    assert torch.__version__ in what
+    table = [[cell.strip() for cell in row.strip("|").split("|")] for row in (head, *rows)]
+    assert [row[:2] for row in table[1:]] == [
+        ["off", "kept"],
+        ["off", "each time"],
+        ["on", "kept"],
+        ["on", "each time"],
+    ]
+    assert {len(row) for row in table} == {rule.count("---")} == {len(gpu.PARTS) + 4}
+    assert all(float(number) >= 0 for row in table[1:] for number in row[2:-1])
+
+
+def test_checkpointing_and_keeping_change_no_loss(cells: list[gpu.Cell]) -> None:
+    """The losses after the first come from weights that the gradients before have changed."""
+    losses = [cell.losses for cell in cells]
+    assert len(losses[0]) == 3 and len(set(losses[0])) == 3
+    for other in losses[1:]:
+        assert other == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_an_update_changes_every_weight_of_the_lora() -> None:
+    update = gpu.Update(TOY, CPU, checkpointing=False, kept=True)
+    before = [weight.detach().clone() for weight in update.weights]
+    for step in range(2):  # the first changes the second halves only: they are 0, and so is the first halves' gradient
+        update(step, Stopwatch())
+    assert not any(torch.equal(one, other) for one, other in zip(before, update.weights, strict=True))
+
+
+@pytest.mark.parametrize("left_out", ["diffusion_weight", "reward_weight"])
+def test_each_loss_has_a_gradient_of_its_own(left_out: str) -> None:
+    """The reward's comes through the fixed faces, the embedder and the decoder."""
+    update = gpu.Update(TOY, CPU, checkpointing=True, kept=True)
+    update.recipe = update.recipe.model_copy(update={left_out: 0.0})
+    update(0, Stopwatch())
+    assert max(float(weight.grad.abs().max()) for weight in update.weights if weight.grad is not None) > 0
+
+
+def test_a_cell_that_runs_out_of_memory_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = gpu.Update
+
+    def small_memory(scale: gpu.Scale, device: torch.device, checkpointing: bool, kept: bool) -> gpu.Update:
+        if not checkpointing:
+            raise torch.OutOfMemoryError
+        return whole(scale, device, checkpointing, kept)
+
+    monkeypatch.setattr(gpu, "Update", small_memory)
+    rows = [cell.row() for cell in gpu.grid(TOY, CPU, updates=1)]
+    assert ["out of memory" in row for row in rows] == [True, True, False, False]
+    assert len({row.count("|") for row in rows}) == 1
+
+
+def test_the_real_size_is_flux_1_dev() -> None:
+    """The numbers of weights of the published transformer and autoencoder."""
+    flux = gpu.build(gpu.SCALES["flux"], torch.device("meta"))
+    weights = [sum(weight.numel() for weight in module.parameters()) for module in (flux.transformer, flux.vae)]
+    assert weights == [11_901_408_320, 83_819_683]
+    assert flux.transformer.config.guidance_embeds
+
+
+def test_the_real_size_is_refused_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main(["--size", "flux", "--device", "cpu"]) == 2
+    assert "needs a GPU" in capsys.readouterr().err
