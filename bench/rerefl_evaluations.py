@@ -56,7 +56,7 @@ def forms(recipe: Recipe, updates: int) -> dict[str, Recipe]:
     more, late = MORE_UPDATES * updates, recipe.gradient_last - recipe.gradient_first + 1
     return {
         FAITHFUL: faithful(recipe, steps=updates),
-        "target": varied(recipe, steps=more, rollout_start="noise", updates_per_rollout=1),
+        "target": varied(recipe, steps=more, rollout_start="target", updates_per_rollout=1),
         "reused": varied(recipe, steps=more, rollout_start="noise", updates_per_rollout=late, checkpoint_every=late),
         "short": faithful(recipe, steps=more, rollout_steps=4, gradient_first=1, gradient_last=2),
     }

@@ -8,7 +8,7 @@ from typing import Any
 from pipelines import products, train
 from pipelines.bases import chosen, weights_digest
 from pipelines.params import load
-from pipelines.shards import ROOT, WORK, digest, file_digest, sources, tree_digest
+from pipelines.shards import WORK, digest, file_digest, sources, tree_digest
 from umo import customizers, faces
 from umo.customizers import Customizer
 from umo.errors import BadInput
@@ -58,7 +58,7 @@ def from_params() -> Setup:
         [train._sample(row) for row in products.exported(split, train.COLUMNS)] for split in ("train", "validation")
     ]
     modules = sorted({*sources("umo.training.trainer"), *sources("umo.evaluation")})
-    code = [file_digest(ROOT / path) for path in modules]
+    code = [file_digest(path) for path in modules]
     return Setup(
         load_base=lambda: customizers.load(base.folder, base.lora, device, recipe.dtype),
         reward=MatchingReward(model, "mimr", recipe.lambda_match, recipe.lambda_mismatch),
@@ -67,12 +67,7 @@ def from_params() -> Setup:
         validation=splits[1],
         encoded=train._cache(base, params),
         scratch=SCRATCH,
-        fingerprint=digest(
-            weights_digest(base),
-            tree_digest(products.EXPORTED),
-            params.reward,
-            [file_digest(ROOT / path) for path in code],
-        ),
+        fingerprint=digest(weights_digest(base), tree_digest(products.EXPORTED), params.reward, code),
     )
 
 

@@ -15,13 +15,15 @@ from pipelines import products
 from pipelines.bases import Base, chosen, weights_digest
 from pipelines.lora_card import lora_card
 from pipelines.params import Section, load
-from pipelines.shards import WORK, Counts, Machine, Shard, digest, file_digest, scratch, tree_digest
+from pipelines.shards import WORK, Counts, Machine, Shard, digest, file_digest, scratch, sources, tree_digest
 from pipelines.shards import run as run_shards
 from umo import faces
 from umo.errors import BadInput, WorkFailed
 from umo.training.recipe import Method
 
 if TYPE_CHECKING:
+    from dvclive import Live
+
     from umo.training.samples import Sample
     from umo.training.trainer import Progress, Row
 
@@ -128,14 +130,15 @@ def fit(method: Method, folder: Path) -> None:
         samples[split] = Samples([_sample(row) for row in found], customizer, reward, recipe.anchor, cache)
         samples[split].prepare(f"encode {split}")
     customizer.drop_encoders()
-    with _Curves(folder / RESULT / products.LIVE) as log:
-        trainer = Trainer(
-            customizer, samples["train"], samples["validation"], reward, recipe, method, folder / "checkpoints", log
-        )
-        progress = trainer.run()
-        if not trainer.accelerator.is_main_process:
-            return
-    result = folder / RESULT
+    result, checkpoints = folder / RESULT, folder / "checkpoints"
+    curves = _Curves(result / products.LIVE)
+    trainer = Trainer(
+        customizer, samples["train"], samples["validation"], reward, recipe, method, checkpoints, curves.log
+    )
+    progress = trainer.run()
+    curves.end()
+    if not trainer.accelerator.is_main_process:
+        return
     customizer.save_lora(result)
     people = sorted({person for row in rows["train"] for person in row["person_ids"]})
     report = {
@@ -153,9 +156,9 @@ def fit(method: Method, folder: Path) -> None:
 
 
 def _cache(base: Base, params: Params) -> Path:
-    """Where encoded samples are kept: a folder for every base, face model and precision, whatever the method."""
+    """Where encoded samples are kept, whatever the method: a folder for every base, face model, precision and code."""
     assert base.train is not None
-    files = [file_digest(path) for path in faces.load(params.reward).files]
+    files = [file_digest(path) for path in (*faces.load(params.reward).files, *sources("umo.training.samples"))]
     return WORK / "train" / "encoded" / digest(weights_digest(base), files, base.train.precision)[:16]
 
 
@@ -186,24 +189,26 @@ def _summary(progress: "Progress") -> dict:
 
 
 class _Curves:
-    """DVCLive's curves, written anew by a resumed run: the trainer tells it what was logged before."""
+    """DVCLive's curves, begun at the first figure: of several processes one logs, and a resumed run logs all anew."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.live: Live | None = None
 
-    def __enter__(self):
+    def log(self, step: int, row: "Row") -> None:
+        """Figures after an update; those without a / in their name are the training's."""
         from dvclive import Live
 
-        self.live = Live(str(self.folder), save_dvc_exp=False, report=None, dvcyaml=None)
-        return self._log
-
-    def _log(self, step: int, row: "Row") -> None:
+        if self.live is None:
+            self.live = Live(str(self.folder), save_dvc_exp=False, report=None, dvcyaml=None)
         self.live.step = step
         for key, value in row.items():
             self.live.log_metric(key if "/" in key else f"train/{key}", value)
 
-    def __exit__(self, *error: object) -> None:
-        self.live.end()
+    def end(self) -> None:
+        """Write the summary."""
+        if self.live is not None:
+            self.live.end()
 
 
 def main(arguments: Sequence[str]) -> int:

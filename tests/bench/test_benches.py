@@ -222,8 +222,8 @@ def test_without_a_gain_of_the_faithful_form_there_is_nothing_to_reach(setup: Se
 
 @pytest.fixture
 def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in a folder with the repository's params.yaml and base, and small exported sets; gives the sets' folder."""
-    for name in ("params.yaml", "models"):
+    """Work in a folder of the repository's code, base and params.yaml, with small exported sets; gives their folder."""
+    for name in ("params.yaml", "models", "pipelines", "umo"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     for split, sets in (("train", TRAIN), ("validation", VALIDATION)):
