@@ -140,7 +140,7 @@ class HeldOut:
         """
         (self.folder / to).mkdir(parents=True, exist_ok=True)
         paths = [f"{to}/{sample.name}.png" for sample in self.samples]
-        for rows in self._batches(customizer):
+        for rows in self._batches():
             for row, picture in zip(rows, self._draw(customizer, rows), strict=True):
                 Image.fromarray(picture).save(self.folder / paths[row])
         self.gallery.look(paths)
@@ -154,7 +154,7 @@ class HeldOut:
             raise WorkFailed(f"{self.folder}: none of {len(scored)} sets could be judged: {scored[0]['error']}")
         return asdict(estimate)
 
-    def _batches(self, customizer: Customizer) -> list[list[int]]:
+    def _batches(self) -> list[list[int]]:
         """Rows that are drawn together: as many references, and so one size."""
         by_count: dict[int, list[int]] = {}
         for row, sample in enumerate(self.samples):
@@ -169,21 +169,20 @@ class HeldOut:
         return to_uint8(draw(customizer, [sample.prompt for sample in chosen], references, seeds=rows))
 
 
-def run(setup: Setup, updates: int = 100, every: int = 25) -> Result:
+def run(setup: Setup, updates: int | None = None, every: int = 15) -> Result:
     """Evaluations of the cheapest form / those of the faithful form, for the likeness that the latter ends with.
 
     Forms that are finished are kept, under a key of all that they depend on: a killed bench goes on with the next.
 
     Args:
-        updates: of the faithful form; the others make `MORE_UPDATES` times as many.
+        updates: of the faithful form, None takes the recipe's; the others make `MORE_UPDATES` times as many.
         every: updates between measurements.
     """
+    recipes = forms(setup.recipe, updates or setup.recipe.steps)
     judge = faces.load(load("evaluate").model_dump()["judge"])
     held_out = HeldOut(setup.validation, judge, setup.scratch / NAME / "pictures")
-    curves = {
-        name: kept_curve(setup, name, recipe, held_out, every) for name, recipe in forms(setup.recipe, updates).items()
-    }
-    return compare(curves, setup.recipe, updates, judge.name)
+    curves = {name: kept_curve(setup, name, recipe, held_out, every) for name, recipe in recipes.items()}
+    return compare(curves, setup.recipe, judge.name)
 
 
 def kept_curve(setup: Setup, name: str, recipe: Recipe, held_out: HeldOut, every: int) -> list[Point]:
@@ -222,7 +221,7 @@ def curve(setup: Setup, name: str, recipe: Recipe, held_out: HeldOut, every: int
     return points
 
 
-def compare(curves: Mapping[str, Sequence[Point]], recipe: Recipe, updates: int, judge: str) -> Result:
+def compare(curves: Mapping[str, Sequence[Point]], recipe: Recipe, judge: str) -> Result:
     """The result of curves.
 
     `ratios` has every form, the faithful too: below 1 there, it says how early noise alone reaches the last level.

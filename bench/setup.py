@@ -55,7 +55,7 @@ def from_params() -> Setup:
     device = load("machine").model_dump()["device"]
     model = faces.load(params.reward)
     splits = [
-        [train._sample(row) for row in products.exported(split, train.COLUMNS)] for split in ("train", "validation")
+        [train.sample(row) for row in products.exported(split, train.COLUMNS)] for split in ("train", "validation")
     ]
     modules = sorted({*sources("umo.training.trainer"), *sources("umo.evaluation")})
     code = [file_digest(path) for path in modules]
@@ -65,7 +65,7 @@ def from_params() -> Setup:
         recipe=recipe,
         train=splits[0],
         validation=splits[1],
-        encoded=train._cache(base, params),
+        encoded=train.encoded_folder(base, params),
         scratch=SCRATCH,
         fingerprint=digest(weights_digest(base), tree_digest(products.EXPORTED), params.reward, code),
     )

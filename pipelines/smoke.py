@@ -26,7 +26,11 @@ def run_smoke() -> Path:
     file = WORKSPACE / PARAMS
     params = merged(yaml.safe_load(file.read_text()), yaml.safe_load(OVERRIDES.read_text()))
     file.write_text(yaml.safe_dump(params, sort_keys=False))
-    subprocess.run(["git", "init", "--quiet"], cwd=WORKSPACE, check=True)  # DVC wants a repository of its own
+    # DVC and DVCLive want a repository of their own, with a commit.
+    subprocess.run(["git", "init", "--quiet"], cwd=WORKSPACE, check=True)
+    who = ["-c", "user.name=smoke", "-c", "user.email=smoke@localhost"]
+    commit = ["git", *who, "commit", "--quiet", "--allow-empty", "--message", "smoke"]
+    subprocess.run(commit, cwd=WORKSPACE, check=True)
     if subprocess.run(["dvc", "repro"], cwd=WORKSPACE, check=False).returncode:
         raise WorkFailed(f"a stage failed in {WORKSPACE}; its own message is above")
     print("smoke: every stage ran. Its numbers mean nothing: too little data, too short a training.", file=sys.stderr)

@@ -123,11 +123,11 @@ def fit(method: Method, folder: Path) -> None:
     customizer = customizers.load(base.folder, base.lora, machine.device, recipe.dtype)
     model = faces.load(params.reward)
     reward = MatchingReward(model, "sir" if method == "sir" else "mimr", recipe.lambda_match, recipe.lambda_mismatch)
-    cache = _cache(base, params)
+    cache = encoded_folder(base, params)
     rows = {split: products.exported(split, COLUMNS) for split in ("train", "validation")}
     samples = {}
     for split, found in rows.items():
-        samples[split] = Samples([_sample(row) for row in found], customizer, reward, recipe.anchor, cache)
+        samples[split] = Samples([sample(row) for row in found], customizer, reward, recipe.anchor, cache)
         samples[split].prepare(f"encode {split}")
     customizer.drop_encoders()
     result, checkpoints = folder / RESULT, folder / "checkpoints"
@@ -155,14 +155,15 @@ def fit(method: Method, folder: Path) -> None:
     (result / "README.md").write_text(lora_card(report, customizer.name, licences))
 
 
-def _cache(base: Base, params: Params) -> Path:
+def encoded_folder(base: Base, params: Params) -> Path:
     """Where encoded samples are kept, whatever the method: a folder for every base, face model, precision and code."""
     assert base.train is not None
     files = [file_digest(path) for path in (*faces.load(params.reward).files, *sources("umo.training.samples"))]
     return WORK / "train" / "encoded" / digest(weights_digest(base), files, base.train.precision)[:16]
 
 
-def _sample(row: dict) -> "Sample":
+def sample(row: dict) -> "Sample":
+    """A row of the exported sets."""
     from umo.training.samples import Sample
 
     return Sample(

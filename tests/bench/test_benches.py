@@ -1,7 +1,7 @@
 """The benches at their smallest: what they count, that both sides of a ratio do the same work, what they write."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,24 +40,25 @@ def late_steps(recipe: Recipe) -> list[int]:
     return [rerefl.draw_randomness(recipe, (1, 1, 1), step, [0]).late for step in range(recipe.steps)]
 
 
-def rolled_out(recipe: Recipe) -> int:
-    """Steps without gradient of a run, as each form of ReReFL should take them."""
-    if recipe.rollout_start == "target":
-        return 0
-    if recipe.updates_per_rollout > 1:  # down to the last step that may have a gradient, once for all of them
-        return -(-recipe.steps // recipe.updates_per_rollout) * (recipe.rollout_steps - recipe.gradient_first)
-    return sum(recipe.rollout_steps - late for late in late_steps(recipe))
+ROLLOUTS: dict[str, Callable[[list[int]], int]] = {
+    "faithful": lambda late: sum(4 - step for step in late),
+    "target": lambda late: 0,
+    "reused": lambda late: (4 - 1) * len(late) // 3,  # three late steps, so one rollout for three updates, to the last
+    "short": lambda late: sum(4 - step for step in late),
+}
 
 
-@pytest.mark.parametrize("form", ["faithful", "target", "reused", "short"])
+@pytest.mark.parametrize("form", ROLLOUTS)
 def test_an_update_is_its_rollout_and_two_passes_with_gradient(setup: Setup, form: str) -> None:
     recipe = rerefl_evaluations.forms(setup.recipe, updates=3)[form]
     trainer, counted = trainer_of(setup, recipe), Evaluations()
     with counted.watching(trainer.customizer.transformer):
         for _ in range(recipe.steps):
             trainer.update()
-    assert counted.forwards == recipe.batch * (rolled_out(recipe) + 2 * recipe.steps)
-    assert counted.backwards == recipe.batch * 2 * recipe.steps
+    late = late_steps(recipe)
+    assert len(late) == (3 if form == "faithful" else 6) and set(late) <= ({1, 2} if form == "short" else {1, 2, 3})
+    assert counted.forwards == recipe.batch * (ROLLOUTS[form](late) + 2 * len(late))
+    assert counted.backwards == recipe.batch * 2 * len(late)
 
 
 def test_nothing_is_counted_that_is_not_watched(setup: Setup) -> None:
@@ -155,13 +156,13 @@ def test_people_held_out_are_drawn_from_the_same_noise_and_judged_every_time(set
 
 def test_a_picture_is_judged_by_its_own_references(setup: Setup, held_out: HeldOut) -> None:
     """Whatever order the pictures are drawn in: sets of one, two and three people are drawn apart."""
-    targets = {one.name: one.target for one in setup.validation}
+    targets = {one.name: one.target for one in setup.train}
 
     class Copies(HeldOut):
         def _draw(self, customizer, rows):
             return [reward_batched.read_image(targets[self.samples[row].name]) for row in rows]
 
-    perfect = Copies(setup.validation, held_out.gallery.judge, held_out.folder)
+    perfect = Copies(setup.train, held_out.gallery.judge, held_out.folder)
     assert perfect.likeness(setup.load_base(), "targets")["mean"] == pytest.approx(1, abs=1e-5)
 
 
@@ -172,7 +173,8 @@ def test_a_curve_has_its_points_and_a_finished_form_is_not_trained_again(
     points = rerefl_evaluations.kept_curve(setup, "faithful", recipe, held_out, every=2)
     assert [point.update for point in points] == [0, 2, 3]
     assert points[0].forwards == 0
-    assert points[2].forwards == recipe.batch * (rolled_out(recipe) + 6), "drawing for the judge was counted"
+    expected = ROLLOUTS["faithful"](late_steps(recipe)) + 2 * 3
+    assert points[2].forwards == recipe.batch * expected, "drawing for the judge was counted"
     monkeypatch.setattr(rerefl_evaluations, "curve", lambda *given: pytest.fail("trained again"))
     assert rerefl_evaluations.kept_curve(setup, "faithful", recipe, held_out, every=2) == points
 
@@ -192,7 +194,7 @@ def test_a_form_of_other_things_is_trained_again(setup: Setup, held_out: HeldOut
 
 
 def line(*values: float, cost: int = 10) -> list[Point]:
-    """A curve of one forward pass and two of two backward ones, every `cost` evaluations."""
+    """A curve whose points are `cost` forwards and 2 backwards apart."""
     return [
         Point(k, cost * k, 2 * k, 0.0, {"mean": value, "low": None, "high": None, "n": 3})
         for k, value in enumerate(values)
@@ -205,15 +207,17 @@ def test_evaluations_are_compared_at_the_level_that_the_faithful_form_ends_with(
         "target": line(0.2, 0.3, 0.5, cost=2),  # reaches .4 half way from 2 to 4 evaluations
         "short": line(0.2, 0.3, 0.39),
     }
-    result = rerefl_evaluations.compare(curves, setup.recipe, 2, "bands")
+    result = rerefl_evaluations.compare(curves, setup.recipe, "bands")
     assert result.value == pytest.approx(3 / 20) and result.holds
     assert result.details["ratios"] == {"faithful": 1.0, "target": pytest.approx(3 / 20), "short": None}
     assert result.details["ratios_with_backward"]["target"] == pytest.approx((3 + 2 * 3) / (20 + 2 * 4))
+    del curves["target"]
+    assert rerefl_evaluations.compare(curves, setup.recipe, "bands").value is None
 
 
 @pytest.mark.parametrize("other", [line(0.2, 0.3), line(0.5, 0.6)])
 def test_without_a_gain_of_the_faithful_form_there_is_nothing_to_reach(setup: Setup, other: list[Point]) -> None:
-    result = rerefl_evaluations.compare({"faithful": line(0.4, 0.3), "target": other}, setup.recipe, 1, "bands")
+    result = rerefl_evaluations.compare({"faithful": line(0.4, 0.3), "target": other}, setup.recipe, "bands")
     assert result.value is None and not result.holds
 
 

@@ -146,8 +146,9 @@ class OpenCVZoo:
         if not len(index):
             return images.new_zeros((0, self.dimension))
         matrices = similarity(np.concatenate([landmarks_of(found) for found in faces if len(found)]))
-        crops = warp((images + 1) * 127.5, index, matrices)
-        (vectors,) = network(crops.contiguous(memory_format=torch.channels_last)).values()
+        crops = warp((images + 1) * 127.5, index, matrices).contiguous(memory_format=torch.channels_last)
+        at_once = EMBED_BATCH if crops.device.type == "cpu" else len(crops)  # more do not fit a CPU's caches
+        vectors = torch.cat([next(iter(network(part).values())) for part in crops.split(at_once)])
         return F.normalize(vectors, dim=1)
 
     def _detect_batch(self, pictures: np.ndarray) -> list[list[Face]]:

@@ -19,7 +19,7 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
         state: tensors, numbers, strings, and dicts and lists of them.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"checkpoint.{os.getpid()}.tmp"
+    temporary = folder / "checkpoint.tmp"  # one name: what a killed run left is overwritten
     with temporary.open("wb") as file:
         torch.save(state, file)
         file.flush()

@@ -174,5 +174,16 @@ def test_a_write_that_fails_leaves_no_checkpoint(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="no space"):
         checkpoints.save(tmp_path, 2, {"step": 2}, keep=2)
-    assert checkpoints.newest(tmp_path) == {"step": 1}
     assert len(checkpoints.find(tmp_path)) == 1
+    monkeypatch.undo()
+    assert checkpoints.newest(tmp_path) == {"step": 1}
+    checkpoints.save(tmp_path, 2, {"step": 2}, keep=2)
+    assert len(list(tmp_path.iterdir())) == 2, "what the failed write left is still there"
+
+
+def test_a_damaged_checkpoint_does_not_stay_in_the_place_of_a_good_one(tmp_path: Path) -> None:
+    for step in (1, 2):
+        path = checkpoints.save(tmp_path, step, {"step": step}, keep=2)
+    path.write_bytes(cut(path.read_bytes()))
+    assert checkpoints.newest(tmp_path) == {"step": 1}
+    assert not path.exists()
