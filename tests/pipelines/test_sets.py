@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from pipelines import products
-from umo import evaluation, records
+from umo import evaluation, metrics, records
 from umo.prompts import COLOURS
 
 
@@ -230,8 +230,9 @@ def test_the_ceiling_the_copy_and_the_floor(repro):
     assert mean["target"]["copy_paste"] < -0.9 < 0.2 < mean["pasted"]["copy_paste"]
     assert mean["shuffled"]["id_sim_strict"] < mean["base"]["id_sim_strict"] < mean["target"]["id_sim_strict"]
     compared = json.loads((repro.path / products.COMPARISONS).read_text())
-    assert compared["base-target"]["id_sim_strict"]["verdict"] == "worse"
-    assert compared["pasted-target"]["copy_paste"]["verdict"] == "worse"
+    assert compared["base-shuffled"]["id_sim_strict"]["verdict"] == "better"
+    assert compared["mimr-target"]["id_sim_strict"]["verdict"] == "worse"
+    assert set(compared["mimr-base"]["side_effects"]) == set(metrics.SIDE_EFFECTS)
 
 
 def test_scores_have_a_row_a_picture(repro):

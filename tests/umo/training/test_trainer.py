@@ -128,10 +128,13 @@ def test_bf16_keeps_the_lora_in_float32_and_about_the_gradient(tmp_path: Path) -
     base = small_base().to(dtype=torch.bfloat16)
     (tmp_path / "half").mkdir()
     half = build(tmp_path / "half", customizer=base, precision="bf16")
+    autocast, real = set(), base.velocity
+    base.velocity = lambda *given: autocast.add(torch.is_autocast_enabled("cpu")) or real(*given)  # type: ignore
     stir(half)
     assert {weight.dtype for weight in half.weights} == {torch.float32}
     assert {w.dtype for w in base.transformer.parameters() if not w.requires_grad} == {torch.bfloat16}
     found = gradient(half, ROWS)
+    assert autocast == {True}
     before = copies(half.weights)
     assert "skipped" not in half.update()
     assert not same(half.weights, before)
