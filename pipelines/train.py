@@ -1,6 +1,7 @@
 """A method (sft, sir, mimr) tunes the base on the exported sets: a LoRA, its card, its curves."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -96,10 +97,9 @@ def _train(machine: Machine, shard: Shard, folder: Path) -> Counts:
     if machine.processes == 1:
         fit(cast(Method, shard.task), kept)
     else:
-        launch = ["accelerate.commands.launch", "--num_processes", str(machine.processes)]
-        device = ["--cpu"] if machine.device == "cpu" else []
+        launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(machine.processes)]
         done = subprocess.run(
-            [sys.executable, "-m", *launch, *device, "-m", "pipelines.train", str(shard.task), str(kept)], check=False
+            [sys.executable, "-m", *launch, "-m", "pipelines.train", str(shard.task), str(kept)], check=False
         )
         if done.returncode:
             raise WorkFailed(f"train: one of {machine.processes} processes failed; its own message is above")
@@ -120,7 +120,7 @@ def fit(method: Method, folder: Path) -> None:
     params, machine, base = load("train"), load("machine"), chosen()
     assert isinstance(params, Params) and isinstance(machine, Machine) and base.train is not None
     recipe = base.train
-    customizer = customizers.load(base.folder, base.lora, machine.device, recipe.dtype)
+    customizer = customizers.load(base.folder, base.lora, _own_device(machine), recipe.dtype)
     model = faces.load(params.reward)
     reward = MatchingReward(model, "sir" if method == "sir" else "mimr", recipe.lambda_match, recipe.lambda_mismatch)
     cache = encoded_folder(base, params)
@@ -153,6 +153,12 @@ def fit(method: Method, folder: Path) -> None:
     (result / products.TRAINING).write_text(json.dumps(report, indent=1) + "\n")
     licences = sorted({row["licence"] for row in rows["train"]})
     (result / "README.md").write_text(lora_card(report, customizer.name, licences))
+
+
+def _own_device(machine: Machine) -> str:
+    """Of several processes on GPUs each has its own."""
+    rank = os.environ.get("LOCAL_RANK")
+    return machine.device if rank is None or machine.device == "cpu" else f"{machine.device}:{rank}"
 
 
 def encoded_folder(base: Base, params: Params) -> Path:

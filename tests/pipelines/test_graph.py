@@ -83,7 +83,7 @@ def test_a_new_photograph_touches_one_shard(workspace):
 
 @pytest.mark.slow
 def test_killed_and_started_again_it_ends_in_the_same_bytes(repro, workspace):
-    """Everything made is removed; the run is killed in four stages, then left to finish."""
+    """Everything made is removed; the run is killed in five stages, then left to finish."""
     expected = outputs(repro.path)
     for name in (".work", "dvc.lock", ".dvc/cache", ".dvc/tmp"):
         subprocess.run(["rm", "-rf", str(workspace.path / name)], check=True)
@@ -91,14 +91,14 @@ def test_killed_and_started_again_it_ends_in_the_same_bytes(repro, workspace):
     for product in ("ingested", "measured", "people", "synthesised", "curated", "validated", "exported"):
         subprocess.run(["rm", "-rf", str(workspace.path / "datasets" / product)], check=True)
     subprocess.run(["rm", "-rf", str(workspace.path / "runs")], check=True)
-    for stage in ("measure", "identify", "synthesise", "evaluate"):
-        _kill_in(workspace, stage)
+    for sign in ("measure/*", "identify/*", "synthesise/*", "train/*.partial/checkpoints/*.pt", "evaluate/*"):
+        _kill_at(workspace, sign)
     workspace.repro()
     assert outputs(workspace.path) == expected
 
 
-def _kill_in(workspace, stage: str) -> None:
-    """Start dvc repro and kill it and its children, without warning, as soon as `stage` has begun to work."""
+def _kill_at(workspace, sign: str) -> None:
+    """Start dvc repro and kill it and its children, without warning, as soon as a file like `sign` is in .work."""
     process = subprocess.Popen(
         ["dvc", "repro"],
         cwd=workspace.path,
@@ -108,8 +108,8 @@ def _kill_in(workspace, stage: str) -> None:
         start_new_session=True,
     )
     deadline = time.monotonic() + 300
-    while not any((workspace.path / ".work" / stage).glob("*")):
-        assert process.poll() is None, f"dvc repro ended before {stage} began"
+    while not any((workspace.path / ".work").glob(sign)):
+        assert process.poll() is None, f"dvc repro ended before there was {sign}"
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)

@@ -24,7 +24,8 @@ class Recipe(BaseModel):
         learning_rate: paper 5e-6; reached after `warmup` updates, then constant or falling as a cosine.
         weight_decay: of AdamW. Not in the paper.
         max_gradient: norm to which the gradient is clipped. Not in the paper.
-        ema: decay of the averaged weights, which are validated and saved; 0 takes the last ones. Not in the paper.
+        ema: decay of the averaged weights, which are validated and saved; it is less while the average is young; 0
+            takes the last ones. Not in the paper.
         rank: of the LoRA, alpha the same (paper 512). A LoRA that the base has already is trained on with its own.
         diffusion_weight: lambda of Algorithm 1 (paper 1).
         reward_weight: of the reward (paper 1).
@@ -38,7 +39,8 @@ class Recipe(BaseModel):
         updates_per_rollout: updates made from one rollout, each at another of its late steps; 1 is Algorithm 1.
         rollout_guidance: of the rollout and its step with gradient; null takes the base's training guidance. Not in
             the paper.
-        time_mean, time_std: of the logit-normal time of the diffusion loss; shifted as the base's schedule.
+        time_mean, time_std: of the logit-normal sigma of the diffusion loss, before any shift: that of a schedule, by
+            s, is a mean larger by log s.
         precision: bf16 keeps the frozen weights in bf16 and computes under autocast; the LoRA stays float32.
         checkpoint_gradients: recompute activations of transformer and decoder in the backward pass: less memory, one
             more forward.

@@ -177,7 +177,10 @@ class Samples:
                     self.anchor, [pictures] if self.anchor == "pool" else pictures
                 )
             except BadInput as error:
-                raise BadInput(f"sample {sample.name}, person {person}: {error}") from error
+                raise BadInput(
+                    f"sample {sample.name}: no face in a photograph of person {person}; leave the sample out, or "
+                    "choose another photograph"
+                ) from error
         return self._anchors[key]
 
 

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
@@ -24,18 +23,16 @@ from tqdm import tqdm
 from umo import flow
 from umo.customizers.base import Customizer
 from umo.errors import BadInput, WorkFailed
-from umo.matching import NONE, NotFinite, assign
-from umo.rewards import MatchingReward, Reward
+from umo.matching import NotFinite
+from umo.rewards import MatchingReward
 from umo.training import checkpoints, rerefl
 from umo.training.recipe import Method, Recipe
 from umo.training.rerefl import Batch, Draws
 from umo.training.samples import Samples
+from umo.training.validation import REWARD_PARTS, Row, in_parts, measure, parts_of
 
-Row = dict[str, float]
 Log = Callable[[int, Row], None]
 MAX_BAD = 3  # updates in a row without a finite gradient
-REWARD_PARTS = ("reward", "matched", "unmatched", "no_face", "faces")
-VALIDATION_SEED = 5  # of every run, so that runs can be compared
 
 
 @dataclass
@@ -210,7 +207,7 @@ class Trainer:
         """Gradients of the mean loss over this process's share; the figures are means over all processes."""
         share = range(self.accelerator.process_index, self.recipe.batch, self.accelerator.num_processes)
         sums: Row = {}
-        for part in _parts(list(share), self.recipe.micro_batch):
+        for part in in_parts(list(share), self.recipe.micro_batch):
             batch = self.train.batch([rows[k] for k in part])
             draws = rerefl.draw_randomness(self.recipe, batch.target.shape[1:], self.progress.step, part)
             for key, value in self._losses(batch, draws, weight=len(part) / len(share), part=part[0]).items():
@@ -288,7 +285,7 @@ class Trainer:
         """Draw the validation people's samples with the averaged weights; keep the best, and stop where it is due."""
         assert self.validation is not None
         with self._averaged():
-            row = self._measure(self.validation)
+            row = measure(self.customizer, self.validation, self.reward, self.recipe, self.accelerator)
         progress = self.progress
         self._note(progress.step, row)
         if not self.rewarded:
@@ -300,42 +297,6 @@ class Trainer:
         else:
             progress.stale += 1
             progress.stopped = 0 < self.recipe.patience <= progress.stale
-
-    def _measure(self, samples: Samples) -> Row:
-        """Reward and diffusion loss over samples, each drawn and noised from its own fixed numbers."""
-        recipe = self.recipe
-        count = min(recipe.validation_samples, len(samples))
-        chosen = torch.randperm(len(samples), generator=rerefl.generator(recipe.seed, rerefl.VALIDATION))[:count]
-        parts = [
-            part
-            for rows in samples.by_size.values()
-            for part in _parts([row for row in chosen.tolist() if row in rows], recipe.micro_batch)
-        ]
-        sums: Row = {}
-        for part in parts[self.accelerator.process_index :: self.accelerator.num_processes]:
-            batch = samples.batch(part)
-            with self.accelerator.autocast():
-                row = self._measure_batch(batch, part)
-            for key, value in row.items():
-                sums[key] = sums.get(key, 0.0) + value * len(part)
-        keys = ["validation/diffusion_loss", *(f"validation/{key}" for key in REWARD_PARTS)]
-        totals = torch.tensor([sums.get(key, 0.0) for key in keys], device=self.accelerator.device)
-        totals = self.accelerator.reduce(totals, "sum") / count
-        return dict(zip(keys, totals.tolist(), strict=True))
-
-    def _measure_batch(self, batch: Batch, part: Sequence[int]) -> Row:
-        recipe, settings, shape = self.recipe, self.customizer.settings, batch.target.shape[1:]
-        draws = rerefl.draw_randomness(recipe.model_copy(update={"seed": VALIDATION_SEED}), shape, 0, part)
-        time, noise = draws.time.to(batch.target), draws.noise.to(batch.target)
-        row = {"diffusion_loss": float(rerefl.diffusion_loss(self.customizer, batch, time, noise))}
-        condition = batch.condition.guided(settings.guidance)
-        sigmas = self.customizer.sigmas(settings.steps, batch.size).to(batch.target)
-        latents = flow.rollout(
-            lambda x, sigma: self.customizer.velocity(x, sigma, condition), draws.start.to(batch.target), sigmas
-        )
-        pictures = self.customizer.decode(latents).float().clamp(-1, 1)
-        row |= parts_of(self.reward(pictures, batch.anchors))
-        return {f"validation/{key}": value for key, value in row.items()}
 
     def _result(self) -> Sequence[Tensor]:
         """The weights that count: averaged where there is an average."""
@@ -403,27 +364,3 @@ class Trainer:
         for step, row in self.progress.history:
             if self.log is not None and self.accelerator.is_main_process:
                 self.log(step, row)
-
-
-def parts_of(reward: Reward) -> Row:
-    """A reward's figures, means over its pictures.
-
-    `matched` is the cosine over the matching, a reference without a face counting 0; `unmatched` that of all other
-    pairs, 0 where there are none.
-    """
-    matched, unmatched = [], []
-    for cosines in reward.cosines:
-        numbers = cosines.double().cpu().numpy()
-        assignment = assign(numbers)
-        pairs = np.zeros(numbers.shape, bool)
-        (references,) = np.nonzero(assignment != NONE)
-        pairs[references, assignment[references]] = True
-        matched.append(numbers[pairs].sum() / len(numbers))
-        unmatched.append(numbers[~pairs].mean() if (~pairs).any() else 0.0)
-    values = (reward.reward.detach().mean(), np.mean(matched), np.mean(unmatched), reward.no_face.float().mean())
-    faces = reward.n_faces.float().mean()
-    return dict(zip(REWARD_PARTS, map(float, (*values, faces)), strict=True))
-
-
-def _parts(rows: Sequence[int], size: int) -> list[list[int]]:
-    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]

@@ -149,14 +149,14 @@ def test_checkpoints_of_another_run_are_refused(finished: Path, tmp_path: Path, 
 def test_so_many_checkpoints_stay_and_rubbish_is_no_checkpoint(tmp_path: Path, keep: int) -> None:
     folder = tmp_path / "checkpoints"
     folder.mkdir()
-    for name in ("checkpoint.123.tmp", "checkpoint-00000099.pt", "notes.txt"):
+    for name in ("checkpoint.tmp", "checkpoint-00000099.pt", "notes.txt"):
         (folder / name).write_bytes(b"rubbish")
     build(tmp_path, steps=10, checkpoint_every=2, keep=keep).run()
     steps = [int(path.name.split("-")[1]) for path in checkpoints.find(folder)]
     assert steps == [6, 8, 10][-keep:]
     newest = checkpoints.newest(folder)
     assert newest is not None and newest["progress"]["step"] == 10
-    assert (folder / "notes.txt").exists()
+    assert (folder / "notes.txt").exists() and not (folder / "checkpoint.tmp").exists()
 
 
 def test_the_last_update_is_kept_between_checkpoints_too(tmp_path: Path) -> None:

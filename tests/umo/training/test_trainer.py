@@ -17,15 +17,22 @@ from umo import flow
 from umo.errors import BadInput, WorkFailed
 from umo.matching import assign
 from umo.rewards import Reward
-from umo.training import checkpoints, rerefl
+from umo.training import checkpoints, rerefl, validation
 from umo.training.recipe import Recipe
-from umo.training.trainer import VALIDATION_SEED, Trainer, parts_of
+from umo.training.trainer import Trainer
+from umo.training.validation import VALIDATION_SEED, parts_of
 
 ROWS = [0, 1, 2, 3]  # one, two, one and two people
 
 
 def copies(weights: list[Tensor]) -> list[Tensor]:
     return [weight.detach().clone() for weight in weights]
+
+
+def measured(trainer: Trainer) -> dict[str, float]:
+    return validation.measure(
+        trainer.customizer, trainer.validation, trainer.reward, trainer.recipe, trainer.accelerator
+    )
 
 
 def same(found: list[Tensor], expected: list[Tensor]) -> bool:
@@ -162,9 +169,8 @@ def test_guidance_of_the_losses_of_the_rollout_and_of_drawing(tmp_path: Path, gi
     trainer.update()
     assert seen == [1.0, *[rolled] * 4], "the diffusion loss, then four steps"
     seen.clear()
-    with torch.no_grad():
-        trainer._measure_batch(trainer.validation.batch([0]), [0])
-    assert seen == [1.0, *[4.0] * 4]
+    measured(trainer)
+    assert seen == [1.0, *[4.0] * 4] * (len(seen) // 5)
 
 
 def test_only_the_lora_changes(tmp_path: Path) -> None:
@@ -235,11 +241,14 @@ def test_figures_of_a_reward(m: int, n: int) -> None:
 # Averages, validation, the result.
 
 
-def averaged(weights: list[list[Tensor]], decay: float) -> list[list[Tensor]]:
+DECAY = 0.2  # low enough to be reached by the average of a few updates
+
+
+def averaged(weights: list[list[Tensor]]) -> list[list[Tensor]]:
     """The recursion over the weights after each update; young averages forget faster: at most (1 + k) / (10 + k)."""
     found = [weights[0]]
     for k, now in enumerate(weights[1:]):
-        keep = 0.0 if k == 0 else min(decay, (1 + k) / (10 + k))
+        keep = 0.0 if k == 0 else min(DECAY, (1 + k) / (10 + k))
         found.append([keep * old + (1 - keep) * new for old, new in zip(found[-1], now, strict=True)])
     return found
 
@@ -250,24 +259,24 @@ class Recorded:
     def __init__(self, folder: Path, method, rewards: list[float] | None = None, **recipe: object) -> None:
         self.trained: list[list[Tensor]] = []
         self.validated: list[tuple[int, list[Tensor]]] = []
-        self.trainer = build(folder, method, self._log, ema=0.5, checkpoint_every=100, **recipe)
+        self.trainer = build(folder, method, self._log, ema=DECAY, checkpoint_every=100, **recipe)
         self.trained.append(copies(self.trainer.weights))
-        real = self.trainer._measure
 
-        def measure(samples) -> dict[str, float]:
+        def measure(*arguments) -> dict[str, float]:
             self.validated.append((self.trainer.progress.step, copies(self.trainer.weights)))
             scripted = {} if rewards is None else {"validation/reward": rewards[len(self.validated) - 1]}
-            return real(samples) | scripted
+            return validation.measure(*arguments) | scripted
 
-        self.trainer._measure = measure  # type: ignore[method-assign]
-        self.progress = self.trainer.run()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("umo.training.trainer.measure", measure)
+            self.progress = self.trainer.run()
 
     def _log(self, step: int, row: dict[str, float]) -> None:
         if "diffusion_loss" in row:
             self.trained.append(copies(self.trainer.weights))
 
     def averages(self) -> list[list[Tensor]]:
-        return averaged(self.trained, 0.5)
+        return averaged(self.trained)
 
 
 def near(found: list[Tensor], expected: list[Tensor]) -> bool:
@@ -283,7 +292,7 @@ def test_averaged_weights_are_validated_and_are_the_result_of_sft(tmp_path: Path
     assert near(run.trainer.weights, averages[6])
     assert not run.progress.chosen and not run.progress.stopped
     (tmp_path / "plain").mkdir()
-    plain = build(tmp_path / "plain", "sft", ema=0.5, steps=6, checkpoint_every=100)
+    plain = build(tmp_path / "plain", "sft", ema=DECAY, steps=6, checkpoint_every=100)
     plain.run()
     assert near(plain.weights, averages[6]), "the weights that are trained were not those before the validation"
 
@@ -294,7 +303,7 @@ def test_the_best_validated_weights_are_the_result_and_patience_ends_a_run(tmp_p
     assert (progress.step, progress.stopped, progress.best, progress.best_step) == (12, True, 0.5, 6)
     assert progress.chosen
     assert near(run.trainer.weights, run.averages()[6])
-    again = build(tmp_path, "mimr", ema=0.5, checkpoint_every=100, steps=30, validate_every=3, patience=2)
+    again = build(tmp_path, "mimr", ema=DECAY, checkpoint_every=100, steps=30, validate_every=3, patience=2)
     assert again.run().step == 12, "a run that stopped stays stopped"
     assert same(again.weights, run.trainer.weights)
 
@@ -332,8 +341,7 @@ def test_validation_measures_the_pictures_that_the_base_draws(tmp_path: Path, ch
     trainer = build(tmp_path, **change)
     stir(trainer)
     alone = [validated_alone(trainer, row) for row in range(3)]
-    with torch.no_grad():
-        found = trainer._measure(trainer.validation)
+    found = measured(trainer)
     assert found["validation/reward"] == pytest.approx(np.mean([reward for reward, _ in alone]), abs=1e-5)
     assert found["validation/diffusion_loss"] == pytest.approx(np.mean([loss for _, loss in alone]), abs=1e-5)
     assert found.keys() >= {"validation/matched", "validation/unmatched", "validation/no_face", "validation/faces"}
@@ -342,10 +350,9 @@ def test_validation_measures_the_pictures_that_the_base_draws(tmp_path: Path, ch
 def test_at_most_so_many_samples_are_validated(tmp_path: Path) -> None:
     trainer = build(tmp_path, validate_every=1, validation_samples=2)
     judge: BandJudge = trainer.reward.faces
-    with torch.no_grad():
-        trainer._measure(trainer.validation)  # anchors are embedded
-        before = judge.calls.pictures
-        trainer._measure(trainer.validation)
+    measured(trainer)  # anchors are embedded
+    before = judge.calls.pictures
+    measured(trainer)
     assert judge.calls.pictures - before == 2
 
 

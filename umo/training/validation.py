@@ -1,0 +1,89 @@
+"""What a run measures: a reward's figures, and how the present weights draw people that are not trained on."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from umo import flow
+from umo.customizers.base import Customizer
+from umo.matching import NONE, assign
+from umo.rewards import MatchingReward, Reward
+from umo.training import rerefl
+from umo.training.recipe import Recipe
+from umo.training.rerefl import Batch
+from umo.training.samples import Samples
+
+Row = dict[str, float]
+REWARD_PARTS = ("reward", "matched", "unmatched", "no_face", "faces")
+VALIDATION_SEED = 5  # of every run, so that runs can be compared
+
+
+@torch.no_grad()
+def measure(
+    customizer: Customizer, samples: Samples, reward: MatchingReward, recipe: Recipe, accelerator: Accelerator
+) -> Row:
+    """Reward and diffusion loss over samples, each drawn and noised from its own fixed numbers.
+
+    Returns:
+        `validation/diffusion_loss`, and `validation/NAME` for every name of `REWARD_PARTS`: means over the samples,
+        `validation_samples` of them at most, shared among the processes.
+    """
+    count = min(recipe.validation_samples, len(samples))
+    chosen = torch.randperm(len(samples), generator=rerefl.generator(recipe.seed, rerefl.VALIDATION))[:count]
+    parts = [
+        part
+        for rows in samples.by_size.values()
+        for part in in_parts([row for row in chosen.tolist() if row in rows], recipe.micro_batch)
+    ]
+    sums: Row = {}
+    for part in parts[accelerator.process_index :: accelerator.num_processes]:
+        with accelerator.autocast():
+            row = _measure_batch(customizer, samples.batch(part), part, reward, recipe)
+        for key, value in row.items():
+            sums[key] = sums.get(key, 0.0) + value * len(part)
+    keys = ["diffusion_loss", *REWARD_PARTS]
+    totals = accelerator.reduce(torch.tensor([sums.get(key, 0.0) for key in keys], device=accelerator.device), "sum")
+    return {f"validation/{key}": total / count for key, total in zip(keys, totals.tolist(), strict=True)}
+
+
+def _measure_batch(
+    customizer: Customizer, batch: Batch, part: Sequence[int], reward: MatchingReward, recipe: Recipe
+) -> Row:
+    settings, shape = customizer.settings, batch.target.shape[1:]
+    draws = rerefl.draw_randomness(recipe.model_copy(update={"seed": VALIDATION_SEED}), shape, 0, part)
+    time, noise = draws.time.to(batch.target), draws.noise.to(batch.target)
+    row = {"diffusion_loss": float(rerefl.diffusion_loss(customizer, batch, time, noise))}
+    condition = batch.condition.guided(settings.guidance)
+    sigmas = customizer.sigmas(settings.steps, batch.size).to(batch.target)
+    latents = flow.rollout(
+        lambda x, sigma: customizer.velocity(x, sigma, condition), draws.start.to(batch.target), sigmas
+    )
+    pictures = customizer.decode(latents).float().clamp(-1, 1)
+    return row | parts_of(reward(pictures, batch.anchors))
+
+
+def parts_of(reward: Reward) -> Row:
+    """A reward's figures, means over its pictures.
+
+    `matched` is the cosine over the matching, a reference without a face counting 0; `unmatched` that of all other
+    pairs, 0 where there are none.
+    """
+    matched, unmatched = [], []
+    for cosines in reward.cosines:
+        numbers = cosines.double().cpu().numpy()
+        assignment = assign(numbers)
+        pairs = np.zeros(numbers.shape, bool)
+        (references,) = np.nonzero(assignment != NONE)
+        pairs[references, assignment[references]] = True
+        matched.append(numbers[pairs].sum() / len(numbers))
+        unmatched.append(numbers[~pairs].mean() if (~pairs).any() else 0.0)
+    values = (reward.reward.detach().mean(), np.mean(matched), np.mean(unmatched), reward.no_face.float().mean())
+    faces = reward.n_faces.float().mean()
+    return dict(zip(REWARD_PARTS, map(float, (*values, faces)), strict=True))
+
+
+def in_parts(rows: Sequence[int], size: int) -> list[list[int]]:
+    """Rows in groups of at most `size`, in order."""
+    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
