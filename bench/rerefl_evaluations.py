@@ -222,18 +222,18 @@ def curve(setup: Setup, name: str, recipe: Recipe, held_out: HeldOut, every: int
 
 
 def compare(curves: Mapping[str, Sequence[Point]], recipe: Recipe, judge: str) -> Result:
-    """The result of curves.
+    """The result of curves: first crossings of the level that the faithful form ends at, against its own first one.
 
-    `ratios` has every form, the faithful too: below 1 there, it says how early noise alone reaches the last level.
+    A noisy curve reaches a level early; so does the faithful one (`faithful_crossing`, a part of its whole cost).
     """
-    last = curves[FAITHFUL][-1]
-    gained = last.likeness["mean"] > curves[FAITHFUL][0].likeness["mean"]
-    ratios = {name: _ratio(points, last, "forwards") if gained else None for name, points in curves.items()}
+    faithful = curves[FAITHFUL]
+    last = faithful[-1]
+    ratios, with_backward = _ratios(curves, "forwards"), _ratios(curves, "passes")
     reached = [ratio for name, ratio in ratios.items() if name != FAITHFUL and ratio is not None]
     return Result(
         name=NAME,
         value=min(reached, default=None),
-        unit="transformer evaluations of the cheapest form / those of the faithful form, for the same likeness",
+        unit="transformer evaluations until the faithful form's last likeness: the cheapest form / the faithful one",
         against="ReReFL as published: for every update a rollout from noise",
         bar=BAR,
         lower_is_better=True,
@@ -241,9 +241,8 @@ def compare(curves: Mapping[str, Sequence[Point]], recipe: Recipe, judge: str) -
             "level": last.likeness["mean"],
             "judge": judge,
             "ratios": ratios,
-            "ratios_with_backward": {
-                name: _ratio(points, last, "passes") if gained else None for name, points in curves.items()
-            },
+            "ratios_with_backward": with_backward,
+            "faithful_crossing": (_crossing(faithful, last, "forwards") or 0.0) / last.forwards,
             "seconds_of_updates": {name: points[-1].seconds for name, points in curves.items()},
             "learning_rate": recipe.learning_rate,
             "batch": recipe.batch,
@@ -254,11 +253,21 @@ def compare(curves: Mapping[str, Sequence[Point]], recipe: Recipe, judge: str) -
     )
 
 
-def _ratio(points: Sequence[Point], last: Point, cost: str) -> float | None:
-    needed = cost_of(
-        last.likeness["mean"], [point.likeness["mean"] for point in points], [getattr(point, cost) for point in points]
-    )
-    return None if needed is None else needed / getattr(last, cost)
+def _ratios(curves: Mapping[str, Sequence[Point]], cost: str) -> dict[str, float | None]:
+    """Of every form; None where it never reaches the level, or where the faithful form gained nothing."""
+    faithful = curves[FAITHFUL]
+    if faithful[-1].likeness["mean"] <= faithful[0].likeness["mean"]:
+        return dict.fromkeys(curves)
+    needed = {name: _crossing(points, faithful[-1], cost) for name, points in curves.items()}
+    own = needed[FAITHFUL]
+    assert own is not None  # it ends there
+    return {name: None if found is None else found / own for name, found in needed.items()}
+
+
+def _crossing(points: Sequence[Point], last: Point, cost: str) -> float | None:
+    """The cost at which a curve first reaches the likeness of `last`."""
+    likeness = [point.likeness["mean"] for point in points]
+    return cost_of(last.likeness["mean"], likeness, [getattr(point, cost) for point in points])
 
 
 def cost_of(level: float, values: Sequence[float], costs: Sequence[float]) -> float | None:

@@ -60,7 +60,7 @@ def from_params() -> Setup:
     modules = sorted({*sources("umo.training.trainer"), *sources("umo.evaluation")})
     code = [file_digest(path) for path in modules]
     return Setup(
-        load_base=lambda: customizers.load(base.folder, base.lora, device, recipe.dtype),
+        load_base=lambda: customizers.load(base.folder, base.lora, device, base.dtype),
         reward=MatchingReward(model, "mimr", recipe.lambda_match, recipe.lambda_mismatch),
         recipe=recipe,
         train=splits[0],

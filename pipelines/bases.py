@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, RootModel
 
@@ -12,6 +12,9 @@ from pipelines.params import Section, load
 from pipelines.shards import digest, file_digest, tree_digest
 from umo.errors import BadInput
 from umo.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    import torch
 
 PEOPLE = "people.json"
 
@@ -29,6 +32,18 @@ class Base(Section):
     steps: Annotated[int, Field(ge=1)] | None = None
     guidance: float | None = None
     train: Recipe | None = None
+
+    @property
+    def precision(self) -> str:
+        """Of the weights, tuning and drawing alike."""
+        return self.train.precision if self.train else "fp32"
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        """The same for torch."""
+        import torch  # a base is looked up where nothing is computed
+
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
 
 class Params(RootModel[dict[str, Base]]):
@@ -54,9 +69,15 @@ def chosen() -> Base:
 
 
 def weights_digest(base: Base) -> str:
-    """sha256 over what the base's drawings depend on."""
+    """sha256 over what the base's drawings depend on.
+
+    Raises:
+        BadInput: its folder or its LoRA is not there.
+    """
     from umo.customizers.folder import model_files  # with torch and transformers it takes seconds
 
+    if base.lora and not base.lora.exists():
+        raise BadInput(f"{base.lora}: no such LoRA; params.yaml names it under bases")
     files = [(str(path.relative_to(base.folder)), file_digest(path)) for path in model_files(base.folder)]
     return digest(files, tree_digest(base.lora) if base.lora else None)
 

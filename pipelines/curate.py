@@ -218,7 +218,7 @@ def _sets(params: Params, faces: pl.DataFrame) -> pl.DataFrame:
     """A row a picture, people from left to right, with the first reason to turn it away; null for a good one."""
     middle = (pl.col("box").arr.get(0) + pl.col("box").arr.get(2)) / 2 / pl.col("width")
     ordered = faces.with_columns(x=middle, fault=_face_fault(params)).sort("image_id", "x", nulls_last=True)
-    once = ("target_kind", "sources", "guide", "background", "prompt", "licence", "consent", "source")
+    once = ("target_kind", "sources", "background", "prompt", "licence", "consent", "source")
     pictures = ordered.group_by("image_id", maintain_order=True).agg(
         pl.col("person_id", "face_id", "box", "landmarks", "pool", "x"),
         pl.col(*once).first(),

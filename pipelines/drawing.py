@@ -37,7 +37,7 @@ class Drawer:
     def customizer(self) -> "Customizer":
         from umo import customizers  # with torch and transformers it takes seconds
 
-        return customizers.load(self.base.folder, self.lora, self.device)
+        return customizers.load(self.base.folder, self.lora, self.device, self.base.dtype)
 
     def draw(
         self, asked: Sequence[Case], judged: Sequence[Case], seeds: int, folder: Path, to: Path, loss_draws: int = 0

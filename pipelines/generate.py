@@ -66,7 +66,8 @@ def run(params: Params, machine: Machine, method: str) -> None:
 
 def _model_inputs(base: Base, method: str) -> dict[str, str]:
     """What a model's drawings depend on; a base's do not on the recipe that it is tuned by."""
-    inputs = {"base": base.model_dump_json(exclude={"train"}), "weights": weights_digest(base)}
+    own = base.model_dump_json(exclude={"train"})
+    inputs = {"base": own, "precision": base.precision, "weights": weights_digest(base)}
     if lora := lora_of(base, method):
         inputs["lora"] = tree_digest(lora)
     return inputs

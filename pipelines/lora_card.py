@@ -6,7 +6,7 @@ from typing import Any
 WHAT = {
     "sft": "Supervised fine-tuning: the diffusion loss alone. It is the control of the methods with a reward.",
     "sir": "ReReFL with the single identity reward (SIR) of arXiv 2509.06818.",
-    "mimr": "ReReFL with the multi-identity matching reward (MIMR) of arXiv 2509.06818, as published.",
+    "mimr": "ReReFL with the multi-identity matching reward (MIMR) of arXiv 2509.06818.",
 }
 
 
@@ -55,6 +55,8 @@ umo generate --model path/to/{base} --lora path/to/this/folder --reference A.jpg
 
 
 def _chosen(run: Mapping[str, Any]) -> str:
+    if run["chosen_update"] == 0:
+        return "none of them made the validation reward better: **this is the base, untuned**."
     if run["chosen_update"] == run["updates"]:
         return "the weights are those after the last one."
     early = ", after which the run was stopped" if run["stopped_early"] else ""
@@ -69,7 +71,7 @@ def _reward(run: Mapping[str, Any]) -> str:
 def _validation(rows: Sequence[Mapping[str, float]]) -> str:
     """A line a validation; on people who are not trained on, by the network of the reward."""
     names = ("reward", "matched", "unmatched", "no_face", "diffusion_loss")
-    head = "| update | " + " | ".join(names) + " |\n|---" * 1 + "|---" * len(names) + "|"
+    head = "| update | " + " | ".join(names) + " |\n|---" + "|---" * len(names) + "|"
     lines = [
         f"| {row['update']} | " + " | ".join(f"{row[f'validation/{name}']:.3f}" for name in names) + " |"
         for row in rows

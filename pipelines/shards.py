@@ -34,15 +34,19 @@ MARKER = "marker.json"
 PACKAGES = ("pipelines", "umo")
 # Those whose version may change a product; a new one redoes the shards.
 LIBRARIES = (
+    "accelerate",
     "diffusers",
+    "dvclive",
     "dlib-bin",
     "great-expectations",
     "numpy",
     "onnxruntime",
     "opencv-python-headless",
+    "peft",
     "pillow",
     "polars",
     "pyarrow",
+    "safetensors",
     "scipy",
     "torch",
     "transformers",
@@ -176,8 +180,7 @@ def run(
         raise BadInput(f"{stage}: nothing to do: its inputs hold no rows; see the stages before it")
     code = {str(path): file_digest(ROOT / path) for path in sources(f"pipelines.{stage}")}
     data = {path.name: file_digest(path) for path in files}
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    common = digest(stage, code, data, versions, params.model_dump(mode="json"))
+    common = digest(stage, code, data, versions(), params.model_dump(mode="json"))
     for left in (WORK / stage).glob("*.tmp"):  # of a killed run: there is one writer a workspace
         shutil.rmtree(left)
     folders = {shard.name: WORK / stage / digest(common, shard.name, shard.inputs) for shard in shards}
@@ -190,6 +193,11 @@ def run(
             _do(work, shard, folders[shard.name])
     publish(folders, out)
     return _report(stage, folders, out)
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that may change a product."""
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
 def _start(stage: str, n: int, n_done: int) -> None:

@@ -39,11 +39,11 @@ def run_smoke() -> Path:
 
 def copy_repository(target: Path) -> None:
     """Copy the files that git tracks or would track, as they are now; those that are the same already stay."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
     for name in names:
         source, copy = ROOT / name, target / name
-        if name == "dvc.lock":  # of another state: a workspace has its own
+        if name == "dvc.lock" or name.startswith("runs/"):  # of another state: a workspace has its own
             continue
         if source.is_file() and not (copy.is_file() and copy.read_bytes() == source.read_bytes()):
             copy.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,19 @@ from pipelines import products
 from pipelines.bases import Base, chosen, weights_digest
 from pipelines.lora_card import lora_card
 from pipelines.params import Section, load
-from pipelines.shards import WORK, Counts, Machine, Shard, digest, file_digest, scratch, sources, tree_digest
+from pipelines.shards import (
+    ROOT,
+    WORK,
+    Counts,
+    Machine,
+    Shard,
+    digest,
+    file_digest,
+    scratch,
+    sources,
+    tree_digest,
+    versions,
+)
 from pipelines.shards import run as run_shards
 from umo import faces
 from umo.errors import BadInput, WorkFailed
@@ -55,6 +67,8 @@ def run(params: Params, machine: Machine, method: str) -> None:
         raise BadInput(f"params.yaml: train.reward is '{params.reward}', which also evaluates: choose another")
     _refuse_held_out()
     reward = faces.load(params.reward)
+    if not reward.differentiable:
+        raise BadInput(f"params.yaml: train.reward '{params.reward}' has no gradient: choose another face model")
     inputs = {
         "exported": tree_digest(products.EXPORTED),
         "weights": weights_digest(base),
@@ -73,7 +87,7 @@ def run(params: Params, machine: Machine, method: str) -> None:
 
 
 def _refuse_held_out() -> None:
-    """Nobody of the validation and test sets may be in the training sets.
+    """Nobody may be in the sets of two splits.
 
     Raises:
         BadInput: somebody is, or a split is not there.
@@ -82,11 +96,11 @@ def _refuse_held_out() -> None:
         split: {person for row in products.exported(split, ["person_ids"]) for person in row["person_ids"]}
         for split in ("train", "validation", "test")
     }
-    for split in ("validation", "test"):
-        if both := sorted(people["train"] & people[split]):
+    for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        if both := sorted(people[one] & people[other]):
             raise BadInput(
-                f"{products.EXPORTED}: {len(both)} people of the {split} split are in the training sets (first "
-                f"{both[0]}): export again with splits by person (dvc repro export)"
+                f"{products.EXPORTED}: {len(both)} people are in the {one} and in the {other} sets (first {both[0]}): "
+                "export again with splits by person (dvc repro export)"
             )
 
 
@@ -120,7 +134,7 @@ def fit(method: Method, folder: Path) -> None:
     params, machine, base = load("train"), load("machine"), chosen()
     assert isinstance(params, Params) and isinstance(machine, Machine) and base.train is not None
     recipe = base.train
-    customizer = customizers.load(base.folder, base.lora, _own_device(machine), recipe.dtype)
+    customizer = customizers.load(base.folder, base.lora, _own_device(machine), base.dtype)
     model = faces.load(params.reward)
     reward = MatchingReward(model, "sir" if method == "sir" else "mimr", recipe.lambda_match, recipe.lambda_mismatch)
     cache = encoded_folder(base, params)
@@ -128,13 +142,14 @@ def fit(method: Method, folder: Path) -> None:
     samples = {}
     for split, found in rows.items():
         samples[split] = Samples([sample(row) for row in found], customizer, reward, recipe.anchor, cache)
-        samples[split].prepare(f"encode {split}")
-    customizer.drop_encoders()
     result, checkpoints = folder / RESULT, folder / "checkpoints"
     curves = _Curves(result / products.LIVE)
     trainer = Trainer(
         customizer, samples["train"], samples["validation"], reward, recipe, method, checkpoints, curves.log
     )
+    for split, encoded in samples.items():
+        encoded.prepare(f"encode {split}")
+    customizer.drop_encoders()
     progress = trainer.run()
     curves.end()
     if not trainer.accelerator.is_main_process:
@@ -158,14 +173,17 @@ def fit(method: Method, folder: Path) -> None:
 def _own_device(machine: Machine) -> str:
     """Of several processes on GPUs each has its own."""
     rank = os.environ.get("LOCAL_RANK")
-    return machine.device if rank is None or machine.device == "cpu" else f"{machine.device}:{rank}"
+    kind = machine.device.split(":")[0]
+    return machine.device if rank is None or kind == "cpu" else f"{kind}:{rank}"
 
 
 def encoded_folder(base: Base, params: Params) -> Path:
     """Where encoded samples are kept, whatever the method: a folder for every base, face model, precision and code."""
     assert base.train is not None
-    files = [file_digest(path) for path in (*faces.load(params.reward).files, *sources("umo.training.samples"))]
-    return WORK / "train" / "encoded" / digest(weights_digest(base), files, base.train.precision)[:16]
+    code = [file_digest(ROOT / path) for path in sources("umo.training.samples")]
+    model = [file_digest(path) for path in faces.load(params.reward).files]
+    key = digest(weights_digest(base), model, code, versions(), base.train.precision)
+    return WORK / "train" / "encoded" / key[:16]
 
 
 def sample(row: dict) -> "Sample":

@@ -91,12 +91,32 @@ def filled(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Returns:
         (height, width, 3) uint8.
     """
-    height, width = size
-    scale = max(height / picture.shape[0], width / picture.shape[1])
-    scaled = max(width, round(picture.shape[1] * scale)), max(height, round(picture.shape[0] * scale))
+    scaled, (left, top) = _cover(picture.shape[:2], size)
     resized = np.asarray(Image.fromarray(picture).resize(scaled, Image.Resampling.BILINEAR))
-    top, left = (resized.shape[0] - height) // 2, (resized.shape[1] - width) // 2
-    return resized[top : top + height, left : left + width]
+    return resized[top : top + size[0], left : left + size[1]]
+
+
+def filled_points(points: np.ndarray, shape: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    """Where points of a picture lie after `filled`.
+
+    Args:
+        points: (n, 2) x, y in the picture's pixels.
+        shape: height, width of the picture.
+        size: height, width of the filled one.
+
+    Returns:
+        (n, 2) x, y; outside the size where they were cut off.
+    """
+    scaled, corner = _cover(shape, size)
+    factor = np.array(scaled) / np.array(shape[::-1])
+    return (np.asarray(points) + 0.5) * factor - 0.5 - np.array(corner)
+
+
+def _cover(shape: tuple[int, int], size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Width and height to scale to so that `size` is filled, and the left and top of the part in the middle."""
+    scale = max(size[0] / shape[0], size[1] / shape[1])
+    width, height = max(size[1], round(shape[1] * scale)), max(size[0], round(shape[0] * scale))
+    return (width, height), ((width - size[1]) // 2, (height - size[0]) // 2)
 
 
 def _orientation(image: Image.Image) -> int:

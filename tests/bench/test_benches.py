@@ -213,6 +213,8 @@ def test_evaluations_are_compared_at_the_level_that_the_faithful_form_ends_with(
     assert result.details["ratios_with_backward"]["target"] == pytest.approx((3 + 2 * 3) / (20 + 2 * 4))
     del curves["target"]
     assert rerefl_evaluations.compare(curves, setup.recipe, "bands").value is None
+    early = {"faithful": line(0.2, 0.5, 0.4), "target": line(0.2, 0.4, cost=2)}  # crosses .4 on the way to .5
+    assert rerefl_evaluations.compare(early, setup.recipe, "bands").value == pytest.approx(2 / (10 * 2 / 3))
 
 
 @pytest.mark.parametrize("other", [line(0.2, 0.3), line(0.5, 0.6)])

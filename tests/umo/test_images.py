@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from umo.errors import BadInput
-from umo.images import ImageError, encode_jpeg, encode_png, filled, read_image, require_image
+from umo.images import ImageError, encode_jpeg, encode_png, filled, filled_points, read_image, require_image
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -140,3 +140,15 @@ def test_a_picture_fills_another_size(picture):
 def test_a_picture_that_is_needed_is_bad_input_where_it_cannot_be_read(tmp_path):
     with pytest.raises(BadInput, match=r"^reference 3: cannot be read .No such file"):
         require_image(tmp_path / "nowhere.png", "reference 3")
+
+
+def test_points_go_where_their_pixels_go():
+    """A white pixel in a black picture, found again by its brightest neighbourhood."""
+    for shape, size in (((64, 96), (32, 64)), ((40, 40), (64, 128)), ((128, 256), (64, 128))):
+        picture = np.zeros((*shape, 3), np.uint8)
+        picture[shape[0] // 2 - 3 : shape[0] // 2 + 2, shape[1] // 3 : shape[1] // 3 + 5] = 255
+        point = np.array([[shape[1] // 3 + 2, shape[0] // 2 - 1]])
+        light = filled(picture, size)[..., 0].astype(float)
+        y, x = np.mgrid[: size[0], : size[1]]
+        centre = [(light * x).sum() / light.sum(), (light * y).sum() / light.sum()]
+        np.testing.assert_allclose(filled_points(point, shape, size)[0], centre, atol=0.1)

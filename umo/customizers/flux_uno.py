@@ -22,7 +22,7 @@ from umo.customizers.flux_tokens import PACK, FluxCondition, diagonal_ids, pack,
 from umo.customizers.folder import load_model, load_other, no_bars, read_settings
 from umo.customizers.references import fit, to_tensor
 from umo.customizers.tiny import PatchAutoencoder
-from umo.errors import BadInput
+from umo.errors import BadInput, WorkFailed
 
 MAX_TEXT_TOKENS = 512
 AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "PatchAutoencoder": PatchAutoencoder}
@@ -188,6 +188,8 @@ class FluxUno:
 
     def embed_prompts(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """T5's sequence (B, S, D) and CLIP's pooled vector (B, P), padded and cut as FluxPipeline does."""
+        if self.text_encoder_2 is None:
+            raise WorkFailed(f"{self.name}: a prompt is to be embedded, and the text encoders are freed; run again")
         options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
         length = min(MAX_TEXT_TOKENS, self.tokenizer_2.model_max_length)
         ids_2 = self.tokenizer_2(list(prompts), max_length=length, **options).input_ids

@@ -1,13 +1,8 @@
 """How a base is tuned: every knob of a run. Values per base stand in params.yaml beside those of the paper."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-if TYPE_CHECKING:
-    import torch
 
 Anchor = Literal["references", "target", "pool"]
 Method = Literal["sft", "sir", "mimr"]
@@ -26,7 +21,7 @@ class Recipe(BaseModel):
         max_gradient: norm to which the gradient is clipped. Not in the paper.
         ema: decay of the averaged weights, which are validated and saved; it is less while the average is young; 0
             takes the last ones. Not in the paper.
-        rank: of the LoRA, alpha the same (paper 512). A LoRA that the base has already is trained on with its own.
+        rank: of the LoRA, alpha the same (paper 512); that of the LoRA that the base has already, which is trained on.
         diffusion_weight: lambda of Algorithm 1 (paper 1).
         reward_weight: of the reward (paper 1).
         lambda_match, lambda_mismatch: of MIMR (paper 1, -1).
@@ -45,7 +40,7 @@ class Recipe(BaseModel):
         checkpoint_gradients: recompute activations of transformer and decoder in the backward pass: less memory, one
             more forward.
         checkpoint_every, keep: updates between checkpoints, and how many are kept.
-        validate_every: updates between validations; 0 never validates.
+        validate_every: updates between validations, of which one follows the last update; 0 never validates.
         validation_samples: of the validation people, at most.
         patience: validations without a better reward after which a run with a reward stops; 0 never does.
         seed: of everything drawn.
@@ -84,13 +79,6 @@ class Recipe(BaseModel):
     validation_samples: int = Field(default=32, ge=1)
     patience: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the frozen weights."""
-        import torch  # recipes are read where nothing is computed
-
-        return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

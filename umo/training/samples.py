@@ -18,7 +18,7 @@ from umo.customizers.base import Customizer, Size, default_size
 from umo.customizers.references import fill
 from umo.errors import BadInput
 from umo.faces.base import Face
-from umo.images import ImageError, read_image
+from umo.images import ImageError, filled_points, read_image
 from umo.rewards import Anchor, MatchingReward
 from umo.training.rerefl import Batch
 
@@ -32,7 +32,8 @@ class Sample:
         references: a photograph of each person, in the prompt's order.
         target: the picture of all of them.
         people: an id of each.
-        target_landmarks: (5, 2) of each person in the target's pixels; only for the anchor `target`.
+        target_landmarks: (5, 2) of each person in the target's pixels: the anchor `target` needs them, and where they
+            are given, a target that would be cut through somebody's face is refused.
         pool: further photographs of each; only for the anchor `pool`.
     """
 
@@ -137,7 +138,7 @@ class Samples:
         condition = self.customizer.condition([sample.prompt], [references], self.customizer.settings.training_guidance)
         target = self._target(sample)
         state = condition.state() | {"target": self.customizer.encode(target.to(self.customizer.device))[0]}
-        state["anchors"] = self._embed(sample, references)
+        state["anchors"] = self._embed(sample)
         state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
         path = self._path(sample)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -153,29 +154,34 @@ class Samples:
 
     def _target(self, sample: Sample) -> Tensor:
         """(1, 3, H, W) in [-1, 1]."""
-        picture = self._picture(sample.target, sample, "target")
-        return fill(picture, self.size(sample))[None]
+        picture, size = self._picture(sample.target, sample, "target"), self.size(sample)
+        for person, landmarks in enumerate(sample.target_landmarks):
+            points = filled_points(np.reshape(landmarks, (5, 2)), picture.shape[:2], size)
+            if (points < 0).any() or (points > np.array(size[::-1]) - 1).any():
+                raise BadInput(
+                    f"sample {sample.name}: cut to the {size[0]}x{size[1]} (height x width) of {self.customizer.name}, "
+                    f"its target loses the face of person {person}: use targets of that shape"
+                )
+        return fill(picture, size)[None]
 
-    def _embed(self, sample: Sample, references: Sequence[np.ndarray]) -> Tensor:
-        """(M, d) anchors; a photograph that many samples share is embedded once."""
-        if self.anchor == "target":
-            target = self._picture(sample.target, sample, "target")
-            faces = [Face(_box(points), np.asarray(points, np.float32), 1.0) for points in sample.target_landmarks]
-            return self.reward.embed_anchors("target", [target], faces)
+    def _embed(self, sample: Sample) -> Tensor:
+        """(M, d) anchors; every reference must show a face, whatever the anchor."""
+        references = [self._anchor([photo], sample, k) for k, photo in enumerate(sample.references)]
         if self.anchor == "references":
-            photos = [[data] for data in sample.references]
-        else:
-            photos = [list(person) for person in sample.pool]
-        return torch.cat([self._anchor(person, sample, k) for k, person in enumerate(photos)])
+            return torch.cat(references)
+        if self.anchor == "pool":
+            return torch.cat([self._anchor(photos, sample, k) for k, photos in enumerate(sample.pool)])
+        target = self._picture(sample.target, sample, "target")
+        faces = [Face(_box(points), np.asarray(points, np.float32), 1.0) for points in sample.target_landmarks]
+        return self.reward.embed_anchors("target", [target], faces)
 
     def _anchor(self, photos: Sequence[bytes], sample: Sample, person: int) -> Tensor:
+        """(1, d), the mean over the photographs of a person; what many samples share is embedded once."""
         key = hashlib.sha256(b"".join(hashlib.sha256(photo).digest() for photo in photos)).digest()
         if key not in self._anchors:
             pictures = [self._picture(photo, sample, f"photograph of person {person}") for photo in photos]
             try:
-                self._anchors[key] = self.reward.embed_anchors(
-                    self.anchor, [pictures] if self.anchor == "pool" else pictures
-                )
+                self._anchors[key] = self.reward.embed_anchors("pool", [pictures])
             except BadInput as error:
                 raise BadInput(
                     f"sample {sample.name}: no face in a photograph of person {person}; leave the sample out, or "

@@ -150,7 +150,7 @@ class Trainer:
                 self._note(progress.step, row)
                 bar.update()
                 bar.set_postfix({key: f"{row[key]:.3f}" for key in ("reward", "diffusion_loss") if key in row})
-                if recipe.validate_every and progress.step % recipe.validate_every == 0:
+                if self._validation_is_due():
                     self._validate()
                 if progress.step % recipe.checkpoint_every == 0:
                     self._checkpoint()
@@ -158,6 +158,11 @@ class Trainer:
             self._checkpoint()
         self._install_result()
         return progress
+
+    def _validation_is_due(self) -> bool:
+        """Every so many updates, and after the last: what is not validated cannot be chosen."""
+        every, step = self.recipe.validate_every, self.progress.step
+        return every > 0 and (step % every == 0 or step == self.recipe.steps)
 
     def update(self) -> Row:
         """One update; returns its figures."""

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from umo import flow
 from umo.customizers.base import Customizer
+from umo.errors import WorkFailed
 from umo.matching import NONE, assign
 from umo.rewards import MatchingReward, Reward
 from umo.training import rerefl
@@ -29,6 +31,9 @@ def measure(
     Returns:
         `validation/diffusion_loss`, and `validation/NAME` for every name of `REWARD_PARTS`: means over the samples,
         `validation_samples` of them at most, shared among the processes.
+
+    Raises:
+        WorkFailed: a picture is not finite.
     """
     count = min(recipe.validation_samples, len(samples))
     chosen = torch.randperm(len(samples), generator=rerefl.generator(recipe.seed, rerefl.VALIDATION))[:count]
@@ -39,8 +44,14 @@ def measure(
     ]
     sums: Row = {}
     for part in parts[accelerator.process_index :: accelerator.num_processes]:
+        batch = samples.batch(part)
         with accelerator.autocast():
-            row = _measure_batch(customizer, samples.batch(part), part, reward, recipe)
+            loss, pictures = _draw(customizer, batch, part, recipe)
+        if not torch.isfinite(pictures).all():
+            raise WorkFailed(
+                f"validation: a picture of {', '.join(batch.names)} is not finite; lower the learning rate"
+            )
+        row = {"diffusion_loss": float(loss)} | parts_of(reward(pictures, batch.anchors))
         for key, value in row.items():
             sums[key] = sums.get(key, 0.0) + value * len(part)
     keys = ["diffusion_loss", *REWARD_PARTS]
@@ -48,20 +59,18 @@ def measure(
     return {f"validation/{key}": total / count for key, total in zip(keys, totals.tolist(), strict=True)}
 
 
-def _measure_batch(
-    customizer: Customizer, batch: Batch, part: Sequence[int], reward: MatchingReward, recipe: Recipe
-) -> Row:
+def _draw(customizer: Customizer, batch: Batch, part: Sequence[int], recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """The diffusion loss, and the pictures (B, 3, H, W) in [-1, 1] that the base's own sampler draws."""
     settings, shape = customizer.settings, batch.target.shape[1:]
     draws = rerefl.draw_randomness(recipe.model_copy(update={"seed": VALIDATION_SEED}), shape, 0, part)
     time, noise = draws.time.to(batch.target), draws.noise.to(batch.target)
-    row = {"diffusion_loss": float(rerefl.diffusion_loss(customizer, batch, time, noise))}
+    loss = rerefl.diffusion_loss(customizer, batch, time, noise)
     condition = batch.condition.guided(settings.guidance)
     sigmas = customizer.sigmas(settings.steps, batch.size).to(batch.target)
     latents = flow.rollout(
         lambda x, sigma: customizer.velocity(x, sigma, condition), draws.start.to(batch.target), sigmas
     )
-    pictures = customizer.decode(latents).float().clamp(-1, 1)
-    return row | parts_of(reward(pictures, batch.anchors))
+    return loss, customizer.decode(latents).float().clamp(-1, 1)
 
 
 def parts_of(reward: Reward) -> Row:

@@ -19,7 +19,7 @@ from umo.rewards import Anchor, MatchingReward
 from umo.training.rerefl import Batch
 from umo.training.samples import Sample, Samples
 
-EYES = np.array([[4, 10], [20, 10], [12, 16], [6, 24], [18, 24]], np.float32)
+EYES = np.array([[4, 10], [20, 10], [12, 16], [6, 20], [18, 20]], np.float32)
 
 
 class Counted:
@@ -193,6 +193,9 @@ def test_unfit_samples_are_refused_by_name(make: Counted) -> None:
         make([replace(nobody, references=(b"not a picture",))]).prepare("encode")
     with pytest.raises(BadInput, match="sample s7: target: truncated or corrupt"):
         make([replace(nobody, target=photo("ann")[:60])]).prepare("encode")
+    low = (people("ann").target_landmarks[0] + np.array([0, 5]),)  # 32 rows become 128, of which the middle 64 stay
+    with pytest.raises(BadInput, match=r"sample s7: cut to the 64x128 .* loses the face of person 0"):
+        make([replace(nobody, target_landmarks=low)]).prepare("encode")
     with pytest.raises(BadInput, match="sample s7: photograph of person 0: empty file"):
         make([replace(nobody, pool=((photo("ann"), b""),))], "pool").prepare("encode")
 

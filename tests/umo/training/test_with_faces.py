@@ -1,26 +1,30 @@
 """The whole way with the networks of the embedded world: base, detector, embedder, real photographs."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.umo.training.conftest import build_real, gradient
+from umo.faces.opencv_zoo import OpenCVZoo
 from umo.rewards import Reward
 from umo.training import rerefl
 from umo.training.samples import Sample
 from umo.training.trainer import Trainer
+from umo.training.validation import measure
 
 
 class Watched:
     """A trainer's reward that keeps the pictures it saw, with their gradient."""
 
-    def __init__(self, trainer: Trainer) -> None:
-        self.real, self.seen = trainer.reward, []
+    def __init__(self, trainer: Trainer, gradient: bool = True) -> None:
+        self.real, self.seen, self.gradient = trainer.reward, [], gradient
         trainer.reward = self  # type: ignore[assignment]
 
     def __call__(self, pictures: torch.Tensor, anchors: list[torch.Tensor]) -> Reward:
-        pictures.retain_grad()
+        if self.gradient:
+            pictures.retain_grad()
         reward = self.real(pictures, anchors)
         self.seen.append((pictures, reward))
         return reward
@@ -92,3 +96,13 @@ def test_the_trainers_updates_raise_the_reward_of_the_same_draws(photographs: li
         trainer.progress.step = 0
         trainer.update()
     assert reward() > before + 0.01
+
+
+def test_faces_are_measured_in_full_precision_where_the_rest_is_bf16(photographs: list[Sample], tmp_path: Path) -> None:
+    """A detector that runs in torch hands numpy its numbers, which has no bf16."""
+    trainer = build_real(tmp_path, photographs[:2], precision="bf16", validation_samples=2)
+    trainer.reward.faces = OpenCVZoo(detector_runtime="torch")
+    watched = Watched(trainer, gradient=False)
+    row = measure(trainer.customizer, trainer.train, trainer.reward, trainer.recipe, trainer.accelerator)
+    assert all(math.isfinite(value) for value in row.values())
+    assert {cosines.dtype for _, reward in watched.seen for cosines in reward.cosines} == {torch.float32}
