@@ -72,7 +72,7 @@ def run(params: Params, machine: Machine, method: str) -> None:
     inputs = {
         "exported": tree_digest(products.EXPORTED),
         "weights": weights_digest(base),
-        "recipe": base.train.model_dump_json(),
+        "base": base.model_dump_json(),
         "method": method,
     }
     run_shards(
@@ -145,7 +145,15 @@ def fit(method: Method, folder: Path) -> None:
     result, checkpoints = folder / RESULT, folder / "checkpoints"
     curves = _Curves(result / products.LIVE)
     trainer = Trainer(
-        customizer, samples["train"], samples["validation"], reward, recipe, method, checkpoints, curves.log
+        customizer,
+        samples["train"],
+        samples["validation"],
+        reward,
+        recipe,
+        method,
+        checkpoints,
+        curves.log,
+        customizers.Drawing(steps=base.steps, guidance=base.guidance),
     )
     for split, encoded in samples.items():
         encoded.prepare(f"encode {split}")

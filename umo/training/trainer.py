@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from umo import flow
-from umo.customizers.base import Customizer
+from umo.customizers.base import Customizer, Drawing
 from umo.errors import BadInput, WorkFailed
 from umo.matching import NotFinite
 from umo.rewards import MatchingReward
@@ -74,6 +74,7 @@ class Trainer:
         method: Method,
         folder: Path,
         log: Log | None = None,
+        how: Drawing | None = None,
     ) -> None:
         """
         Args:
@@ -81,6 +82,8 @@ class Trainer:
             folder: of checkpoints; a run that finds some goes on from the newest.
             log: called after every update and every validation with its number and figures; what a resumed run had
                 logged before its checkpoint is given again first, so that a log can be written anew.
+            how: steps and guidance that validation draws with, those that the result will be drawn with; None takes
+                the base's own.
 
         Raises:
             BadInput: the batch cannot be shared, nobody to validate on, or people of the validation are trained on.
@@ -91,7 +94,7 @@ class Trainer:
         if self.accelerator.num_processes > 1:
             customizer.to(self.accelerator.device)  # each process has a GPU of its own
         self.customizer, self.train, self.validation, self.reward = customizer, train, validation, reward
-        self.recipe, self.method, self.folder, self.log = recipe, method, folder, log
+        self.recipe, self.method, self.folder, self.log, self.how = recipe, method, folder, log, how
         self._check()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
@@ -290,7 +293,7 @@ class Trainer:
         """Draw the validation people's samples with the averaged weights; keep the best, and stop where it is due."""
         assert self.validation is not None
         with self._averaged():
-            row = measure(self.customizer, self.validation, self.reward, self.recipe, self.accelerator)
+            row = measure(self.customizer, self.validation, self.reward, self.recipe, self.accelerator, self.how)
         progress = self.progress
         self._note(progress.step, row)
         if not self.rewarded:

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from umo import flow
-from umo.customizers.base import Customizer
+from umo.customizers.base import Customizer, Drawing
 from umo.errors import WorkFailed
 from umo.matching import NONE, assign
 from umo.rewards import MatchingReward, Reward
@@ -24,9 +24,17 @@ VALIDATION_SEED = 5  # of every run, so that runs can be compared
 
 @torch.no_grad()
 def measure(
-    customizer: Customizer, samples: Samples, reward: MatchingReward, recipe: Recipe, accelerator: Accelerator
+    customizer: Customizer,
+    samples: Samples,
+    reward: MatchingReward,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    how: Drawing | None = None,
 ) -> Row:
     """Reward and diffusion loss over samples, each drawn and noised from its own fixed numbers.
+
+    Args:
+        how: steps and guidance of the drawing, None the base's own; the size is the samples'.
 
     Returns:
         `validation/diffusion_loss`, and `validation/NAME` for every name of `REWARD_PARTS`: means over the samples,
@@ -46,7 +54,7 @@ def measure(
     for part in parts[accelerator.process_index :: accelerator.num_processes]:
         batch = samples.batch(part)
         with accelerator.autocast():
-            loss, pictures = _draw(customizer, batch, part, recipe)
+            loss, pictures = _draw(customizer, batch, part, recipe, how or Drawing())
         if not torch.isfinite(pictures).all():
             raise WorkFailed(
                 f"validation: a picture of {', '.join(batch.names)} is not finite; lower the learning rate"
@@ -59,14 +67,16 @@ def measure(
     return {f"validation/{key}": total / count for key, total in zip(keys, totals.tolist(), strict=True)}
 
 
-def _draw(customizer: Customizer, batch: Batch, part: Sequence[int], recipe: Recipe) -> tuple[Tensor, Tensor]:
+def _draw(
+    customizer: Customizer, batch: Batch, part: Sequence[int], recipe: Recipe, how: Drawing
+) -> tuple[Tensor, Tensor]:
     """The diffusion loss, and the pictures (B, 3, H, W) in [-1, 1] that the base's own sampler draws."""
     settings, shape = customizer.settings, batch.target.shape[1:]
     draws = rerefl.draw_randomness(recipe.model_copy(update={"seed": VALIDATION_SEED}), shape, 0, part)
     time, noise = draws.time.to(batch.target), draws.noise.to(batch.target)
     loss = rerefl.diffusion_loss(customizer, batch, time, noise)
-    condition = batch.condition.guided(settings.guidance)
-    sigmas = customizer.sigmas(settings.steps, batch.size).to(batch.target)
+    condition = batch.condition.guided(settings.guidance if how.guidance is None else how.guidance)
+    sigmas = customizer.sigmas(how.steps or settings.steps, batch.size).to(batch.target)
     latents = flow.rollout(
         lambda x, sigma: customizer.velocity(x, sigma, condition), draws.start.to(batch.target), sigmas
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 from tests.conftest import BandJudge
 from tests.umo.training.conftest import SMALL, build, distance, gradient, small_base, stir
 from umo import flow
+from umo.customizers.base import Drawing
 from umo.errors import BadInput, WorkFailed
 from umo.matching import assign
 from umo.rewards import Reward
@@ -29,9 +30,9 @@ def copies(weights: list[Tensor]) -> list[Tensor]:
     return [weight.detach().clone() for weight in weights]
 
 
-def measured(trainer: Trainer) -> dict[str, float]:
+def measured(trainer: Trainer, how: Drawing | None = None) -> dict[str, float]:
     return validation.measure(
-        trainer.customizer, trainer.validation, trainer.reward, trainer.recipe, trainer.accelerator
+        trainer.customizer, trainer.validation, trainer.reward, trainer.recipe, trainer.accelerator, how
     )
 
 
@@ -171,6 +172,9 @@ def test_guidance_of_the_losses_of_the_rollout_and_of_drawing(tmp_path: Path, gi
     seen.clear()
     measured(trainer)
     assert seen == [1.0, *[4.0] * 4] * (len(seen) // 5)
+    seen.clear()
+    measured(trainer, Drawing(steps=2, guidance=3.0))
+    assert seen == [1.0, 3.0, 3.0] * (len(seen) // 3)
 
 
 def test_only_the_lora_changes(tmp_path: Path) -> None:
