@@ -227,6 +227,7 @@ def save(state: Mapping[str, Tensor], folder: Path, base: str) -> Path:
     path = folder / FILE
     temporary = path.with_name(path.name + ".tmp")
     named = {PREFIX + key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
-    save_file(named, temporary, metadata={"format": "pt", "base": base})
+    # One entry alone: safetensors writes several in an order that differs from process to process.
+    save_file(named, temporary, metadata={"base": base})
     temporary.replace(path)
     return path
