@@ -256,4 +256,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    from pipelines import train  # under its own name: `load` checks params by that module's class
+
+    sys.exit(train.main(sys.argv[1:]))
