@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -256,6 +257,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    from pipelines import train  # under its own name: `load` checks params by that module's class
-
-    sys.exit(train.main(sys.argv[1:]))
+    # Under its own name, not as __main__: `load` makes params of that module's class.
+    sys.exit(import_module("pipelines.train").main(sys.argv[1:]))
