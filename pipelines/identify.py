@@ -276,6 +276,7 @@ class _People:
                 "spread": float(np.mean(self.cosine[self._kept(person_id)])) if self._kept(person_id) else None,
                 "nearest_person": self.nearest[person_id][0],
                 "nearest_cosine": self.nearest[person_id][1],
+                "alike": (self.nearest[person_id][1] or 0) > self.params.max_person_cosine,
                 "component": self.component.get(person_id),
                 "split": self.split.get(person_id),
                 "keep": self.reason[person_id] is None,

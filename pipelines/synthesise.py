@@ -125,6 +125,7 @@ def _synthesise(params: Params, shard: Shard, folder: Path) -> Counts:
                 "image_id": image_id,
                 "position": position,
                 "person_id": face["person_id"],
+                "role": "target",
                 "source_face_id": face["face_id"],
                 "source_image_id": face["image_id"],
                 "guide_face_id": guide["face_id"] if guide else None,

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from umo.errors import BadInput
 
-VERSION = "1"
+VERSION = "2"
 
 _box = pa.list_(pa.float32(), 4)
 _landmarks = pa.list_(pa.float32(), 10)
@@ -32,7 +32,7 @@ IMAGES = pa.schema(
         ("licence", pa.string()),
         ("consent", pa.string()),
         ("label", pa.string()),  # a folder's name, kept for checking and never read by identify
-        ("status", pa.string()),  # ok | duplicate | error
+        ("status", pa.string()),  # ok | duplicate | rejected (drawn, and not as asked) | error
         ("error", pa.string()),
     ],
     metadata={"record": "images"},
@@ -76,6 +76,7 @@ PEOPLE = pa.schema(
         ("spread", pa.float32()),  # mean cosine of the faces to the centre
         ("nearest_person", pa.string()),
         ("nearest_cosine", pa.float32()),
+        ("alike", pa.bool_()),  # too alike to the nearest person to be told apart
         ("component", pa.string()),
         ("split", pa.string()),
         ("keep", pa.bool_()),
@@ -99,7 +100,8 @@ LAYOUT = pa.schema(
         ("image_id", pa.string()),
         ("position", pa.int32()),  # 0 is the leftmost person
         ("person_id", pa.string()),
-        ("source_face_id", pa.string()),
+        ("role", pa.string()),  # target | reference (the other half of a diptych, drawn for somebody who is no one)
+        ("source_face_id", pa.string()),  # null for somebody who was drawn without a photograph
         ("source_image_id", pa.string()),
         ("guide_face_id", pa.string()),  # of the same person: its head's place, scale and roll were taken; or null
         ("box", _box),  # of the face as placed
@@ -117,7 +119,14 @@ SCENES = pa.schema(
     ],
     metadata={"record": "scenes"},
 )
-_reference = pa.struct([("face_id", pa.string()), ("image_id", pa.string()), ("cosine", pa.float32())])
+_reference = pa.struct(
+    [
+        ("face_id", pa.string()),
+        ("image_id", pa.string()),
+        ("cosine", pa.float32()),  # to the target's face
+        ("recall", pa.string()),  # group: another picture or clip of the target's album or video; corpus: another one
+    ]
+)
 SETS = pa.schema(
     [
         ("set_id", pa.string()),
@@ -142,6 +151,14 @@ SETS = pa.schema(
         ("reason", pa.string()),
     ],
     metadata={"record": "sets"},
+)
+CAPTIONS = pa.schema(
+    [
+        ("set_id", pa.string()),
+        ("prompt", pa.string()),
+        ("captioner", pa.string()),  # template, or the name of a vision-language model
+    ],
+    metadata={"record": "captions"},
 )
 SCORES = pa.schema(
     [

@@ -55,7 +55,7 @@ def test_another_record_another_version_and_rubbish_are_refused(tmp_path, monkey
     records.write(path, [ROW], records.PEOPLE_FACES)
     with pytest.raises(BadInput, match=r"instead of .*'people'"):
         records.read(path, records.PEOPLE)
-    monkeypatch.setattr(records, "VERSION", "2")
+    monkeypatch.setattr(records, "VERSION", "another")
     with pytest.raises(BadInput, match="run dvc repro"):
         records.read(path, records.PEOPLE_FACES)
     path.write_bytes(path.read_bytes()[:50])
