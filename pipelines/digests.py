@@ -20,6 +20,7 @@ WORK = Path(".work")
 MEMORY = WORK / "digests.sqlite"
 SETTLED_NS = 2_000_000_000  # coarser than the clock of any file system
 AT_ONCE = 256
+PATIENCE = 2.0  # seconds
 
 Known = tuple[str, str]  # signature, sha256
 
@@ -134,7 +135,7 @@ class Memory:
 
 def _opened(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, timeout=2)
+    connection = sqlite3.connect(path, timeout=PATIENCE)
     connection.execute("CREATE TABLE IF NOT EXISTS files (file TEXT PRIMARY KEY, signature TEXT, sha256 TEXT)")
     return connection
 
