@@ -7,6 +7,7 @@ the shard that it had; an exception is an answer and is not tried again.
 import logging
 import multiprocessing
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -98,7 +99,7 @@ def _in_processes(title: str, do: Do, jobs: Mapping[str, Job], machine: Machine)
             deaths = deaths + 1 if len(left) == before else 1
             if deaths > RETRIES:
                 raise WorkFailed(f"{title}: {_died(deaths)}") from error
-            print(f"{title}: a worker died; {len(left)} shards are left and go on in new ones", file=sys.stderr)
+            tqdm.write(f"{title}: a worker died; {len(left)} shards are left and go on in new ones", file=sys.stderr)
             names = list(left)  # what it may have died of comes last
             left = {name: left[name] for name in names[machine.workers :] + names[: machine.workers]}
 
@@ -188,7 +189,7 @@ def _in_ray(title: str, do: Do, jobs: Mapping[str, Job], machine: Machine) -> It
 
     started = not ray.is_initialized()
     if started:
-        _start_ray(machine)
+        start_ray(machine)
     gpus = 1 if machine.device.startswith("cuda") else 0
     threads = 1 if machine.ray_address else _share_of_cores(machine.workers)
     actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=RETRIES)(RayWorker)
@@ -210,13 +211,21 @@ def _in_ray(title: str, do: Do, jobs: Mapping[str, Job], machine: Machine) -> It
             ray.shutdown()
 
 
-def _start_ray(machine: Machine) -> None:
+def start_ray(machine: Machine) -> None:
+    """Start Ray on this machine, or join the cluster at the machine's address.
+
+    Raises:
+        BadInput: no cluster answers there.
+    """
     import ray
 
     address = machine.ray_address or "local"
     size: dict[str, Any] = {} if machine.ray_address else {"num_cpus": machine.workers, "include_dashboard": False}
     try:
+        if ":" in address:  # Ray itself would go on trying for many minutes
+            host, port = address.removeprefix("ray://").rsplit(":", 1)
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address, logging_level=logging.ERROR, **size)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise BadInput(f"machine.ray_address: no Ray at {address!r} ({reason}): start it (ray start --head)") from error

@@ -162,12 +162,13 @@ def run(
         _start(stage, len(shards), len(shards) - len(pending))
         jobs = {name: (shard, folders[name]) for name, shard in pending.items()}
         do_all(stage, partial(_do, work), jobs, machine)
+        _sweep(WORK / stage)
         publish(folders, out)
         return _report(stage, folders, out)
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what a killed run left; moved away first, so that a worker which outlived that run cannot go on in it."""
+    """Remove what the killed left; moved away first, so that a worker which outlived its run cannot go on in it."""
     for left in folder.glob("*.tmp"):
         swept = left.with_suffix(f".{uuid4().hex}.swept")
         with suppress(FileNotFoundError):
