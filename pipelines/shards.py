@@ -8,28 +8,39 @@ Publishing to the stage's DVC output is the last step and replaces the output wh
 """
 
 import ast
-import hashlib
 import importlib.metadata
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
-from multiprocessing import get_context
+from functools import cache, partial
 from pathlib import Path
-from typing import Literal
+from uuid import uuid4
 
-from pydantic import BaseModel, Field
-from tqdm import tqdm
+from pydantic import BaseModel
 
-from pipelines.params import Section
-from umo.errors import BadInput, WorkFailed
+from pipelines.digests import WORK, digest, file_digest, read_digest, remember_digest, tree_digest
+from pipelines.executors import Machine, do_all
+from pipelines.locks import alone
+from umo.errors import BadInput
 
+__all__ = [  # and what the stages need beside it
+    "MARKER",
+    "WORK",
+    "Counts",
+    "Machine",
+    "Shard",
+    "digest",
+    "file_digest",
+    "run",
+    "scratch",
+    "sources",
+    "tree_digest",
+]
 ROOT = Path(__file__).resolve().parent.parent
-WORK = Path(".work")
 MARKER = "marker.json"
 PACKAGES = ("pipelines", "umo")
 # Those whose version may change a product; a new one redoes the shards.
@@ -51,20 +62,6 @@ LIBRARIES = (
     "torch",
     "transformers",
 )
-
-
-class Machine(Section):
-    """How the work is spread over this machine; no part of any key, for the products are the same (but for rounding).
-
-    executor, workers: of shards.
-    device: of the networks that train and draw: cpu, cuda, ...
-    processes: that share a training batch, one a GPU.
-    """
-
-    executor: Literal["serial", "process"] = "serial"
-    workers: int = Field(default=1, ge=1)
-    device: str = "cpu"
-    processes: int = Field(default=1, ge=1)
 
 
 @dataclass(frozen=True)
@@ -92,29 +89,6 @@ class Counts:
 
 ONE_PROCESS = Machine()
 Work = Callable[[Shard, Path], Counts]
-
-
-def digest(*parts: object) -> str:
-    """sha256 of JSON-serialisable parts, the same for equal parts."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def tree_digest(folder: Path) -> str:
-    """sha256 over the names and bytes of the files below a folder (or of one file).
-
-    Raises:
-        BadInput: nothing is there.
-    """
-    if not folder.exists():
-        raise BadInput(f"{folder}: missing; run the stage that makes it (dvc repro)")
-    files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
-    return digest([(str(path.relative_to(folder)), file_digest(path)) for path in files])
 
 
 @cache
@@ -181,18 +155,26 @@ def run(
     code = {str(path): file_digest(ROOT / path) for path in sources(f"pipelines.{stage}")}
     data = {path.name: file_digest(path) for path in files}
     common = digest(stage, code, data, versions(), params.model_dump(mode="json"))
-    for left in (WORK / stage).glob("*.tmp"):  # of a killed run: there is one writer a workspace
-        shutil.rmtree(left)
     folders = {shard.name: WORK / stage / digest(common, shard.name, shard.inputs) for shard in shards}
-    pending = [shard for shard in shards if not _finished(folders[shard.name])]
-    _start(stage, len(shards), len(shards) - len(pending))
-    if machine.executor == "process" and len(pending) > 1:
-        _run_in_processes(stage, work, pending, folders, machine.workers)
-    else:
-        for shard in tqdm(pending, desc=stage, unit="shard", disable=len(pending) < 2):
-            _do(work, shard, folders[shard.name])
-    publish(folders, out)
-    return _report(stage, folders, out)
+    with alone(stage, WORK / f"{stage}.lock"):
+        _sweep(WORK / stage)
+        pending = {shard.name: shard for shard in shards if not _finished(folders[shard.name])}
+        _start(stage, len(shards), len(shards) - len(pending))
+        jobs = {name: (shard, folders[name]) for name, shard in pending.items()}
+        do_all(stage, partial(_do, work), jobs, machine)
+        _sweep(WORK / stage)
+        publish(folders, out)
+        return _report(stage, folders, out)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what the killed left; moved away first, so that a worker which outlived its run cannot go on in it."""
+    for left in folder.glob("*.tmp"):
+        swept = left.with_suffix(f".{uuid4().hex}.swept")
+        with suppress(FileNotFoundError):
+            left.replace(swept)
+    for swept in folder.glob("*.swept"):
+        shutil.rmtree(swept, ignore_errors=True)
 
 
 def versions() -> dict[str, str]:
@@ -217,10 +199,12 @@ def _finished(folder: Path) -> bool:
     )
 
 
-def _do(work: Work, shard: Shard, folder: Path) -> None:
+def _do(work: Work, job: tuple[Shard, Path]) -> None:
     """One shard: temporary folder, product, marker, one rename."""
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    shard, folder = job
+    if _finished(folder):  # by a worker that died before it could say so
+        return
+    temporary = folder.with_name(f"{folder.name}.{uuid4().hex}.tmp")
     temporary.mkdir(parents=True)
     started = time.perf_counter()
     try:
@@ -232,35 +216,13 @@ def _do(work: Work, shard: Shard, folder: Path) -> None:
             "counts": counts.made,
             "rejects": counts.rejects,
             "seconds": round(time.perf_counter() - started, 3),
-            "sha256": {str(path.relative_to(temporary)): file_digest(path) for path in products},
+            "sha256": {str(path.relative_to(temporary)): read_digest(path) for path in products},
         }
         (temporary / MARKER).write_text(json.dumps(marker, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _run_in_processes(
-    stage: str, work: Work, pending: Sequence[Shard], folders: Mapping[str, Path], workers: int
-) -> None:
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures: dict[Future[None], Shard] = {
-            pool.submit(_do, work, shard, folders[shard.name]): shard for shard in pending
-        }
-        failed: list[tuple[Shard, BaseException]] = []
-        for future in tqdm(as_completed(futures), total=len(futures), desc=stage, unit="shard"):
-            error = future.exception()
-            if error is not None:
-                failed.append((futures[future], error))
-                for other in futures:
-                    other.cancel()
-                break
-    if failed:
-        shard, error = failed[0]
-        if isinstance(error, (BadInput, WorkFailed, OSError)):
-            raise error
-        raise WorkFailed(f"{stage}: shard {shard.name} failed ({type(error).__name__}: {error})") from error
 
 
 def scratch(folder: Path) -> Path:
@@ -275,20 +237,48 @@ def scratch(folder: Path) -> Path:
 def publish(folders: Mapping[str, Path], out: Path) -> None:
     """Put finished shards where DVC expects them, replacing the output whole; files are hard links where possible.
 
-    Where `out` names a file (it has a suffix), the product is one file, and that is what is published.
+    A shard that lies there already as it should is moved over and not touched. Where `out` names a file (it has a
+    suffix), the product is one file, and that is what is published.
     """
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary, old = (out.with_name(f".{out.name}{ending}.tmp") for ending in ("", ".old"))
+    for left in (temporary, old):
+        shutil.rmtree(left, ignore_errors=True)
+    there = set() if out.suffix else {name for name, folder in folders.items() if name and _lies_in(folder, out / name)}
+    if len(there) == len(folders) == (len(list(out.iterdir())) if there else 0):
+        return
     temporary.mkdir(parents=True)
     for name, folder in folders.items():
-        shutil.copytree(folder, temporary / name, copy_function=_link, dirs_exist_ok=True)
-        (temporary / name / MARKER).unlink()
+        if name not in there:
+            _link_all(folder, temporary / name)
     if out.suffix:
         (temporary / out.name).replace(out)
         shutil.rmtree(temporary)
-    else:
-        shutil.rmtree(out, ignore_errors=True)
-        temporary.replace(out)
+        return
+    if out.exists():
+        out.replace(old)
+    for name in there:
+        (old / name).replace(temporary / name)
+    temporary.replace(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _lies_in(folder: Path, published: Path) -> bool:
+    """Whether a finished shard's products, and nothing else, are there."""
+    found = {str(path.relative_to(published)): path for path in published.rglob("*") if path.is_file()}
+    made = json.loads((folder / MARKER).read_text())["sha256"]
+    return found.keys() == made.keys() and all(
+        path.samefile(folder / name) or file_digest(path) == made[name] for name, path in found.items()
+    )
+
+
+def _link_all(folder: Path, target: Path) -> None:
+    """The products of a finished shard, whose checksums remain known although a link moves their time of change."""
+    shutil.copytree(folder, target, copy_function=_link, dirs_exist_ok=True)
+    (target / MARKER).unlink()
+    marker = folder / MARKER
+    for name, value in json.loads(marker.read_text())["sha256"].items():
+        if (folder / name).stat().st_mtime_ns <= marker.stat().st_mtime_ns:
+            remember_digest(folder / name, value)
 
 
 def _link(source: str, target: str) -> None:
@@ -306,9 +296,9 @@ def _report(stage: str, folders: Mapping[str, Path], out: Path) -> Counts:
         for sums, part in ((total.made, marker["counts"]), (total.rejects, marker["rejects"])):
             for key, count in part.items():
                 sums[key] = sums.get(key, 0) + count
-    size = sum(path.stat().st_size for path in WORK.rglob("*") if path.is_file())
+    size = sum((Path(where) / name).stat().st_size for where, _, names in os.walk(WORK / stage) for name in names)
     made = ", ".join(f"{count} {key}" for key, count in sorted(total.made.items()))
     turned_away = ", ".join(f"{count} {key}" for key, count in sorted(total.rejects.items()))
     print(f"{stage}: {made}{f'; turned away: {turned_away}' if turned_away else ''} -> {out}")
-    print(f"{stage}: {WORK} holds {size / 2**20:.0f} MiB (make clean-work)", flush=True)
+    print(f"{stage}: {WORK / stage} holds {size / 2**20:.0f} MiB (make clean-work)", flush=True)
     return total

@@ -1,6 +1,7 @@
 """Keys, resume and publishing: nothing half-written is ever taken for finished."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from pipelines import shards
+from pipelines import digests, shards
 from pipelines.shards import Counts, Shard, run, sources
 from umo.errors import WorkFailed
 
@@ -75,8 +76,12 @@ def test_a_changed_model_file_redoes_all():
     assert calls() == ["a", "a"]
 
 
+@pytest.mark.parametrize("settled", [False, True])
 @pytest.mark.parametrize("damage", ["marker", "product", "gone"])
-def test_damaged_work_is_done_again(damage):
+def test_damaged_work_is_done_again(damage, settled, monkeypatch):
+    if settled:  # as if the work had lain there for a while, so that its checksums are remembered
+        monkeypatch.setattr(digests, "SETTLED_NS", -(10**12))
+    go("a")
     go("a")
     done = next((shards.WORK / "ingest").iterdir())
     if damage == "marker":
@@ -89,6 +94,71 @@ def test_damaged_work_is_done_again(damage):
     go("a")
     assert calls() == ["a", "a"]
     assert Path("out/a/letter.txt").read_text() == "a None"
+
+
+def test_a_shard_that_stays_is_not_published_again():
+    go("abc")
+    before = {path: path.stat() for path in Path("out").rglob("*.txt")}
+    go("abc", b="new")
+    after = {path: path.stat() for path in Path("out").rglob("*.txt")}
+    same = {path for path in after if after[path] == before[path]}
+    assert same == {Path("out/a/letter.txt"), Path("out/c/letter.txt")}
+    assert Path("out/b/letter.txt").read_text() == "b new"
+
+
+@pytest.mark.parametrize("change", ["edited", "more", "fewer", "a folder more", "a copy"])
+def test_what_was_changed_in_the_output_is_put_right(change):
+    go("ab")
+    letter = Path("out/a/letter.txt")
+    if change in ("edited", "a copy"):  # not through the link, which would spoil the work as well
+        text = letter.read_text()
+        letter.unlink()
+        letter.write_text("spoilt" if change == "edited" else text)
+    elif change == "fewer":
+        letter.unlink()
+    else:
+        new = Path("out/a/more.txt" if change == "more" else "out/more/letter.txt")
+        new.parent.mkdir(exist_ok=True)
+        new.write_text("x")
+    go("ab")
+    found = {str(path): path.read_text() for path in Path("out").rglob("*") if path.is_file()}
+    assert found == {"out/a/letter.txt": "a None", "out/b/letter.txt": "b None"}
+    assert calls() == ["a", "b"]
+    assert sorted(path.name for path in Path().iterdir()) == [".work", "calls.txt", "out"]
+
+
+def test_what_a_killed_run_left_is_swept_and_its_last_worker_cannot_go_on_in_it():
+    left = shards.WORK / "ingest/key.12.tmp"
+    left.mkdir(parents=True)
+    (left / "half.txt").write_text("half")
+    go("a")
+    with pytest.raises(FileNotFoundError):
+        (left / "other half.txt").write_text("half")
+    assert {path.name for path in (shards.WORK / "ingest").glob("*/*")} == {"letter.txt", shards.MARKER}
+
+
+def test_a_second_run_of_a_stage_is_refused_while_the_first_lives(tmp_path):
+    """The first is another process, which is then killed: the kernel gives its lock back."""
+    script = (
+        "import sys, time; from pathlib import Path; from pipelines.locks import alone\n"
+        "with alone('ingest', Path('.work/ingest.lock')): print('held', flush=True); time.sleep(60)"
+    )
+    first = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment())
+    try:
+        assert first.stdout.readline() == b"held\n"
+        with pytest.raises(WorkFailed, match=rf"^ingest is being run here already by process {first.pid}: [^\n]*$"):
+            go()
+        run("measure", write_letter, [Shard("other stage", {})], Path("other"), params=Knob())
+        assert calls() == ["other", "stage"]
+    finally:
+        first.kill()
+        first.wait()
+    assert go().made == {"letters": 2}
+    assert go().made == {"letters": 2}, "a run lets go of its own lock"
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(shards.ROOT)}
 
 
 def test_a_shard_that_is_no_longer_there_leaves_the_output():
@@ -134,7 +204,7 @@ def test_killed_at_any_moment_it_goes_on_and_ends_in_the_same_bytes(moment, tmp_
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         sys.path.insert(0, {str(shards.ROOT)!r})
         import test_shards as t
-        from pipelines import shards
+        from pipelines import digests, shards
         die = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
         moment, real_replace, real_link, count = {moment!r}, Path.replace, shards._link, [0]
 
@@ -147,7 +217,7 @@ def test_killed_at_any_moment_it_goes_on_and_ends_in_the_same_bytes(moment, tmp_
 
         def replace(self, target):
             count[0] += 1
-            if (moment, count[0]) in (("rename", 2), ("swap", 3)): die()
+            if (moment, count[0]) in (("rename", 2), ("swap", 4)): die()
             return real_replace(self, target)
 
         def link(source, target):

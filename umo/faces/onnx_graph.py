@@ -5,6 +5,7 @@ CPU once the weights are plain floats (it refuses both files of OpenCV Zoo as th
 by block at every call where it does not).
 """
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -168,14 +169,19 @@ def session(graph: Graph, threads: int = 0) -> onnxruntime.InferenceSession:
 
     Args:
         graph: as `read_graph` gives it.
-        threads: 0 lets onnxruntime take all cores.
+        threads: 0 takes as many as OMP_NUM_THREADS says, which onnxruntime does not read itself, or else all cores.
     """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or _environment_threads()
     options.log_severity_level = 3
     # Idle threads that spin would take the cores from torch, which runs in the same process.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(to_onnx(graph).SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _environment_threads() -> int:
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return int(given) if given.isdigit() else 0
 
 
 def to_onnx(graph: Graph, side: int | None = None) -> onnx.ModelProto:

@@ -51,7 +51,7 @@ class OpenCVZoo:
         max_side: a picture whose longer side is more is looked at scaled down to it (YuNet is trained for faces of
             10 to 300 px). Coordinates are always those of the picture itself.
         detector_runtime: "onnxruntime", "torch", or "auto" (torch for tensors on a GPU).
-        threads: of onnxruntime; 0 is all cores.
+        threads: of onnxruntime; 0 is OMP_NUM_THREADS, or all cores.
         calibrated: false leaves `same_person_cosine` undefined (nan).
         calibration: a file of `umo calibrate`, instead of the shipped one.
         weights: a folder that holds the two files, instead of the installed package.

@@ -1,0 +1,168 @@
+"""Checksums of files, remembered from run to run, so that one new photo among millions costs one file's reading.
+
+As git and DVC do, a file that has kept its size, its times (changed and written) and its inode is taken for unchanged.
+What was written within the last moments is not remembered: within a clock's tick it could change again unseen.
+"""
+
+import atexit
+import hashlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from umo.errors import BadInput
+
+WORK = Path(".work")
+MEMORY = WORK / "digests.sqlite"
+SETTLED_NS = 2_000_000_000  # coarser than the clock of any file system
+AT_ONCE = 256
+PATIENCE = 2.0  # seconds
+
+Known = tuple[str, str]  # signature, sha256
+
+
+def digest(*parts: object) -> str:
+    """sha256 of JSON-serialisable parts, the same for equal parts."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes; a file that was read before and has not changed since is not read again."""
+    memory, before = _memory(), path.stat()
+    if (known := memory.get(before)) is not None:
+        return known
+    found = read_digest(path)
+    after = path.stat()
+    if _signature(before) == _signature(after) and _settled(max(after.st_mtime_ns, after.st_ctime_ns)):
+        memory.put(after, found)
+    return found
+
+
+def read_digest(path: Path) -> str:
+    """sha256 of a file's bytes, which are read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tree_digest(folder: Path) -> str:
+    """sha256 over the names and bytes of the files below a folder (or of one file).
+
+    Raises:
+        BadInput: nothing is there.
+    """
+    if not folder.exists():
+        raise BadInput(f"{folder}: missing; run the stage that makes it (dvc repro)")
+    files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
+    return digest([(str(path.relative_to(folder)), file_digest(path)) for path in files])
+
+
+def remember_digest(path: Path, value: str) -> None:
+    """Take the word of somebody who has just given a file another hard link, and so a new time of change.
+
+    Nothing is remembered where the bytes are too new.
+    """
+    status = path.stat()
+    if _settled(status.st_mtime_ns):
+        _memory().put(status, value)
+
+
+def _settled(moment: int) -> bool:
+    return moment < time.time_ns() - SETTLED_NS
+
+
+def _identity(status: os.stat_result) -> str:
+    """Of a file, whatever its names: hard links are one file."""
+    return f"{status.st_dev} {status.st_ino}"
+
+
+def _signature(status: os.stat_result) -> str:
+    """Size, when written, when changed."""
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+class Memory:
+    """Checksums of files in SQLite. It may be removed, spoilt or shut at any time: then files are read again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._new: dict[str, Known] = {}
+        self._connection: sqlite3.Connection | None = None
+
+    def get(self, status: os.stat_result) -> str | None:
+        """The checksum of a file that is still as it was."""
+        name = _identity(status)
+        known = self._new.get(name) or self._tried(lambda connection: _select(connection, name))
+        return known[1] if known and known[0] == _signature(status) else None
+
+    def put(self, status: os.stat_result, value: str) -> None:
+        """Remember; written to disk now and then, and when the process ends."""
+        self._new[_identity(status)] = (_signature(status), value)
+        if len(self._new) >= AT_ONCE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write down what is new."""
+        if self._new:
+            rows = [(name, *known) for name, known in self._new.items()]
+            self._tried(lambda connection: _insert(connection, rows))
+            self._new.clear()
+
+    def close(self) -> None:
+        """Write down what is new, and let the file go."""
+        self.flush()
+        if self._connection:
+            self._connection.close()
+            self._connection = None
+
+    def _tried(self, action: Callable[[sqlite3.Connection], Known | None]) -> Known | None:
+        """An action on the file, or None where the file does not allow it; a spoilt file is removed."""
+        try:
+            if self._connection is None or not self.path.exists():
+                self._connection = _opened(self.path)
+            return action(self._connection)
+        except (sqlite3.OperationalError, sqlite3.ProgrammingError, OSError):  # locked, a full disk, not to be written
+            return None
+        except sqlite3.DatabaseError:
+            self._connection = None
+            with suppress(OSError):
+                self.path.unlink()
+            return None
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path, timeout=PATIENCE)
+    connection.execute("CREATE TABLE IF NOT EXISTS files (file TEXT PRIMARY KEY, signature TEXT, sha256 TEXT)")
+    return connection
+
+
+def _select(connection: sqlite3.Connection, name: str) -> Known | None:
+    return connection.execute("SELECT signature, sha256 FROM files WHERE file = ?", (name,)).fetchone()
+
+
+def _insert(connection: sqlite3.Connection, rows: list[tuple[str, str, str]]) -> None:
+    with connection:
+        connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", rows)
+
+
+_open: dict[Path, Memory] = {}
+
+
+def _memory() -> Memory:
+    """Of the workspace that is the current folder; another workspace's is closed."""
+    here = Path.cwd() / MEMORY
+    if here not in _open:
+        for other in list(_open):
+            _open.pop(other).close()
+        _open[here] = Memory(here)
+    return _open[here]
+
+
+@atexit.register
+def _close() -> None:
+    for memory in _open.values():
+        memory.close()
