@@ -35,6 +35,7 @@ PACKAGES = ("pipelines", "umo")
 # Those whose version may change a product; a new one redoes the shards.
 LIBRARIES = (
     "accelerate",
+    "av",
     "diffusers",
     "dvclive",
     "dlib-bin",
@@ -47,6 +48,7 @@ LIBRARIES = (
     "polars",
     "pyarrow",
     "safetensors",
+    "scenedetect",
     "scipy",
     "torch",
     "transformers",
