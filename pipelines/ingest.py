@@ -79,14 +79,14 @@ def run(params: Params, machine: Machine) -> None:
     shards = []
     everything: dict[str, list[Found] | Container] = {**buckets, **containers}
     for name, of in everything.items():
-        inputs = _inputs(of, sources)
+        inputs = _inputs(of, sources, params)
         if copies[name]:
             inputs["copies"] = digest(sorted(copies[name].items()))
         if forgotten := listing.forgotten(listings[name], of, image_ids):
             inputs["forgotten"] = digest(forgotten)
         shards.append(Shard(name, inputs, Plan(of, copies[name])))
     work = partial(_ingest, params, sources, tombstones)
-    run_shards("ingest", work, shards, INGESTED, params=params, machine=machine)
+    run_shards("ingest", work, shards, INGESTED, params=Section(), machine=machine)  # params: see _inputs
 
 
 def _find(sources: Mapping[str, Source], n_buckets: int) -> tuple[dict[str, list[Found]], dict[str, Container]]:
@@ -106,11 +106,16 @@ def _limits(params: Params) -> Limits:
     return Limits(params.max_bytes, params.max_members, params.max_pixels, params.max_side)
 
 
-def _inputs(of: list[Found] | Container, sources: Mapping[str, Source]) -> dict[str, str]:
+def _inputs(of: list[Found] | Container, sources: Mapping[str, Source], params: Params) -> dict[str, str]:
+    """Digests of what a shard is made of. How videos are read matters to videos alone."""
     if isinstance(of, Container):
-        return {f"{of.source}/{of.path}": of.sha256, of.source: sources[of.source].model_dump_json()}
-    files = {f"{file.source}/{file.path}": file.image_id for file in of}
-    return files | {file.source: sources[file.source].model_dump_json() for file in of}
+        files, named = {f"{of.source}/{of.path}": of.sha256}, {of.source}
+    else:
+        files = {f"{file.source}/{file.path}": file.image_id for file in of}
+        named = {file.source for file in of}
+    is_video = isinstance(of, Container) and of.kind == "video"
+    knobs = {"params": digest(params.model_dump(exclude=None if is_video else {"video"}))}
+    return files | knobs | {f"source {name}": sources[name].model_dump_json() for name in named}
 
 
 def _ingest(

@@ -141,8 +141,8 @@ def _choose(video: "_Video", params: Video) -> Iterator[tuple[int, Candidate]]:
     sampled = -1
     for index, (time, frame) in enumerate(video.frames()):
         times.append(time)
-        if math.floor(time * params.sample_fps) > sampled:
-            sampled = math.floor(time * params.sample_fps)
+        if (sample := math.floor(time * params.sample_fps + 1e-6)) > sampled:
+            sampled = sample
             picture = video.picture(frame)
             waiting.append(Candidate(index, time, frame.pts or 0, sharpness(picture), picture))
         for cut in detector.process_frame(FrameTimecode(index, fps=25.0), video.thumbnail(frame)):  # counts, no times
@@ -188,22 +188,24 @@ class _Video:
     def _decode(
         self, file: av.container.InputContainer, stream: av.VideoStream
     ) -> Iterator[tuple[float, av.VideoFrame]]:
-        """A damaged packet costs its frames, not the rest."""
+        """A damaged packet costs the frames up to the next that depends on no other, not the rest."""
         stream.thread_count = 1  # with several, what is made of damaged packets depends on their timing
         self._check_size(stream.width, stream.height)
         self._aspect = float(stream.sample_aspect_ratio or 1)
         self.frame_seconds = float(1 / stream.average_rate) if stream.average_rate else 0.0
         start = float((stream.start_time or 0) * stream.time_base) if stream.time_base else 0.0
-        damaged, time = 0, -1.0
+        stream.codec_context.options = {"err_detect": "explode"}  # or damage is painted over, and not told
+        damaged, whole, time = 0, True, -1.0
         for packet in file.demux(stream):
             try:
                 frames = packet.decode()
             except av.error.InvalidDataError:
                 damaged += 1
+                whole = False
                 continue
             for frame in frames:
-                if frame.is_corrupt or frame.pts is None or frame.time - start <= time:
-                    damaged += frame.is_corrupt
+                whole = whole or frame.key_frame
+                if frame.is_corrupt or not whole or frame.pts is None or frame.time - start <= time:
                     continue
                 self._check_size(frame.width, frame.height)
                 time = frame.time - start
