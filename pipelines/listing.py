@@ -13,7 +13,7 @@ from pipelines.shards import WORK, Counts, Machine, Shard, digest
 from pipelines.shards import run as run_shards
 from pipelines.sources import Source
 
-LISTED = WORK / "ingest.listed"
+LISTED = WORK / "ingest-listed"
 TABLE = "listing.parquet"
 COLUMNS = {"image_id": pl.String, "source": pl.String, "path": pl.String, "licensed": pl.Boolean, "error": pl.Boolean}
 

@@ -1,6 +1,6 @@
 """Parquet files, or a Hugging Face data set on disk (its Arrow files), with a column of encoded pictures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import pyarrow as pa
@@ -39,30 +39,59 @@ def check(container: Container, source: Source) -> None:
 
 
 def read(container: Container, limits: Limits, image_column: str, columns: tuple[str, ...]) -> Iterator[Member]:
-    """The pictures in the order of the rows, each with the wanted columns of its row."""
-    rank = 0
+    """The pictures in the order of the rows, each with the wanted columns of its row.
+
+    A damaged row group costs its rows, not those of the others.
+    """
+    names = list(dict.fromkeys([image_column, *columns]))
     try:
-        for row in _rows(container, [image_column, *columns]):
-            path = f"{container.path}#{rank}"
-            rank += 1
-            fields = {column: row[column] for column in columns}
-            try:
-                yield Member(path, _data(row[image_column], limits), fields=fields)
-            except ImageError as error:
-                yield Member(path, error=str(error), fields=fields)
+        with _open(container) as table:
+            for first, batches in _groups(table, names):
+                for rank, row in enumerate(_rows(container, first, batches, names), first):
+                    yield row if isinstance(row, Member) else _member(container, limits, rank, row, names)
     except (pa.ArrowException, OSError) as error:
-        fault = f"cut short or damaged after {rank} rows ({reason(error)}): copy it again from its origin"
-        yield Member(container.path, error=fault)
+        yield _damage(container, 0, error)
 
 
-def _rows(container: Container, columns: list[str]) -> Iterator[dict]:
-    names = list(dict.fromkeys(columns))
-    with _open(container) as table:
-        batches = table if isinstance(table, pa.RecordBatchReader) else table.iter_batches(ROWS, columns=names)
+def _groups(
+    table: pq.ParquetFile | pa.RecordBatchReader, names: list[str]
+) -> Iterator[tuple[int, Iterable[pa.RecordBatch]]]:
+    """Rank of the first row, and the rows, of each part that can be read by itself."""
+    if isinstance(table, pa.RecordBatchReader):
+        yield 0, table
+        return
+    first = 0
+    for group in range(table.num_row_groups):
+        yield first, table.iter_batches(ROWS, row_groups=[group], columns=names)
+        first += table.metadata.row_group(group).num_rows
+
+
+def _rows(
+    container: Container, first: int, batches: Iterable[pa.RecordBatch], names: list[str]
+) -> Iterator[dict | Member]:
+    """Rows of a part; damage ends it with an error."""
+    rank = first
+    try:
         for batch in batches:
-            chosen = batch.select(names)
-            for start in range(0, chosen.num_rows, ROWS):
-                yield from chosen.slice(start, ROWS).to_pylist()
+            for start in range(0, batch.num_rows, ROWS):
+                rows = batch.select(names).slice(start, ROWS).to_pylist()
+                yield from rows
+                rank += len(rows)
+    except (pa.ArrowException, OSError) as error:
+        yield _damage(container, rank, error)
+
+
+def _damage(container: Container, rank: int, error: Exception) -> Member:
+    fault = f"cut short or damaged from row {rank} on ({reason(error)}): copy it again from its origin"
+    return Member(container.path, error=fault)
+
+
+def _member(container: Container, limits: Limits, rank: int, row: dict, names: list[str]) -> Member:
+    path, fields = f"{container.path}#{rank}", {name: row[name] for name in names[1:]}
+    try:
+        return Member(path, _data(row[names[0]], limits), fields=fields)
+    except ImageError as error:
+        return Member(path, error=str(error), fields=fields)
 
 
 @contextmanager
