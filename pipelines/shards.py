@@ -46,6 +46,7 @@ PACKAGES = ("pipelines", "umo")
 # Those whose version may change a product; a new one redoes the shards.
 LIBRARIES = (
     "accelerate",
+    "av",
     "diffusers",
     "dvclive",
     "dlib-bin",
@@ -58,6 +59,7 @@ LIBRARIES = (
     "polars",
     "pyarrow",
     "safetensors",
+    "scenedetect",
     "scipy",
     "torch",
     "transformers",

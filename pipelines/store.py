@@ -27,12 +27,33 @@ def write(folder: Path, rows: Sequence[Mapping[str, object]], pictures: Mapping[
         rows: records.IMAGES rows.
         pictures: member name -> bytes; the tar keeps their order and nothing of the machine or the day.
     """
-    records.write(folder / IMAGES_TABLE, rows, records.IMAGES)
-    with tarfile.open(folder / PICTURES, "w", format=tarfile.USTAR_FORMAT) as archive:
+    with Writer(folder) as writer:
         for name, data in pictures.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
+            writer.add(name, data)
+        writer.rows += rows
+
+
+class Writer:
+    """`write` for a shard that is larger than memory: pictures go to the tar one by one, `rows` are written last."""
+
+    def __init__(self, folder: Path) -> None:
+        self.rows: list[Mapping[str, object]] = []
+        self._folder = folder
+        self._archive = tarfile.open(folder / PICTURES, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+
+    def add(self, name: str, data: bytes) -> None:
+        """Append a picture."""
+        member = tarfile.TarInfo(name)
+        member.size = len(data)
+        self._archive.addfile(member, io.BytesIO(data))
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self._archive.close()
+        if error is None:
+            records.write(self._folder / IMAGES_TABLE, self.rows, records.IMAGES)
 
 
 class Pictures:

@@ -19,15 +19,18 @@ _landmarks = pa.list_(pa.float32(), 10)
 
 IMAGES = pa.schema(
     [
-        ("image_id", pa.string()),  # sha256 of the source file's bytes
+        # sha256 of the encoded picture's bytes, in a file of its own or in a tar or a table. Of a video's frame: half a
+        # digest of (the video's sha256, the frame's timestamp), then half the video's sha256; a frame's encoding may
+        # change with a library, and the ledger and the tombstones go by this id.
+        ("image_id", pa.string()),
         ("shard", pa.string()),
         ("key", pa.string()),  # member of the shard's tar; null where the picture cannot be used
         ("width", pa.int32()),  # of the stored picture: upright, tight crops padded
         ("height", pa.int32()),
         ("source", pa.string()),  # key of datasets/sources.yaml, or the generator of a synthesised picture
-        ("path", pa.string()),  # inside its source
+        ("path", pa.string()),  # inside its source: FILE, TAR/MEMBER, TABLE#ROW, VIDEO#t=SECONDS
         ("group", pa.string()),  # album or long video
-        ("clip", pa.string()),  # shot of a long video
+        ("clip", pa.string()),  # shot of a long video: VIDEO#RANK
         ("time", pa.float64()),  # seconds from the start of a long video
         ("licence", pa.string()),
         ("consent", pa.string()),

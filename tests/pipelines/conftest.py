@@ -13,6 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from pipelines.shards import ROOT
 from pipelines.smoke import copy_repository, merged
 
 SMALL = {
@@ -139,3 +140,49 @@ def workspace(repro: Workspace, tmp_path: Path) -> Workspace:
 def inside(monkeypatch: pytest.MonkeyPatch) -> Callable[[Workspace], None]:
     """Work in a workspace's folder from this process."""
     return lambda workspace: monkeypatch.chdir(workspace.path)
+
+
+class Ingested:
+    """`ingest` run on some sources in an empty folder, and what came out."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, sources: dict[str, dict], **params: object) -> list[dict]:
+        """The rows, by source and path; `params` are laid over the shipped ones."""
+        from pipelines import ingest
+        from pipelines.shards import Machine
+
+        (self.folder / "datasets").mkdir(exist_ok=True)
+        (self.folder / "datasets/sources.yaml").write_text(yaml.safe_dump(sources, sort_keys=False))
+        shipped = yaml.safe_load((ROOT / "params.yaml").read_text())["ingest"]
+        ingest.run(ingest.Params(**merged(shipped, params)), Machine())
+        return self.rows()
+
+    def rows(self) -> list[dict]:
+        """records.IMAGES, by source and path."""
+        from pipelines import products
+
+        return products.images(products.INGESTED).sort("source", "path", "image_id").to_dicts()
+
+    def picture(self, row: dict) -> np.ndarray:
+        """As it was stored."""
+        from pipelines import products, store
+
+        return store.Pictures(products.INGESTED).read(row["shard"], row["key"])
+
+    def files(self) -> dict[str, bytes]:
+        """Everything that was published."""
+        out = self.folder / "datasets/ingested"
+        return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    def work(self) -> set[str]:
+        """Finished pieces of work."""
+        return {path.name for path in (self.folder / ".work/ingest").iterdir()}
+
+
+@pytest.fixture
+def ingested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ingested:
+    """Run `ingest` in an empty folder, which is the current one for the test."""
+    monkeypatch.chdir(tmp_path)
+    return Ingested(tmp_path)

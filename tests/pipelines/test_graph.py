@@ -62,10 +62,10 @@ def test_a_threshold_reruns_curate_and_what_follows(workspace):
 
 
 def test_an_edited_module_redoes_the_shards(workspace):
-    """quality.py is imported by measure and not by ingest; the edit changes no product."""
+    """faces/align.py is imported by measure and not by ingest; the edit changes no product."""
     before = {path.name for path in (workspace.path / ".work/measure").iterdir()}
     products_before = tree_digest(workspace.path / products.MEASURED)
-    module = workspace.path / "umo/quality.py"
+    module = workspace.path / "umo/faces/align.py"
     module.write_text(module.read_text() + "\n# an edit\n")
     assert workspace.repro("--single-item", "ingest") == []
     assert workspace.repro("--single-item", "measure@ingested") == ["measure@ingested"]
