@@ -38,6 +38,7 @@ LIBRARIES = (
     "diffusers",
     "dvclive",
     "dlib-bin",
+    "faiss-cpu",
     "great-expectations",
     "numpy",
     "onnxruntime",
