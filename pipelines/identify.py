@@ -6,6 +6,7 @@ to the ledger datasets/splits.csv, which is only ever appended to. What contradi
 """
 
 import json
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -13,22 +14,27 @@ from typing import Annotated
 import numpy as np
 import polars as pl
 from pydantic import Field, model_validator
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import squareform
 
 from pipelines import products
 from pipelines.ledger import SPLITS, Ledger
 from pipelines.params import Section
-from pipelines.shards import Counts, Machine, Shard, digest, tree_digest
+from pipelines.people import Bounds, People, Reasons, unit
+from pipelines.shards import Counts, Machine, Shard, tree_digest
 from pipelines.shards import run as run_shards
-from umo import records
+from umo import clustering, duplicates, records
+from umo.agreement import agreement
+from umo.thresholds import fit, histogram, pairs_within
 
 
 class Params(Section):
     """
     min_score, min_side, min_sharpness: a face below any of them joins nobody.
     max_duplicate_bits: pictures whose perceptual hashes differ in at most so many of 64 bits are one picture.
-    min_cosine: two clusters of faces are one person where the mean cosine between them is at least this.
+    min_cosine: two clusters of faces of one group (album or long video) are one person where the mean cosine between
+        them is at least this.
+    min_cosine_across: the same for clusters of different groups, or of one larger than max_group. Stricter, for among
+        many people some strangers are as alike as min_cosine.
+    max_group: faces up to which a group is taken for an album whose few people may be told apart by min_cosine.
     min_face_cosine: a face further from its person's centre is an outlier.
     min_faces: a person needs so many faces.
     max_person_cosine: people whose centres are more alike go into one component.
@@ -42,6 +48,8 @@ class Params(Section):
     min_sharpness: float = Field(ge=0)
     max_duplicate_bits: int = Field(ge=0, le=16)
     min_cosine: float = Field(ge=-1, le=1)
+    min_cosine_across: float = Field(ge=-1, le=1)
+    max_group: int = Field(ge=1, le=10_000)
     min_face_cosine: float = Field(ge=-1, le=1)
     min_faces: int = Field(ge=1)
     max_person_cosine: float = Field(ge=-1, le=1)
@@ -50,7 +58,9 @@ class Params(Section):
     seed: int
 
     @model_validator(mode="after")
-    def _fractions_fit(self) -> "Params":
+    def _values_fit(self) -> "Params":
+        if self.min_cosine_across < self.min_cosine:
+            raise ValueError("min_cosine_across must not be below min_cosine")
         if set(self.fractions) != set(SPLITS) or abs(sum(self.fractions.values()) - 1) > 1e-6:
             raise ValueError(f"fractions must be given for {', '.join(SPLITS)} and add up to 1")
         return self
@@ -60,263 +70,101 @@ def run(params: Params, machine: Machine) -> None:
     """Find the people of datasets/ingested and extend the ledger."""
     ledger = Ledger.read()
     inputs = {str(product): tree_digest(product) for product in (products.INGESTED, products.MEASURED_PHOTOS)}
-    shard = Shard("", inputs | {"ledger": digest(ledger.rows())})
+    shard = Shard("", inputs | {"ledger": ledger.digest()})
     run_shards("identify", partial(_identify, params, ledger), [shard], products.PEOPLE, params=params, machine=machine)
-    print(f"identify: {json.dumps(json.loads((products.PEOPLE / products.PEOPLE_CHECK).read_text()))}")
-    people = products.people().filter("keep")
+    check = json.loads((products.PEOPLE / products.PEOPLE_CHECK).read_text())
+    print(f"identify: {json.dumps({key: value for key, value in check.items() if key != 'histograms'})}")
+    people = products.people().filter("keep").select("person_id", "split")
     ledger.extend(products.people_faces().filter("keep").join(people, on="person_id"))
     ledger.write()
 
 
 def _identify(params: Params, ledger: Ledger, shard: Shard, folder: Path) -> Counts:
-    measured = products.measured_images(products.MEASURED_PHOTOS)
-    faces = products.faces(products.MEASURED_PHOTOS).sort("face_id")
-    embeddings = _unit(faces["embedding"].to_numpy().astype(np.float32))
-    reasons = _face_reasons(params, faces, duplicates(measured, params.max_duplicate_bits))
-    candidate = np.array([reason is None for reason in reasons])
+    images, measured = products.images(products.INGESTED), products.measured_images(products.MEASURED_PHOTOS)
+    columns = ["face_id", "image_id", "score", "side_px", "sharpness", "embedding"]
+    faces = products.faces(products.MEASURED_PHOTOS, columns).sort("face_id")
+    vectors = unit(faces["embedding"].to_numpy().astype(np.float32))
+    faces = faces.drop("embedding").join(_groups(images), on="image_id", how="left", maintain_order="left")
+    reasons = _face_reasons(params, faces, repeated_images(measured, params.max_duplicate_bits))
     cluster = np.full(len(faces), -1)
-    cluster[candidate] = clusters(embeddings[candidate], params.min_cosine)
-    people = _People(params, ledger, faces, embeddings, cluster, reasons)
-    records.write(folder / products.PEOPLE_TABLE, people.rows(), records.PEOPLE)
-    records.write(folder / products.PEOPLE_FACES_TABLE, people.face_rows(), records.PEOPLE_FACES)
-    check = people.check(products.images(products.INGESTED))
-    (folder / products.PEOPLE_CHECK).write_text(json.dumps(check, indent=1) + "\n")
-    rejects: dict[str, int] = {}
-    for reason in [*people.reasons, *(row["reason"] for row in people.rows() if not row["keep"])]:
-        if reason:
-            rejects[reason] = rejects.get(reason, 0) + 1
-    return Counts({"people": check["people"], "faces": check["faces"]}, rejects)
+    cluster[reasons.none] = _clusters(params, vectors[reasons.none], faces.filter(reasons.none)["album"])
+    bounds = Bounds(**{name: getattr(params, name) for name in Bounds.__dataclass_fields__})
+    people = People(bounds, faces, vectors, cluster, reasons, ledger)
+    people.draw(ledger, params.fractions, params.seed)
+    records.write(folder / products.PEOPLE_TABLE, people.table(), records.PEOPLE)
+    records.write(folder / products.PEOPLE_FACES_TABLE, people.faces_table(), records.PEOPLE_FACES)
+    found = _check(people, vectors, faces, _labels(images, measured, faces))
+    (folder / products.PEOPLE_CHECK).write_text(json.dumps(found, indent=1) + "\n")
+    rejects = Counter(people.reasons.counts()) + Counter(people.person_reasons.counts())
+    return Counts({"people": found["people"], "faces": found["faces"]}, dict(rejects))
 
 
-def duplicates(measured: pl.DataFrame, max_bits: int) -> set[str]:
-    """image_ids of near duplicates, the sharpest copy of each group excepted.
-
-    Pictures are compared pair by pair on the 64 bits of their perceptual hash, in blocks.
-    """
+def repeated_images(measured: pl.DataFrame, max_bits: int) -> pl.Series:
+    """image_ids of near duplicates over the whole corpus, the sharpest copy of each excepted."""
     ordered = measured.filter(pl.col("phash").is_not_null()).sort(["sharpness", "image_id"], descending=[True, False])
     hashes = np.array([int(text, 16) for text in ordered["phash"]], np.uint64)
-    dropped = np.zeros(len(hashes), bool)
-    for k, value in enumerate(hashes):
-        if not dropped[k]:
-            near = np.bitwise_count(hashes[k + 1 :] ^ value) <= max_bits
-            dropped[k + 1 :] |= near
-    return set(ordered["image_id"].to_numpy()[dropped])
+    return ordered["image_id"].filter(duplicates.repeated(hashes, max_bits))
 
 
-def clusters(embeddings: np.ndarray, min_cosine: float) -> np.ndarray:
-    """Average-linkage clusters of unit vectors (n, d): (n,) labels; two merge while their mean cosine allows."""
-    if len(embeddings) < 2:
-        return np.arange(len(embeddings))
-    distance = np.clip(1 - embeddings @ embeddings.T, 0, 2).astype(np.float64)
-    np.fill_diagonal(distance, 0)
-    tree = linkage(squareform(distance, checks=False), "average")
-    return fcluster(tree, 1 - min_cosine, "distance") - 1
+def _groups(images: pl.DataFrame) -> pl.DataFrame:
+    """image_id, album: its group, whose name is its source's own; a picture without one is alone."""
+    named = pl.concat_str("source", "group", separator="/")
+    return images.select("image_id", album=pl.coalesce(named, "image_id")).unique("image_id", keep="first")
 
 
-def adjusted_rand_index(truth: np.ndarray, found: np.ndarray) -> float:
-    """Agreement of two labellings (n,), 1 for equal ones and about 0 by chance (Hubert and Arabie, 1985)."""
-    table = np.zeros((truth.max() + 1, found.max() + 1))
-    np.add.at(table, (truth, found), 1)
-    pairs, rows, columns = ((c * (c - 1) / 2).sum() for c in (table, table.sum(1), table.sum(0)))
-    expected = rows * columns / (len(truth) * (len(truth) - 1) / 2)
-    highest = (rows + columns) / 2
-    return 1.0 if highest == expected else float((pairs - expected) / (highest - expected))
+def _clusters(params: Params, vectors: np.ndarray, album: pl.Series) -> np.ndarray:
+    number = album.rank("dense").to_numpy()
+    labels = clustering.within_groups(vectors, number, params.min_cosine, params.max_group)
+    return clustering.link(vectors, labels, params.min_cosine_across)
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
+def _face_reasons(params: Params, faces: pl.DataFrame, repeated: pl.Series) -> Reasons:
+    reasons = Reasons(len(faces))
+    again = faces["image_id"].is_in(repeated.implode()) if len(repeated) else np.zeros(len(faces), bool)
+    reasons.give(np.asarray(again), "near duplicate of another picture")
+    for key, bound in (("score", params.min_score), ("side_px", params.min_side), ("sharpness", params.min_sharpness)):
+        reasons.give((faces[key] < bound).to_numpy(), f"{key} below {bound}")
+    return reasons
 
 
-def _face_reasons(params: Params, faces: pl.DataFrame, duplicate: set[str]) -> list[str | None]:
-    def reason(face: dict) -> str | None:
-        if face["image_id"] in duplicate:
-            return "near duplicate of another picture"
-        for key, bound in (
-            ("score", params.min_score),
-            ("side_px", params.min_side),
-            ("sharpness", params.min_sharpness),
-        ):
-            if face[key] < bound:
-                return f"{key} below {bound}"
-        return None
-
-    columns = ["image_id", "score", "side_px", "sharpness"]
-    return [reason(face) for face in faces.select(columns).iter_rows(named=True)]
+def _labels(images: pl.DataFrame, measured: pl.DataFrame, faces: pl.DataFrame) -> pl.Series:
+    """(n,) who is shown, for checking: the label of a picture with one face, else null."""
+    alone = measured.filter(pl.col("n_faces") == 1).select("image_id")
+    labels = images.drop_nulls("label").select("image_id", "label").join(alone, on="image_id")
+    return faces.join(labels.unique("image_id"), on="image_id", how="left", maintain_order="left")["label"]
 
 
-class _People:
-    """Clusters of faces as people: outliers out, components joined, splits drawn, ids that stay.
+def _check(people: People, vectors: np.ndarray, faces: pl.DataFrame, label: pl.Series) -> dict:
+    """Figures for the log and the report; labels are read here and nowhere else.
 
-    A person keeps the id that most of its faces have in the ledger; a new one is named after its first face.
+    `clusters` compares all faces that were given to somebody; `kept` all labelled ones, of whom those that are not
+    kept are each alone: its precision is that of the data set, its recall what is lost on the way.
     """
-
-    def __init__(
-        self,
-        params: Params,
-        ledger: Ledger,
-        faces: pl.DataFrame,
-        embeddings: np.ndarray,
-        cluster: np.ndarray,
-        reasons: list[str | None],
-    ) -> None:
-        self.params, self.faces, self.embeddings, self.reasons = params, faces, embeddings, reasons
-        self.face_ids = faces["face_id"].to_list()
-        self.image_ids = faces["image_id"].to_list()
-        self.person: list[str | None] = [None] * len(faces)
-        self.members: dict[str, list[int]] = {}
-        for label in range(cluster.max(initial=-1) + 1):
-            indices = np.flatnonzero(cluster == label).tolist()
-            person_id = ledger.name([self.face_ids[k] for k in indices], taken=self.members)
-            self.members[person_id] = indices
-            for k in indices:
-                self.person[k] = person_id
-        self.members = dict(sorted(self.members.items()))
-        self.cosine = np.full(len(faces), np.nan, np.float32)
-        self.centre = {person_id: self._settle(person_id) for person_id in self.members}
-        self.reason: dict[str, str | None] = dict.fromkeys(self.members)
-        self._drop_people_of_few_faces()
-        self.nearest = self._nearest()
-        self.component = self._components()
-        self._drop_people_of_few_faces()
-        self.split = ledger.draw(self._shown(), self.component, params.fractions, params.seed)
-        self._drop_what_contradicts(ledger)
-
-    def _drop_people_of_few_faces(self) -> None:
-        for person_id in self.members:
-            if self.reason[person_id] is None and len(self._kept(person_id)) < self.params.min_faces:
-                self.reason[person_id] = f"fewer than {self.params.min_faces} faces"
-
-    def _drop_what_contradicts(self, ledger: Ledger) -> None:
-        """A face stays in the split it was drawn into; where its person is now in another one, it is dropped."""
-        for person_id, split in self.split.items():
-            known = ledger.split_of([self.face_ids[k] for k in self.members[person_id]])
-            if known is not None and known != split:
-                self.reason[person_id] = "its component is in another split of the ledger"
-            for k in self.members[person_id]:
-                if self.reasons[k] is None and ledger.split_of([self.face_ids[k]]) not in (None, split):
-                    self.reasons[k] = "the face is in another split of the ledger"
-        self._drop_people_of_few_faces()
-
-    def _kept(self, person_id: str) -> list[int]:
-        return [k for k in self.members[person_id] if self.reasons[k] is None]
-
-    def _settle(self, person_id: str) -> np.ndarray:
-        """The centre (d,) of the faces that are near it; the others become outliers."""
-        indices = np.array(self.members[person_id])
-        centre = _unit(self.embeddings[indices].mean(0))
-        near = self.embeddings[indices] @ centre >= self.params.min_face_cosine
-        if near.any():
-            centre = _unit(self.embeddings[indices[near]].mean(0))
-        self.cosine[indices] = self.embeddings[indices] @ centre
-        for k in indices:
-            if self.cosine[k] < self.params.min_face_cosine:
-                self.reasons[k] = f"cosine to the person's centre below {self.params.min_face_cosine}"
-        return centre
-
-    def _nearest(self) -> dict[str, tuple[str | None, float | None]]:
-        """The most alike of the other people who are kept, with its cosine."""
-        names = [name for name in self.members if self.reason[name] is None]
-        if len(names) < 2:
-            return dict.fromkeys(self.members, (None, None))
-        centres = np.stack([self.centre[name] for name in names])
-        found: dict[str, tuple[str | None, float | None]] = {}
-        for person_id in self.members:
-            cosines = centres @ self.centre[person_id]
-            cosines[[name == person_id for name in names]] = -2
-            best = int(cosines.argmax())
-            found[person_id] = (names[best], float(cosines[best]))
-        return found
-
-    def _components(self) -> dict[str, str]:
-        """person -> component, by union over alike people and then over shared pictures, the latter up to a size."""
-        parent = {person_id: person_id for person_id in self._shown()}
-
-        def root(person_id: str) -> str:
-            while parent[person_id] != person_id:
-                person_id = parent[person_id]
-            return person_id
-
-        def size(roots: set[str]) -> int:
-            return sum(root(person_id) in roots for person_id in parent)
-
-        names = list(parent)
-        centres = np.stack([self.centre[name] for name in names]) if names else np.zeros((0, 1))
-        for a, b in np.argwhere(np.triu(centres @ centres.T > self.params.max_person_cosine, 1)):
-            first, second = sorted((root(names[a]), root(names[b])))
-            parent[second] = first
-        pictures: dict[str, list[int]] = {}
-        for k, person in enumerate(self.person):
-            if person in parent and self.reasons[k] is None:
-                pictures.setdefault(self.image_ids[k], []).append(k)
-        for _, indices in sorted(pictures.items()):
-            roots = {root(self.person[k] or "") for k in indices}
-            if len(roots) > 1 and size(roots) > self.params.max_component:
-                for k in indices:
-                    self.reasons[k] = f"its picture would weld more than {self.params.max_component} people"
-                continue
-            first = min(roots)
-            parent |= dict.fromkeys(roots, first)
-        return {person_id: root(person_id) for person_id in parent}
-
-    def _shown(self) -> dict[str, list[str]]:
-        """The people who are kept, with the ids of their faces."""
-        return {
-            person_id: [self.face_ids[k] for k in self._kept(person_id)]
-            for person_id in self.members
-            if self.reason[person_id] is None
-        }
-
-    def rows(self) -> list[dict]:
-        """records.PEOPLE."""
-        return [
-            {
-                "person_id": person_id,
-                "n": len(self._kept(person_id)),
-                "centre": self.centre[person_id],
-                "spread": float(np.mean(self.cosine[self._kept(person_id)])) if self._kept(person_id) else None,
-                "nearest_person": self.nearest[person_id][0],
-                "nearest_cosine": self.nearest[person_id][1],
-                "alike": (self.nearest[person_id][1] or 0) > self.params.max_person_cosine,
-                "component": self.component.get(person_id),
-                "split": self.split.get(person_id),
-                "keep": self.reason[person_id] is None,
-                "reason": self.reason[person_id],
-            }
-            for person_id in self.members
-        ]
-
-    def face_rows(self) -> list[dict]:
-        """records.PEOPLE_FACES."""
-        return [
-            {
-                "face_id": self.face_ids[k],
-                "image_id": self.image_ids[k],
-                "person_id": self.person[k],
-                "cosine": None if np.isnan(self.cosine[k]) else float(self.cosine[k]),
-                "keep": self.reasons[k] is None,
-                "reason": self.reasons[k],
-            }
-            for k in range(len(self.face_ids))
-        ]
-
-    def check(self, images: pl.DataFrame) -> dict:
-        """Figures for the log; labels are read here and nowhere else."""
-        labels = dict(images.filter(pl.col("label").is_not_null()).select("image_id", "label").iter_rows())
-        pairs = [
-            (labels[image_id], person)
-            for image_id, person in zip(self.image_ids, self.person, strict=True)
-            if image_id in labels and person is not None
-        ]
-        index = None
-        if pairs:
-            truth, found = (np.unique(column, return_inverse=True)[1] for column in zip(*pairs, strict=True))
-            index = round(adjusted_rand_index(truth, found), 4)
-        kept = {person_id for person_id, reason in self.reason.items() if reason is None}
-        splits = [self.split[person_id] for person_id in kept]
-        return {
-            "people": len(kept),
-            "faces": sum(reason is None for reason in self.reasons),
-            "adjusted_rand_index": index,
-            "labelled_faces": len(pairs),
-            **{split: splits.count(split) for split in SPLITS},
-        }
+    known, kept = label.is_not_null().to_numpy(), people.kept_of_kept()
+    given = np.flatnonzero(known & (people.person >= 0))
+    alone = -1 - np.arange(len(faces))
+    alone[kept] = people.person[kept]
+    found = {}
+    if len(given):
+        found["clusters"] = agreement(label[given].to_numpy(), people.person[given]).rounded()
+        labelled = np.flatnonzero(known)
+        found["kept"] = agreement(label[labelled].to_numpy(), alone[labelled]).rounded()
+    owner = label.rank("dense").fill_null(0).to_numpy().astype(np.int64) - 1 if len(given) else people.person
+    usable = np.flatnonzero((people.person >= 0) & (owner >= 0))
+    same, different = pairs_within(vectors, faces["album"].rank("dense").to_numpy(), owner, usable)
+    nearest = people.nearest_cosine[people.person_reasons.none & (people.nearest >= 0)]
+    shown = people.split[people.person_reasons.none]
+    return {
+        "people": len(shown),
+        "faces": int(people.reasons.none.sum()),
+        "adjusted_rand_index": round(found["clusters"]["adjusted_rand_index"], 4) if found else None,
+        "labelled_faces": len(given),
+        **{split: int((shown == number).sum()) for number, split in enumerate(SPLITS)},
+        "agreement": found,
+        "thresholds": {"from": "labels" if found else "found people"} | fit(same, different),
+        "histograms": {
+            "same person, one group": histogram(same),
+            "different people, one group": histogram(different),
+            "most alike other person": histogram(nearest),
+        },
+    }

@@ -1,12 +1,12 @@
 """datasets/splits.csv: which split each face was drawn into. In git, appended to, never rewritten."""
 
-import csv
-import io
+import hashlib
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
 import polars as pl
 
 from pipelines.shards import digest
@@ -16,13 +16,15 @@ LEDGER = Path("datasets/splits.csv")
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 COLUMNS = ("face_id", "image_id", "person_id", "split")
+_SCHEMA = dict.fromkeys(COLUMNS, pl.String)
 
 
 class Ledger:
-    """The rows of the ledger in the order they were written, by face."""
+    """The rows of the ledger in the order they were written, a face once."""
 
-    def __init__(self, rows: Sequence[tuple[str, str, str, str]] = ()) -> None:
-        self._rows = {row[0]: row for row in rows}
+    def __init__(self, rows: pl.DataFrame | Sequence[tuple[str, str, str, str]] = ()) -> None:
+        frame = rows if isinstance(rows, pl.DataFrame) else pl.DataFrame(rows, schema=_SCHEMA, orient="row")
+        self._rows = frame.unique("face_id", keep="first", maintain_order=True)
 
     @classmethod
     def read(cls, path: Path = LEDGER) -> "Ledger":
@@ -33,77 +35,105 @@ class Ledger:
         """
         if not path.exists():
             return cls()
-        lines = list(csv.reader(io.StringIO(path.read_text())))
-        if not lines or tuple(lines[0]) != COLUMNS:
-            raise BadInput(f"{path}: first line must be {','.join(COLUMNS)}; restore it from git")
-        for number, line in enumerate(lines[1:], 2):
-            if len(line) != len(COLUMNS) or line[3] not in SPLITS:
-                raise BadInput(f"{path}:{number}: not a row of {','.join(COLUMNS)}; restore it from git")
-        return cls([(face, image, person, split) for face, image, person, split in lines[1:]])
+        with path.open() as file:
+            if file.readline().rstrip("\n") != ",".join(COLUMNS):
+                raise BadInput(f"{path}: first line must be {','.join(COLUMNS)}; restore it from git")
+        try:
+            rows = pl.read_csv(path, schema=_SCHEMA)
+        except pl.exceptions.PolarsError as error:
+            raise BadInput(f"{path}: not rows of {','.join(COLUMNS)}; restore it from git") from error
+        fits = pl.all_horizontal(pl.all().is_not_null()) & pl.col("split").is_in(SPLITS)
+        for number in rows.select((~fits.fill_null(False)).arg_true()).to_series().head(1):
+            raise BadInput(f"{path}:{number + 2}: not a row of {','.join(COLUMNS)}; restore it from git")
+        return cls(rows)
 
-    def rows(self) -> list[tuple[str, str, str, str]]:
+    def rows(self) -> pl.DataFrame:
         """All rows, oldest first."""
-        return list(self._rows.values())
+        return self._rows
 
-    def name(self, face_ids: Sequence[str], taken: Container[str]) -> str:
-        """The id of the person with these faces: the commonest in the ledger that is not taken, else a new one."""
-        known = Counter(self._rows[face_id][2] for face_id in face_ids if face_id in self._rows)
-        for person_id, _ in sorted(known.items(), key=lambda item: (-item[1], item[0])):
-            if person_id not in taken:
-                return person_id
-        parts: tuple[str, ...] = (min(face_ids),)
-        while (fresh := f"p{digest(*parts)[:12]}") in taken:
-            parts += ("again",)
-        return fresh
+    def digest(self) -> str:
+        """sha256 of what `write` writes."""
+        return hashlib.sha256(self._rows.write_csv().encode()).hexdigest()
 
-    def split_of(self, face_ids: Sequence[str]) -> str | None:
-        """The split that most of these faces were drawn into; None where none is known."""
-        known = Counter(self._rows[face_id][3] for face_id in face_ids if face_id in self._rows)
-        return min(known, key=lambda split: (-known[split], SPLITS.index(split))) if known else None
+    def splits_of(self, face_ids: pl.Series) -> np.ndarray:
+        """(n,) numbers of the splits that faces were drawn into, in SPLITS; -1 where it is not known."""
+        known = face_ids.to_frame("face_id").join(self._rows, on="face_id", how="left", maintain_order="left")
+        return numbers(known["split"])
+
+    def names(self, face_ids: pl.Series, cluster: np.ndarray) -> list[str]:
+        """The ids of the people that clusters 0, 1, ... (n,) are, each once.
+
+        A cluster is the person that most of its faces have in the ledger; where two would be the same one, that with
+        the more of them, the other its next. A person who is new is named after the first face.
+        """
+        frame = pl.DataFrame({"face_id": face_ids, "cluster": cluster})
+        known = frame.join(self._rows, on="face_id").group_by("cluster", "person_id").len()
+        known = known.sort("len", "person_id", "cluster", descending=[True, False, False])
+        found: dict[int, str] = {}
+        taken: set[str] = set()
+        for number, person_id, _ in known.iter_rows():
+            if number not in found and person_id not in taken:
+                found[number] = person_id
+                taken.add(person_id)
+        for number, first in frame.group_by("cluster").agg(pl.col("face_id").min()).sort("cluster").iter_rows():
+            if number not in found:
+                found[number] = _fresh(first, taken)
+                taken.add(found[number])
+        return [found[number] for number in range(len(found))]
 
     def draw(
-        self,
-        people: Mapping[str, Sequence[str]],
-        component: Mapping[str, str],
-        fractions: Mapping[str, float],
-        seed: int,
-    ) -> dict[str, str]:
-        """A split a person.
+        self, people: pl.DataFrame, faces: pl.DataFrame, fractions: Mapping[str, float], seed: int
+    ) -> pl.DataFrame:
+        """A split a person: person_id, split.
 
         A component with a known face stays where most of its known faces are; the others, in an order drawn by the
         seed, go where most people are still wanting.
 
         Args:
-            people: person -> ids of its faces.
-            component: person -> component.
+            people: person_id, component.
+            faces: face_id, person_id.
             fractions: wanted part of the people, by split.
         """
-        members: dict[str, list[str]] = {}
-        for person_id in people:
-            members.setdefault(component[person_id], []).append(person_id)
-        split: dict[str, str] = {}
-        fresh = []
-        for name, names in sorted(members.items()):
-            known = self.split_of([face_id for person_id in names for face_id in people[person_id]])
-            if known is None:
-                fresh.append(name)
-            else:
-                split |= dict.fromkeys(names, known)
-        for name in sorted(fresh, key=lambda name: digest(seed, name)):
-            counts = Counter(split.values())
-            wanting = {key: fractions[key] * len(people) - counts[key] for key in SPLITS}
-            split |= dict.fromkeys(members[name], max(SPLITS, key=lambda key: wanting[key]))
-        return split
+        known = (
+            faces.join(self._rows.select("face_id", "split"), on="face_id")
+            .join(people, on="person_id")
+            .group_by("component", "split")
+            .len()
+            .with_columns(rank=pl.col("split").map_batches(lambda split: pl.Series(numbers(split)), pl.Int64))
+            .sort("component", "len", "rank", descending=[False, True, False])
+            .unique("component", keep="first")
+        )
+        split = dict(known.select("component", "split").iter_rows())
+        sizes = dict(people.group_by("component").len().iter_rows())
+        counts: Counter[str] = Counter()
+        for component, name in split.items():
+            counts[name] += sizes[component]
+        for component in sorted(sizes.keys() - split.keys(), key=lambda name: digest(seed, name)):
+            wanting = {key: fractions[key] * people.height - counts[key] for key in SPLITS}
+            split[component] = max(SPLITS, key=lambda key: wanting[key])
+            counts[split[component]] += sizes[component]
+        drawn = pl.DataFrame(list(split.items()), schema={"component": pl.String, "split": pl.String}, orient="row")
+        return people.join(drawn, on="component", maintain_order="left").select("person_id", "split")
 
     def extend(self, faces: pl.DataFrame) -> None:
         """Add faces that are not in it yet; columns face_id, image_id, person_id, split."""
-        for row in faces.select(COLUMNS).sort("face_id").iter_rows():
-            self._rows.setdefault(row[0], row)
+        new = faces.select(COLUMNS).sort("face_id").join(self._rows, on="face_id", how="anti", maintain_order="left")
+        self._rows = pl.concat([self._rows, new.unique("face_id", keep="first", maintain_order=True)])
 
     def write(self, path: Path = LEDGER) -> None:
         """Replace the file whole."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *self._rows.values()])
         temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(text.getvalue())
+        self._rows.write_csv(temporary)
         temporary.replace(path)
+
+
+def numbers(splits: pl.Series) -> np.ndarray:
+    """(n,) numbers in SPLITS of splits by name; -1 for null."""
+    return splits.replace_strict(SPLITS, range(len(SPLITS)), default=-1, return_dtype=pl.Int64).to_numpy()
+
+
+def _fresh(first: str, taken: set[str]) -> str:
+    parts: tuple[str, ...] = (first,)
+    while (name := f"p{digest(*parts)[:12]}") in taken:
+        parts += ("again",)
+    return name

@@ -50,6 +50,7 @@ LIBRARIES = (
     "diffusers",
     "dvclive",
     "dlib-bin",
+    "faiss-cpu",
     "great-expectations",
     "numpy",
     "onnxruntime",
