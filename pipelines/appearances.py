@@ -16,27 +16,27 @@ KINDS = {
     "ingested": (products.INGESTED, products.MEASURED_PHOTOS),
     "synthesised": (products.SYNTHESISED, products.MEASURED_SCENES),
 }
-BATCH = 65_536
+BATCH = 4096  # pairs whose vectors fit a core's cache
 ANYONES = records.measured_faces(1)
 
 
 @dataclass(frozen=True)
 class Appearances:
-    """Pictures, people and faces by number: `image` in the order of image_id, `person`, and `row` of a face.
+    """Pictures, people and faces by number: each number is the place of a row in its table.
 
     Attributes:
-        images: image, image_id, kind (ingested | synthesised), width, group, clip, licence, consent, source; and of a
-            target sources (image_ids of the photographs that it was made from), background, prompt. Group and clip are
-            numbers; a picture that is of no video is a clip of its own.
+        images: image, image_id (in order), kind (ingested | synthesised), width, group, clip, licence, consent,
+            source; and of a target sources (image_ids of the photographs that it was made from), background, prompt.
+            Group and clip are numbers; a picture that is of no video is a clip of its own.
         people: person, person_id, split: the kept ones, and those who were drawn without a photograph.
-        faces: row, image, face_id, kind, box, landmarks, side_px, yaw, pitch, person_id (null: nobody's), person
-            (null: nobody's who is kept), reference (whether it may stand for its person).
+        faces: row, image, face_id, kind, box, landmarks, side_px, middle (x of the box's centre), yaw, pitch,
+            person_id (null: nobody's), person (null: nobody's who is kept), reference (may stand for its person).
         shown: image, row, person_id, person, lost, source_row, guide_row: a face in a target, or a person who was
             placed there and is not found again (lost; row is null). The source is the photographed face that it was
-            made from.
-        taken: image, clip: the clips that a target lies in or was made from.
-        embeddings: (faces, d) float16, by row.
-        centres: (people, d) float32 unit vectors, by person.
+            made from, the guide the one that it was placed like.
+        taken: image, clip: a scene and the clips of the photographs that it was made from.
+        embeddings: (faces, d) float32.
+        centres: (people, d) float32 unit vectors.
     """
 
     images: pl.DataFrame
@@ -57,9 +57,9 @@ def read(min_overlap: float) -> Appearances:
     Raises:
         BadInput: a product is missing, cut short or of another version.
     """
-    images, embeddings = _images(), _embeddings()
+    images = _images()
     layout, scenes = _layout(images), _scenes(images)
-    faces = _faces(images)
+    faces, embeddings = _faces(images)
     placed = _found_again(min_overlap, faces, layout)
     owners = pl.concat([_photographed(faces), placed.select("row", "person_id")])
     people, centres = _people(layout, scenes, owners, embeddings)
@@ -85,13 +85,13 @@ def read(min_overlap: float) -> Appearances:
     )
 
 
-def cosines(first: np.ndarray, rows: np.ndarray, second: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(n,) float32 products of the vectors first[rows] and second[others], taken in batches."""
-    found = np.empty(len(rows), np.float32)
-    for start in range(0, len(rows), BATCH):
+def cosines(first: np.ndarray, rows: pl.Series, second: np.ndarray, others: pl.Series) -> np.ndarray:
+    """(n,) float32 products of the vectors first[rows] and second[others], the same on any number of threads."""
+    one, other = rows.to_numpy(), others.to_numpy()
+    found = np.empty(len(one), np.float32)
+    for start in range(0, len(one), BATCH):
         part = slice(start, start + BATCH)
-        one, other = (vectors[k[part]].astype(np.float32) for vectors, k in ((first, rows), (second, others)))
-        found[part] = (one * other).sum(axis=1)
+        found[part] = np.einsum("nd,nd->n", first[one[part]], second[other[part]])
     return found
 
 
@@ -104,33 +104,31 @@ def _images() -> pl.DataFrame:
         for kind, (product, _) in KINDS.items()
     ]
     shot = pl.concat_str(pl.col("group").fill_null(""), "clip", separator="\0")  # null where there is no clip
-    return (
-        pl.concat(both)
-        .sort("image_id")
-        .with_columns(group=pl.col("group").rank("dense"), clip=pl.coalesce(shot, "image_id").rank("dense"))
-        .with_row_index("image")
-        .collect()
-    )
+    numbered = {"group": pl.col("group").rank("dense"), "clip": pl.coalesce(shot, "image_id").rank("dense")}
+    return pl.concat(both).sort("image_id").with_columns(**numbered).with_row_index("image").collect()
 
 
-def _faces(images: pl.DataFrame) -> pl.DataFrame:
-    """All measured faces of usable pictures; row counts the unusable ones, too, as the embeddings do."""
-    found = pl.concat(products.scan(measured, products.FACES_TABLE, ANYONES) for _, measured in KINDS.values())
-    pose = pl.col("pose").arr
-    return (
-        found.select("face_id", "image_id", "box", "landmarks", "side_px", yaw=pose.get(0), pitch=pose.get(1))
-        .with_row_index("row")
+def _faces(images: pl.DataFrame) -> tuple[pl.DataFrame, np.ndarray]:
+    """The faces of usable pictures, and their embeddings."""
+    pose, box = pl.col("pose").arr, pl.col("box").arr
+    measured = [products.scan(measured, products.FACES_TABLE, ANYONES) for _, measured in KINDS.values()]
+    faces = (
+        pl.concat(measured)
+        .select(
+            *("face_id", "image_id", "box", "landmarks", "side_px"),
+            middle=(box.get(0) + box.get(2)) / 2,
+            yaw=pose.get(0),
+            pitch=pose.get(1),
+        )
+        .with_row_index("place")
         .join(images.lazy().select("image_id", "image", "kind"), on="image_id")
         .drop("image_id")
-        .sort("row")
+        .sort("place")
+        .with_row_index("row")
         .collect()
     )
-
-
-def _embeddings() -> np.ndarray:
-    """In the order of the rows of `_faces`."""
-    parts = [products.scan(measured, products.FACES_TABLE, ANYONES) for _, measured in KINDS.values()]
-    return np.concatenate([part.select("embedding").collect()["embedding"].to_numpy() for part in parts])
+    embeddings = np.concatenate([part.select("embedding").collect()["embedding"].to_numpy() for part in measured])
+    return faces.drop("place"), embeddings[faces["place"].to_numpy()].astype(np.float32)
 
 
 def _layout(images: pl.DataFrame) -> pl.DataFrame:
@@ -203,7 +201,7 @@ def _people(
     people = pl.concat([kept.select("person_id", "split"), drawn]).with_row_index("person")
     found = owners.join(people.slice(kept.height), on="person_id")
     sums = np.zeros((drawn.height, embeddings.shape[1]), np.float32)
-    np.add.at(sums, found["person"].to_numpy() - kept.height, embeddings[found["row"].to_numpy()].astype(np.float32))
+    np.add.at(sums, found["person"].to_numpy() - kept.height, embeddings[found["row"].to_numpy()])
     means = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-6)
     return people, np.concatenate([centres, means])
 
@@ -240,10 +238,10 @@ def _shown(
 
 
 def _taken(images: pl.DataFrame, layout: pl.DataFrame) -> pl.DataFrame:
-    """A reference comes from no clip that the target lies in, nor from one that a photograph in it comes from."""
     clip_of = images.select(source_image_id="image_id", clip="clip")
-    sources = layout.select("image", "source_image_id").join(clip_of, on="source_image_id").select("image", "clip")
-    return pl.concat([images.select("image", "clip"), sources]).unique().sort("image", "clip")
+    return (
+        layout.select("image", "source_image_id").join(clip_of, on="source_image_id").select("image", "clip").unique()
+    )
 
 
 def _with_origin(images: pl.DataFrame, layout: pl.DataFrame, scenes: pl.DataFrame) -> pl.DataFrame:

@@ -8,24 +8,21 @@ from functools import partial
 from pathlib import Path
 
 import polars as pl
-import pyarrow as pa
 from pydantic import Field, model_validator
 
 from pipelines import appearances, products
-from pipelines.appearances import Appearances, cosines
+from pipelines.appearances import Appearances
+from pipelines.assembly import sets_table
 from pipelines.balance import Caps, balanced
 from pipelines.ledger import SPLITS
 from pipelines.recall import RECALL, Bounds, pools
 from pipelines.shards import Counts, Machine, Shard, tree_digest
 from pipelines.shards import run as run_shards
-from pipelines.sources import CONSENT_WEAKEST_FIRST
+from pipelines.targets import Needs, targets
 from umo import records
-from umo.prompts import prompt
-
-ROWS_AT_ONCE = 50_000
 
 
-class Params(Bounds, Caps):
+class Params(Needs, Bounds, Caps):
     """
     min_people, max_people: in a target.
     min_people_ingested: in a target that is a photograph and not a synthesised scene.
@@ -47,13 +44,7 @@ class Params(Bounds, Caps):
     seed: of every draw.
     """
 
-    min_people: int = Field(ge=1, le=6)
-    max_people: int = Field(ge=1, le=6)
-    min_people_ingested: int = Field(ge=1, le=6)
-    min_side: float = Field(ge=1)
     min_overlap: float = Field(gt=0, le=1)
-    min_person_cosine: float = Field(ge=-1, le=1)
-    max_cross_cosine: float = Field(ge=-1, le=1)
 
     @model_validator(mode="after")
     def _ranges_fit(self) -> "Params":
@@ -72,197 +63,55 @@ def run(params: Params, machine: Machine) -> None:
 
 def _curate(params: Params, shard: Shard, folder: Path) -> Counts:
     found = appearances.read(params.min_overlap)
-    sets = _sets(params, found)
-    sets = balanced(params, sets).with_columns(keep=pl.col("reason").is_null())
-    sets = sets.sort("set_id").select(records.SETS.names)
-    records.write(folder / products.SETS_TABLE, _table(sets), records.SETS)
-    funnel = _funnel(sets)
+    pictures, faces = targets(params, found)
+    standing = pictures.filter(pl.col("reason").is_null()).select("image")
+    chosen = pools(params, found, faces.join(standing, on="image", how="semi"))
+    pictures = _with_references(params, found, pictures, faces, chosen)
+    pictures = balanced(params, pictures).with_columns(keep=pl.col("reason").is_null())
+    records.write(folder / products.SETS_TABLE, sets_table(found, pictures, faces, chosen), records.SETS)
+    funnel = _funnel(pictures, chosen)
     (folder / products.FUNNEL).write_text(json.dumps(funnel, indent=1) + "\n")
     return Counts({"sets": funnel["kept"]}, funnel["reasons"])
 
 
-def _table(sets: pl.DataFrame) -> pa.Table:
-    """In parts, for Arrow's strings and lists count with 32 bits."""
-    parts = list(sets.iter_slices(ROWS_AT_ONCE)) or [sets]
-    return pa.concat_tables(part.to_arrow().cast(records.SETS) for part in parts)
-
-
-def _sets(params: Params, found: Appearances) -> pl.DataFrame:
-    """A row a picture, people from left to right, with the first reason to turn it away; null for a good one."""
-    chosen = pools(params, found)
-    faces = _faces(params, found, chosen)
-    once = ("kind", "sources", "background", "prompt", "licence", "consent", "source")
-    pictures = (
-        faces.lazy()
-        .group_by("image", maintain_order=True)
-        .agg(
-            pl.col("person_id", "face_id", "box", "landmarks", "pool", "reference_cosine", "x"),
-            n=pl.len().cast(pl.Int32),
-            fault=pl.col("fault").drop_nulls().first(),
-            splits=pl.col("split").unique(),
-        )
-        .join(found.images.lazy().select("image", "image_id", *once), on="image", how="left", maintain_order="left")
-        .join(_terms(found, chosen), on="image", how="left", maintain_order="left")
-        .join(_cross_cosines(found).lazy(), on="image", how="left", maintain_order="left")
-        .collect()
-    )
-    least = pl.when(kind="ingested").then(params.min_people_ingested).otherwise(params.min_people)
-    faults = (
-        (pl.col("n") < least, "too few people"),
-        (pl.col("n") > params.max_people, "too many people"),
-        (pl.col("person_id").list.n_unique() < pl.col("n"), "the same person twice"),
-        (pl.col("splits").list.len() > 1, "people of two splits"),
-        (pl.col("cross_cosine") > params.max_cross_cosine, f"two people over {params.max_cross_cosine:g}"),
-    )
-    whole = pl.coalesce([pl.when(found).then(pl.lit(reason)) for found, reason in faults])
+def _with_references(
+    params: Params, found: Appearances, pictures: pl.DataFrame, faces: pl.DataFrame, chosen: pl.DataFrame
+) -> pl.DataFrame:
+    """Turn away the pictures with a face that no reference was found for, and name the others."""
+    without = faces.join(chosen, on="row", how="anti").select("image", without=pl.lit(True)).unique()
+    reason = pl.when("without").then(pl.lit(f"no reference between {params.min_cosine:g} and {params.max_cosine:g}"))
     return (
-        _with_prompts(params, pictures)
+        pictures.join(without, on="image", how="left")
         .with_columns(
-            reason=pl.coalesce("fault", whole),
-            set_id=pl.concat_str(pl.lit("s"), pl.col("image_id").str.head(16)),
-            split=pl.col("splits").list.first(),
-            licence=_all_licences(),
-            consent=_weakest_consent(),
+            reason=pl.coalesce("reason", reason),
+            set_id=pl.concat_str(pl.lit("s"), found.images["image_id"].gather(pictures["image"]).str.head(16)),
         )
-        .rename(
-            {
-                "image_id": "target_image_id",
-                "kind": "target_kind",
-                "person_id": "person_ids",
-                "face_id": "target_face_ids",
-                "box": "target_boxes",
-                "landmarks": "target_landmarks",
-                "sources": "target_sources",
-            }
-        )
+        .drop("without")
     )
 
 
-def _faces(params: Params, found: Appearances, chosen: pl.DataFrame) -> pl.DataFrame:
-    """The shown faces, picture by picture from left to right, each with its pool and the first fault that it has."""
-    middle = (pl.col("box").arr.get(0) + pl.col("box").arr.get(2)) / 2 / pl.col("width")
-    known = found.shown.filter(pl.col("row").is_not_null() & pl.col("person").is_not_null()).select("row", "person")
-    rows, people = (known[column].to_numpy() for column in known.columns)
-    known = known.select("row", person_cosine=cosines(found.embeddings, rows, found.centres, people))
-    return (
-        found.shown.lazy()
-        .join(found.faces.lazy().select("row", "face_id", "box", "landmarks", "side_px"), on="row", how="left")
-        .join(found.images.lazy().select("image", "width"), on="image")
-        .join(found.people.lazy().select("person", "split"), on="person", how="left")
-        .join(known.lazy(), on="row", how="left")
-        .join(_entries(found, chosen), on="row", how="left")
-        .with_columns(x=middle, fault=_face_fault(params))
-        .sort("image", "x", "row", nulls_last=True)
-        .collect()
-    )
-
-
-def _entries(found: Appearances, chosen: pl.DataFrame) -> pl.LazyFrame:
-    """row, pool, reference_cosine (of its first)."""
-    named = found.faces.lazy().join(found.images.lazy().select("image", "image_id"), on="image")
-    named = named.select("face_id", "image_id", reference="row")
-    return (
-        chosen.lazy()
-        .join(named, on="reference", how="left", maintain_order="left")
-        .group_by("row", maintain_order=True)
-        .agg(
-            pl.struct("face_id", "image_id", "cosine", "recall").alias("pool"),
-            reference_cosine=pl.col("cosine").first(),
-        )
-    )
-
-
-def _face_fault(params: Params) -> pl.Expr:
-    """The first reason why a face spoils its picture; null for a good one."""
-    faults = (
-        (pl.col("lost"), "a placed person is not found"),
-        (pl.col("person_id").is_null(), "a face of nobody known"),
-        (pl.col("split").is_null(), "a person who is not kept"),
-        (pl.col("side_px") < params.min_side, f"a face under {params.min_side:g} px"),
-        (
-            pl.col("person_cosine") < params.min_person_cosine,
-            f"a face under {params.min_person_cosine:g} to its person's centre",
-        ),
-        (pl.col("pool").is_null(), f"no reference between {params.min_cosine:g} and {params.max_cosine:g}"),
-    )
-    return pl.coalesce([pl.when(found).then(pl.lit(reason)) for found, reason in faults])
-
-
-def _cross_cosines(found: Appearances) -> pl.DataFrame:
-    """image, cross_cosine: the highest between two of its faces; pictures with one face have no row."""
-    faces = found.shown.filter(pl.col("row").is_not_null()).select("image", "row")
-    pairs = faces.join(faces, on="image", suffix="_other").filter(pl.col("row") < pl.col("row_other"))
-    first, second = (pairs[column].to_numpy() for column in ("row", "row_other"))
-    pairs = pairs.with_columns(cosine=cosines(found.embeddings, first, found.embeddings, second))
-    return pairs.group_by("image").agg(cross_cosine=pl.col("cosine").max())
-
-
-def _with_prompts(params: Params, pictures: pl.DataFrame) -> pl.DataFrame:
-    """Scenes keep their prompt. A template says no more of several people than their order, of one the third of the
-    picture, so one is written for each of the few kinds of picture that there are."""
-    third = pl.when(pl.col("n") == 1).then((pl.col("x").list.first() * 3).cast(pl.Int32))
-    complete = ~pl.col("x").list.eval(pl.element().is_null()).list.any() & (pl.col("n") <= params.max_people)
-    pictures = pictures.with_columns(third=third, complete=complete)
-    same = ["n", "third", "background"]
-    kinds = pictures.filter("complete").group_by(same).agg(pl.col("x").first())
-    texts = [prompt(row["x"], row["background"]) for row in kinds.iter_rows(named=True)]
-    kinds = kinds.with_columns(template=pl.Series(texts, dtype=pl.String), complete=pl.lit(True)).drop("x")
-    pictures = pictures.join(kinds, on=[*same, "complete"], how="left", nulls_equal=True, maintain_order="left")
-    return pictures.with_columns(prompt=pl.coalesce("prompt", "template"))
-
-
-def _terms(found: Appearances, chosen: pl.DataFrame) -> pl.LazyFrame:
-    """image, licences, consents: those of all references of a picture, each once."""
-    terms = found.images.lazy().select("image", "licence", "consent")
-    of_reference = found.faces.lazy().select("image", reference="row").join(terms, on="image").drop("image")
-    return (
-        chosen.lazy()
-        .join(found.faces.lazy().select("row", "image"), on="row")
-        .join(of_reference, on="reference")
-        .select("image", "licence", "consent")
-        .unique()
-        .group_by("image")
-        .agg(licences=pl.col("licence").drop_nulls().unique(), consents=pl.col("consent").drop_nulls().unique())
-    )
-
-
-def _all_licences() -> pl.Expr:
-    """The licences of the target and of its references, each once."""
-    own = pl.col("licence").str.split(" + ").fill_null([])
-    joined = pl.concat_list(own, pl.col("licences").fill_null([])).list.unique().list.sort().list.join(" + ")
-    return pl.when(joined != "").then(joined)
-
-
-def _weakest_consent() -> pl.Expr:
-    """The weakest consent among the target and its references."""
-    given = pl.concat_list("consent", pl.col("consents").fill_null([]))
-    return pl.coalesce(
-        [pl.when(given.list.contains(consent)).then(pl.lit(consent)) for consent in CONSENT_WEAKEST_FIRST]
-    )
-
-
-def _funnel(sets: pl.DataFrame) -> dict:
+def _funnel(pictures: pl.DataFrame, chosen: pl.DataFrame) -> dict:
     """How many pictures became sets, by split and number of people, and why the others did not."""
-    kept = sets.filter("keep")
-    entries = kept.select(pl.col("pool").explode().explode().struct.field("recall"))["recall"]
+    kept = pictures.filter("keep")
+    recalled = _counts(chosen.join(kept, on="image", how="semi")["recall"])
     both = {split: _counts(kept.filter(split=split)["n"]) for split in SPLITS}
+    reasons = {kind: _counts(pictures.filter(kind=kind)["reason"]) for kind in appearances.KINDS}
     return {
-        "pictures": sets.height,
+        "pictures": pictures.height,
         "kept": kept.height,
-        "reasons": _counts(sets["reason"].drop_nulls(), most_first=True),
-        "reasons_by_kind": {
-            kind: _counts(sets.filter(target_kind=kind)["reason"].drop_nulls(), most_first=True)
-            for kind in sorted(appearances.KINDS)
-        },
+        "reasons": _most_first(_counts(pictures["reason"])),
+        "reasons_by_kind": {kind: _most_first(counts) for kind, counts in reasons.items()},
         "by_split": {split: sum(counts.values()) for split, counts in both.items()},
         "by_n": _counts(kept["n"]),
         "by_split_and_n": both,
-        "by_recall": {recall: int((entries == recall).sum()) for recall in RECALL},
+        "references_by_recall": {recall: recalled.get(recall, 0) for recall in RECALL},
     }
 
 
-def _counts(values: pl.Series, most_first: bool = False) -> dict[str, int]:
-    counts = values.alias("value").value_counts().sort("value")
-    if most_first:
-        counts = counts.sort("count", "value", descending=[True, False])
+def _counts(values: pl.Series) -> dict[str, int]:
+    counts = values.drop_nulls().alias("value").value_counts().sort("value")
     return {str(value): count for value, count in counts.iter_rows()}
+
+
+def _most_first(counts: dict[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
