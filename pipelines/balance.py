@@ -28,12 +28,18 @@ def balanced(caps: Caps, sets: pl.DataFrame) -> pl.DataFrame:
     within = pl.Series(within_cap(good["person_ids"].to_list(), caps.max_sets_per_person), dtype=pl.Boolean)
     over_person = good.filter(~within).with_columns(over=pl.lit(f"a person in over {caps.max_sets_per_person} sets"))
     good = good.filter(within)
-    counts = {split: dict(of_split.group_by("n").len().iter_rows()) for (split,), of_split in good.group_by("split")}
-    limit = {split: limit_of_n(of_n, caps.max_share_of_n) for split, of_n in counts.items()}
-    over_n = good.filter(
-        pl.int_range(pl.len()).over("split", "n") >= pl.col("split").replace_strict(limit, return_dtype=pl.Int64)
-    ).with_columns(over=pl.lit(f"over {caps.max_share_of_n:g} of its split with so many people"))
-    over = pl.concat([over_person, over_n]).select("set_id", "over")
+    limit = {
+        split: limit_of_n(dict(of_split.group_by("n").len().iter_rows()), caps.max_share_of_n)
+        for (split,), of_split in good.group_by("split")
+    }
+    most = pl.DataFrame({"split": list(limit), "most": list(limit.values())}, {"split": pl.String, "most": pl.Int64})
+    over_n = (
+        good.with_columns(rank=pl.int_range(pl.len()).over("split", "n"))
+        .join(most, on="split")
+        .filter(pl.col("rank") >= pl.col("most"))
+        .with_columns(over=pl.lit(f"over {caps.max_share_of_n:g} of its split with so many people"))
+    )
+    over = pl.concat([part.select("set_id", "over") for part in (over_person, over_n)])
     sets = sets.join(over, on="set_id", how="left", maintain_order="left")
     return sets.with_columns(reason=pl.coalesce("reason", "over")).drop("over")
 

@@ -127,8 +127,8 @@ def _chosen(bounds: Bounds, found: Appearances, pairs: pl.DataFrame) -> pl.DataF
         for axis in ("yaw", "pitch")
     }
     ids = pl.DataFrame({"face": of("face_id", "row"), "reference": of("face_id", "reference")})
-    in_bin = pl.int_range(pl.len(), dtype=pl.UInt32).over("row", *bins)
     like_target = ((pl.col("yaw") == 0) & (pl.col("pitch") == 0)).fill_null(False)
+    best_first = ("other", "recall", "order", "reference")
     return (
         pairs.lazy()
         .with_columns(
@@ -136,10 +136,18 @@ def _chosen(bounds: Bounds, found: Appearances, pairs: pl.DataFrame) -> pl.DataF
             order=ids.select(pl.concat_str("face", "reference").hash(bounds.seed)).to_series(),
             **bins,
         )
-        .sort("row", "other", "recall", "order", "reference")
-        .with_columns(turn=in_bin + like_target)
+        .sort("row", *bins, *best_first)
+        .with_columns(turn=_place_in_run("row", *bins) + like_target)
+        .filter(pl.col("turn") <= bounds.pool)
         .sort("row", "other", "recall", "turn", "order", "reference")
-        .filter(pl.int_range(pl.len()).over("row") < bounds.pool)
+        .filter(_place_in_run("row") < bounds.pool)
         .select("image", "row", "reference", "cosine", "recall")
         .collect()
     )
+
+
+def _place_in_run(*columns: str) -> pl.Expr:
+    """How many rows without a change in these columns came before; `over` would cost more than the sort."""
+    place = pl.int_range(pl.len(), dtype=pl.UInt32)
+    starts = pl.any_horizontal([pl.col(column).ne_missing(pl.col(column).shift()) for column in columns]) | (place == 0)
+    return place - pl.when(starts).then(place).forward_fill()
