@@ -63,6 +63,24 @@ def _frame(table: pa.Table) -> pl.DataFrame:
     return frame
 
 
+def scan(product: Path, table: str, schema: pa.Schema) -> pl.LazyFrame:
+    """A product's shards in order, read as far as a query needs them; for products larger than a stage's memory.
+
+    Raises:
+        BadInput: a shard is missing, cut short, or of another record or version.
+    """
+    files = [part / table for part in shard_folders(product, table)]
+    for file in files:
+        records.check(file, schema)
+    return pl.scan_parquet(files, glob=False)
+
+
+def scan_file(path: Path, schema: pa.Schema) -> pl.LazyFrame:
+    """`scan` of a product that is one file."""
+    records.check(path, schema)
+    return pl.scan_parquet(path, glob=False)
+
+
 def images(product: Path) -> pl.DataFrame:
     """records.IMAGES of a product's shards."""
     return _all_shards(product, IMAGES_TABLE, records.IMAGES)

@@ -4,8 +4,9 @@ A product is a Parquet file of one of these schemas. `write` refuses a table tha
 refuses a file of another schema or version, so that two stages can never disagree in silence.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 from umo.errors import BadInput
 
 VERSION = "2"
+Found = TypeVar("Found")
 
 _box = pa.list_(pa.float32(), 4)
 _landmarks = pa.list_(pa.float32(), 10)
@@ -247,14 +249,31 @@ def read(path: Path, schema: pa.Schema, columns: list[str] | None = None) -> pa.
     Raises:
         BadInput: the file is missing, cut short, or of another record or version.
     """
+    found = _opened(path, lambda: pq.read_table(path, columns=columns, partitioning=None))
+    _refuse_another(path, found.schema, schema)
+    return found
+
+
+def check(path: Path, schema: pa.Schema) -> None:
+    """Look at a product's footer alone, for a reader that takes its columns later.
+
+    Raises:
+        BadInput: the file is missing, cut short, or of another record or version.
+    """
+    _refuse_another(path, _opened(path, lambda: pq.read_schema(path)), schema)
+
+
+def _opened(path: Path, reader: Callable[[], Found]) -> Found:
     try:
-        found = pq.read_table(path, columns=columns, partitioning=None)
+        return reader()
     except FileNotFoundError as error:
         raise BadInput(f"{path}: missing; run the stage that makes it (dvc repro)") from error
     except (pa.ArrowInvalid, OSError) as error:
         raise BadInput(f"{path}: not a readable Parquet file ({error}); remove it and run dvc repro") from error
-    metadata = found.schema.metadata or {}
+
+
+def _refuse_another(path: Path, found: pa.Schema, schema: pa.Schema) -> None:
+    metadata = found.metadata or {}
     identity = (metadata.get(b"record", b"").decode(), metadata.get(b"version", b"").decode())
     if identity != (name(schema), VERSION):
         raise BadInput(f"{path}: record {identity} instead of {(name(schema), VERSION)}; run dvc repro")
-    return found
