@@ -12,7 +12,8 @@ from umo.errors import BadInput
 
 SOURCES = Path("datasets/sources.yaml")
 Consent = Literal["unknown", "public", "research", "given"]
-CONSENT_WEAKEST_FIRST: tuple[str, ...] = get_args(Consent)
+DRAWN = "drawn"  # of a synthesised picture made from no photograph: it shows nobody who could be asked
+CONSENT_WEAKEST_FIRST: tuple[str, ...] = (*get_args(Consent), DRAWN)
 
 
 class Source(Section):
