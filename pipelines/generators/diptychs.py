@@ -162,6 +162,8 @@ def load(folder: Path, device: str, precision: str) -> Any:
     import torch
     from diffusers import DiffusionPipeline
 
+    import umo.customizers.tiny  # noqa: F401 -- the embedded base's own classes, which diffusers imports from nowhere
+
     dtype: torch.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     try:
         pipeline = DiffusionPipeline.from_pretrained(
