@@ -17,6 +17,7 @@ STAGES = (
     "identify",
     "synthesise",
     "curate",
+    "caption",
     "validate",
     "export",
     "cases",

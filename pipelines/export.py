@@ -23,7 +23,7 @@ from pipelines.sources import SOURCES, Source, read_sources
 from umo.images import encode_jpeg, read_image
 from umo.quality import clear_factor, square_crop
 
-INPUTS = (products.CURATED, products.MEASURED_PHOTOS, products.INGESTED, products.SYNTHESISED)
+INPUTS = (products.CURATED, products.CAPTIONED, products.MEASURED_PHOTOS, products.INGESTED, products.SYNTHESISED)
 SHEET_ROWS = 6
 
 
@@ -48,7 +48,7 @@ def run(params: Params, machine: Machine) -> None:
 
 
 def _export(params: Params, shard: Shard, folder: Path) -> Counts:
-    sets = products.sets().filter("keep").sort("set_id")
+    sets = products.captioned_sets().sort("set_id")
     cutter = _Cutter(params)
     schema = _schema()
     counts: dict[str, int] = {}

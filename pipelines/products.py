@@ -16,6 +16,7 @@ MEASURED_PHOTOS = MEASURED / "ingested"
 MEASURED_SCENES = MEASURED / "synthesised"
 PEOPLE = Path("datasets/people")
 CURATED = Path("datasets/curated")
+CAPTIONED = Path("datasets/captioned")
 VALIDATED = Path("datasets/validated")
 EXPORTED = Path("datasets/exported")
 SOURCES_OF_SETS = (INGESTED, MEASURED_PHOTOS, PEOPLE, SYNTHESISED, MEASURED_SCENES)
@@ -31,6 +32,7 @@ MEASURED_IMAGES_TABLE, FACES_TABLE = "measured.parquet", "faces.parquet"
 PEOPLE_TABLE, PEOPLE_FACES_TABLE, PEOPLE_CHECK = "people.parquet", "people_faces.parquet", "identify.json"
 LAYOUT_TABLE, SCENES_TABLE = "layout.parquet", "scenes.parquet"
 SETS_TABLE, FUNNEL = "sets.parquet", "funnel.json"
+CAPTIONS_TABLE = "captions.parquet"
 VALIDATION, DATA_DOCS = "results.json", "data_docs"
 CASES_FILE = "CASES.jsonl"
 LORA, TRAINING, LIVE = "pytorch_lora_weights.safetensors", "training.json", "live"
@@ -121,6 +123,24 @@ def people_faces() -> pl.DataFrame:
 def sets() -> pl.DataFrame:
     """records.SETS, kept or not."""
     return _frame(records.read(CURATED / SETS_TABLE, records.SETS))
+
+
+def captions() -> pl.DataFrame:
+    """records.CAPTIONS of the kept sets."""
+    return _all_shards(CAPTIONED, CAPTIONS_TABLE, records.CAPTIONS)
+
+
+def captioned_sets() -> pl.DataFrame:
+    """records.SETS that are kept, each with its caption for its prompt.
+
+    Raises:
+        BadInput: a set has no caption.
+    """
+    found = captions().select("set_id", caption="prompt")
+    kept = sets().filter("keep").join(found, on="set_id", how="left", maintain_order="left")
+    if lacking := kept["caption"].null_count():
+        raise BadInput(f"{CAPTIONED}: {lacking} kept sets have no caption; run dvc repro caption")
+    return kept.with_columns(prompt="caption").drop("caption")
 
 
 def exported_files(split: str) -> list[Path]:

@@ -24,13 +24,14 @@ def funnel(curated: Mapping) -> list[tuple[str, int, str]]:
     images = products.images(products.INGESTED)
     found = products.people_faces()
     people = products.people()
+    drawn = products.images(products.SYNTHESISED)
     return [
         ("photographs read", images.height, ""),
         ("usable", int((images["status"] == "ok").sum()), _why(images.filter(pl.col("status") != "ok"), "error")),
         ("faces measured", found.height, ""),
         ("faces of somebody", int(found["keep"].sum()), _why(found.filter(~pl.col("keep")), "reason")),
         ("people", int(people["keep"].sum()), _why(people.filter(~pl.col("keep")), "reason")),
-        ("scenes synthesised", products.scenes().height, ""),
+        ("scenes synthesised", products.scenes().height, _why(drawn.filter(pl.col("status") == "rejected"), "error")),
         ("pictures considered", curated["pictures"], "photographs with faces, and scenes"),
         ("sets kept", curated["kept"], ", ".join(f"{count} {split}" for split, count in curated["by_split"].items())),
     ]

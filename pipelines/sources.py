@@ -23,7 +23,8 @@ SUFFIXES: dict[Kind, frozenset[str]] = {
         {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".ogv"}
     ),
 }
-CONSENT_WEAKEST_FIRST: tuple[str, ...] = get_args(Consent)
+DRAWN = "drawn"  # of a synthesised picture made from no photograph: it shows nobody who could be asked
+CONSENT_WEAKEST_FIRST: tuple[str, ...] = (*get_args(Consent), DRAWN)
 
 
 class Source(Section):

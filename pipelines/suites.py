@@ -79,6 +79,7 @@ def suites(min_sets: int) -> Iterator[Suite]:
     yield from _people()
     yield from _scenes()
     yield from _sets(min_sets)
+    yield _captions()
 
 
 def _images(name: str, product: Path) -> Suite:
@@ -146,7 +147,7 @@ def _scenes() -> Iterator[Suite]:
     ]
     yield Suite("scenes", scenes, "image_id", checks)
     people = products.people().select("person_id", person_split="split")
-    layout = products.layout()
+    layout = products.layout().filter(pl.col("source_face_id").is_not_null())  # the others are people who do not exist
     placed = (
         layout.join(scenes.select("image_id", "split"), on="image_id")
         .join(people, on="person_id", how="left")
@@ -189,6 +190,18 @@ def _sets(min_sets: int) -> Iterator[Suite]:
     ]
     yield Suite("people of sets", per_person, "person_id", checks)
     yield _references(sets.filter("whole"), bounds)
+
+
+def _captions() -> Suite:
+    captions = products.captions()
+    kept = products.sets().filter("keep").select("set_id", of_a_set=pl.lit(True))
+    table = captions.join(kept, on="set_id", how="full", coalesce=True)
+    checks = [
+        _unique("set_id", "a set captioned twice"),
+        _present("prompt", "a set without a caption"),
+        _one_of("of_a_set", [True], "a caption of no set"),
+    ]
+    return Suite("captions", table, "set_id", checks)
 
 
 def _references(sets: pl.DataFrame, bounds: Mapping) -> Suite:

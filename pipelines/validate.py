@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import great_expectations as gx
 
 EPOCH = "20000101"  # the date of every validation: the Data Docs are the same for the same products
-INPUTS = (*products.SOURCES_OF_SETS, products.CURATED)
+INPUTS = (*products.SOURCES_OF_SETS, products.CURATED, products.CAPTIONED)
 
 
 class Params(Section):

@@ -35,6 +35,21 @@ def positions(centres: Sequence[float]) -> list[str]:
     return [words[rank.index(k)] for k in range(n)]
 
 
+def people(n: int) -> str:
+    """How many, in words: "one person", "two people", ... up to six."""
+    return f"{NUMBERS[n]} {'person' if n == 1 else 'people'}"
+
+
+def places(centres: Sequence[float]) -> str:
+    """Who stands where: "the first person on the left and the second person on the right".
+
+    Args:
+        centres: horizontal centre of each face as a part of the width, in the order of the references.
+    """
+    who = [f"the {ORDINALS[k]} person {place}" for k, place in enumerate(positions(centres))]
+    return who[0] if len(who) == 1 else f"{', '.join(who[:-1])} and {who[-1]}"
+
+
 def prompt(centres: Sequence[float], background: str | None = None) -> str:
     """The prompt of a picture whose people stand at `centres`, in the order of the references.
 
@@ -42,9 +57,26 @@ def prompt(centres: Sequence[float], background: str | None = None) -> str:
         centres: horizontal centre of each face as a part of the width.
         background: such as "plain blue"; left out where it is not known.
     """
-    n = len(centres)
-    people = f"{NUMBERS[n]} {'person' if n == 1 else 'people'}"
     where = "" if background is None else f" in front of a {background} background"
-    who = [f"the {ORDINALS[k]} person {place}" for k, place in enumerate(positions(centres))]
-    listed = who[0] if n == 1 else f"{', '.join(who[:-1])} and {who[-1]}"
-    return f"A photo of {people}{where}: {listed}."
+    return f"A photo of {people(len(centres))}{where}: {places(centres)}."
+
+
+def scene_prompt(style: str, scene: str, centres: Sequence[float]) -> str:
+    """The prompt of a described scene, such as "A watercolour of two people on a ridge: the first person ...".
+
+    Args:
+        style: how it begins, such as "A watercolour of".
+        scene: what is seen, with {people} for how many.
+        centres: as in `prompt`.
+    """
+    return f"{style} {scene.format(people=people(len(centres)))}: {places(centres)}."
+
+
+def diptych_prompt(style: str, scenes: tuple[str, str], n: int) -> str:
+    """The prompt of two pictures of the same people side by side, as UNO draws pairs of a subject.
+
+    Args:
+        style, scenes: as in `scene_prompt`; of the left and of the right half.
+    """
+    left, right = (f"{style} {scene.format(people='the same ' + people(n))}" for scene in scenes)
+    return f"A diptych, two side-by-side pictures of the same {people(n)}. On the left: {left}. On the right: {right}."
