@@ -10,6 +10,7 @@ import numpy as np
 
 from pipelines.products import IMAGES_TABLE, PICTURES
 from umo import records
+from umo.errors import BadInput
 from umo.images import read_image
 
 
@@ -26,6 +27,20 @@ def write(folder: Path, rows: Sequence[Mapping[str, object]], pictures: Mapping[
             member = tarfile.TarInfo(name)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
+
+
+def places(product: Path, shard: str) -> dict[str, tuple[int, int]]:
+    """Where the pictures of a shard lie in its tar: key -> offset and length in bytes.
+
+    Raises:
+        BadInput: the tar is missing or damaged.
+    """
+    path = product / shard / PICTURES
+    try:
+        with tarfile.open(path) as archive:
+            return {member.name: (member.offset_data, member.size) for member in archive}
+    except (OSError, tarfile.TarError) as error:
+        raise BadInput(f"{path}: not a readable tar ({error}); remove it and run dvc repro") from error
 
 
 class Pictures:
