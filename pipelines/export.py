@@ -67,7 +67,11 @@ def run(params: Params, machine: Machine) -> None:
     threads = (os.cpu_count() or 1) if machine.executor == "serial" else 1
     cut = Cut(factor=params.reference_crop, max_side=params.reference_side)
     run_shards("export", partial(cut_references, cut, threads), crops, CROPS, params=cut, machine=machine)
-    parts = plan(params.rows_per_file, sets, references, {shard.name: digest(shard.inputs) for shard in crops})
+    # Not which faces are wanted of them: that changes the look of none.
+    made_from = {
+        shard.name: digest(shard.inputs["pictures"], shard.inputs["faces"], cut.model_dump()) for shard in crops
+    }
+    parts = plan(params.rows_per_file, sets, references, made_from)
     run_shards("export", partial(write_part, params.formats, CROPS), parts, PARTS, params=params, machine=machine)
     described = {"parts": digest([(part.name, part.inputs) for part in parts])}
     described |= {path.name: file_digest(path) for path in (products.CURATED / products.FUNNEL, SOURCES)}

@@ -90,7 +90,7 @@ def plan(rows_per_file: int, sets: pl.DataFrame, references: pl.DataFrame, crops
     """The files to write; a part's key holds what its sets say, and the pictures that they show.
 
     Args:
-        crops: name -> digest of what they are cut from.
+        crops: name -> digest of what decides how its crops look.
     """
     tars: dict[str, str] = {}
     offsets = []
