@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +17,7 @@ from pipelines.references import References, crops_name
 from pipelines.shards import Counts, Shard, digest, file_digest
 from umo.errors import BadInput
 
+Writer = parquet.Writer | webdataset.Writer | uno.Writer
 _OPEN_TARS = 64
 
 
@@ -134,34 +136,49 @@ def write_part(formats: Sequence[str], crops: Path, shard: Shard, folder: Path) 
     assert isinstance(part, Part)
     references, targets = References(crops, part.crops), _Targets()
     with ExitStack() as stack:
-        writers: list[parquet.Writer | webdataset.Writer | uno.Writer] = [parquet.Writer(folder, part.name)]
+        writers: list[Writer] = [parquet.Writer(folder, part.name)]
         if "webdataset" in formats:
             writers.append(webdataset.Writer(folder, part.name, part.suffixes))
         if "uno" in formats:
             writers.append(uno.Writer(folder))
         for writer in writers:
             stack.enter_context(writer)
+        # While a row group is written, the next is put together; two are held.
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        written: Future[None] | None = None
         for rows in part.sets.iter_slices(parquet.ROW_GROUP):
             sets = [_set(row, references, targets) for row in rows.to_dicts()]
-            for writer in writers:
-                writer.write(sets)
+            if written:
+                written.result()
+            written = pool.submit(_write, writers, sets)
+        if written:
+            written.result()
     return Counts({part.name.split("-")[0]: part.sets.height})
+
+
+def _write(writers: Sequence[Writer], sets: Sequence[dict]) -> None:
+    for writer in writers:
+        writer.write(sets)
 
 
 class _Targets:
     """Stored bytes of targets; some tars stay open."""
 
     def __init__(self) -> None:
-        self._open = lru_cache(_OPEN_TARS)(lambda path: path.open("rb"))
+        self._open = lru_cache(_OPEN_TARS)(lambda product, shard: _tar(product, shard).open("rb"))
 
     def __call__(self, row: dict) -> dict:
         """The target as an Image of `datasets`."""
-        path = products.DATASETS / row["target_product"] / row["target_shard"] / products.PICTURES
-        key, size = row["target_key"], row["target_size"]
-        data = b"" if size is None else os.pread(self._open(path).fileno(), size, row["target_offset"])
+        place, key, size = (row["target_product"], row["target_shard"]), row["target_key"], row["target_size"]
+        data = b"" if size is None else os.pread(self._open(*place).fileno(), size, row["target_offset"])
         if not data or len(data) != size:
+            path = _tar(*place)
             raise BadInput(f"{path}: {key} is missing or cut short; remove {path.parent} and run dvc repro")
         return {"bytes": data, "path": key}
+
+
+def _tar(product: str, shard: str) -> Path:
+    return products.DATASETS / product / shard / products.PICTURES
 
 
 def _set(row: dict, references: References, targets: _Targets) -> dict:

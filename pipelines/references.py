@@ -33,6 +33,7 @@ CROPS = pa.schema(
 )
 _BATCH = 64  # pictures that are cut together: what a worker holds
 _MAPPED = 256  # files
+_TAKEN = 1024  # crops: those that many sets show are taken out of their file once
 
 
 class Cut(Section):
@@ -148,9 +149,13 @@ class References:
         self._folder = folder
         self._places = places
         self._mapped = lru_cache(_MAPPED)(self._map)
+        self._taken = lru_cache(_TAKEN)(self._take)
 
     def __getitem__(self, face_id: str) -> tuple[dict, list[float]]:
         """The crop as an Image of `datasets` ({"bytes", "path"}), and its five landmarks (10,) in its pixels."""
+        return self._taken(face_id)
+
+    def _take(self, face_id: str) -> tuple[dict, list[float]]:
         table, rows = self._mapped(self._places[face_id])
         row = rows[face_id]
         return {"bytes": table["jpeg"][row].as_py(), "path": f"{face_id}.jpg"}, table["landmarks"][row].as_py()
