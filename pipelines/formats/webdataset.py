@@ -71,7 +71,7 @@ class Writer:
         return {
             "json": json.dumps(text, sort_keys=True).encode(),
             f"target{suffix}": target,
-            "txt": row["prompt"].encode(),
+            "txt": (row["prompt"] or "").encode(),
             **references,
         }
 
