@@ -13,7 +13,11 @@ from umo.errors import BadInput, WorkFailed
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: idle threads sleep, for onnxruntime needs the cores
 
-QUICK = {"rerefl-step-overhead": "bench.rerefl_step", "reward-batched": "bench.reward_batched"}
+QUICK = {
+    "rerefl-step-overhead": "bench.rerefl_step",
+    "reward-batched": "bench.reward_batched",
+    "export": "bench.export",
+}
 LONG = {"rerefl-evaluations": "bench.rerefl_evaluations"}
 BENCHES = QUICK | LONG
 

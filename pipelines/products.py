@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from umo import records
 from umo.errors import BadInput
 
+DATASETS = Path("datasets")
 INGESTED = Path("datasets/ingested")
 SYNTHESISED = Path("datasets/synthesised")
 MEASURED = Path("datasets/measured")

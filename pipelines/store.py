@@ -56,6 +56,20 @@ class Writer:
             records.write(self._folder / IMAGES_TABLE, self.rows, records.IMAGES)
 
 
+def places(product: Path, shard: str) -> dict[str, tuple[int, int]]:
+    """Where the pictures of a shard lie in its tar: key -> offset and length in bytes.
+
+    Raises:
+        BadInput: the tar is missing or damaged.
+    """
+    path = product / shard / PICTURES
+    try:
+        with tarfile.open(path) as archive:
+            return {member.name: (member.offset_data, member.size) for member in archive}
+    except (OSError, tarfile.TarError) as error:
+        raise BadInput(f"{path}: not a readable tar ({error}); remove it and run dvc repro") from error
+
+
 class Pictures:
     """Pictures of a product by shard and key; tars stay open, decoded pictures are kept for a while."""
 

@@ -308,12 +308,12 @@ def test_the_long_bench_is_run_only_when_it_is_asked_for(
     setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bench.setup.from_params", lambda: setup)
-    for name, module in (("a", rerefl_step), ("b", reward_batched), ("c", rerefl_evaluations)):
-        monkeypatch.setattr(module, "run", lambda given, name=name: Result(name, 1.0, "", "", 1, True))
+    for name, module in command.BENCHES.items():
+        monkeypatch.setattr(f"{module}.run", lambda given, name=name: Result(name, 1.0, "", "", 1, True))
     assert command.main(["--out", str(tmp_path / "quick")]) == 0
     assert command.main(["--long", "--out", str(tmp_path / "all")]) == 0
     written = {folder: {path.stem for path in (tmp_path / folder).iterdir()} for folder in ("quick", "all")}
-    assert written == {"quick": {"a", "b"}, "all": {"a", "b", "c"}}
+    assert written == {"quick": set(command.QUICK), "all": set(command.QUICK) | set(command.LONG)}
 
 
 def test_an_unknown_bench_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,73 @@
+"""Parquet that `datasets` opens: the canonical form, which the rest of the graph reads too."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_TEXT, _TEXTS = pa.string(), pa.list_(pa.string())
+_NUMBERS = pa.list_(pa.float32())
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_IMAGES = pa.list_(_IMAGE)
+# Small row groups: a reader that streams holds a few pictures, not a file of them; and so does the writer.
+ROW_GROUP = 50
+
+COLUMNS: dict[str, pa.DataType] = {
+    "set_id": _TEXT,
+    "n": pa.int32(),
+    "prompt": _TEXT,
+    "background": _TEXT,
+    "target": _IMAGE,
+    "references": _IMAGES,  # one a person, from left to right in the target
+    "pool": pa.list_(_IMAGES),  # further photographs of each person
+    "person_ids": _TEXTS,
+    "target_boxes": pa.list_(_NUMBERS),
+    "target_landmarks": pa.list_(_NUMBERS),
+    "reference_landmarks": pa.list_(_NUMBERS),  # in the reference's pixels
+    "pool_landmarks": pa.list_(pa.list_(_NUMBERS)),
+    "reference_cosine": _NUMBERS,
+    "reference_recall": _TEXTS,  # group: from the target's own album or video; corpus: from another one
+    "pool_recall": pa.list_(_TEXTS),
+    "split": _TEXT,
+    "source": _TEXT,
+    "sources": _TEXTS,  # of the target, of the photographs that it was made from, and of the references
+    "licence": _TEXT,  # of all of them
+    "consent": _TEXT,  # the weakest
+}
+
+
+def schema() -> pa.Schema:
+    """The columns, with the metadata from which `datasets` knows which of them are pictures."""
+    features = {name: _feature(kind) for name, kind in COLUMNS.items()}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    return pa.schema(list(COLUMNS.items()), metadata=metadata)
+
+
+def _feature(kind: pa.DataType) -> dict:
+    """A column as `datasets` describes it; written here, for importing `datasets` takes longer than a small export."""
+    if kind == _IMAGE:
+        return {"_type": "Image"}
+    if pa.types.is_list(kind):
+        return {"feature": _feature(kind.value_type), "_type": "List"}
+    return {"dtype": {"float": "float32"}.get(str(kind), str(kind)), "_type": "Value"}
+
+
+class Writer:
+    """Writes a part of a split as FOLDER/NAME.parquet, a row group at a time."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._schema = schema()
+        self._file = pq.ParquetWriter(folder / f"{name}.parquet", self._schema, compression="zstd")
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+
+    def write(self, sets: Sequence[dict]) -> None:
+        """A row group."""
+        self._file.write_table(pa.Table.from_pylist(list(sets), schema=self._schema))
