@@ -21,6 +21,7 @@ from pipelines.ledger import SPLITS, Ledger
 from pipelines.params import Section
 from pipelines.shards import Counts, Machine, Shard, digest, tree_digest
 from pipelines.shards import run as run_shards
+from pipelines.tombstones import FORGOTTEN, Tombstones
 from umo import records
 
 
@@ -60,7 +61,8 @@ def run(params: Params, machine: Machine) -> None:
     """Find the people of datasets/ingested and extend the ledger."""
     ledger = Ledger.read()
     inputs = {str(product): tree_digest(product) for product in (products.INGESTED, products.MEASURED_PHOTOS)}
-    shard = Shard("", inputs | {"ledger": digest(ledger.rows())})
+    kept = [row for row in Tombstones.read().rows() if row.embedding]
+    shard = Shard("", inputs | {"ledger": digest(ledger.rows()), "forgotten": digest(kept)})
     run_shards("identify", partial(_identify, params, ledger), [shard], products.PEOPLE, params=params, machine=machine)
     print(f"identify: {json.dumps(json.loads((products.PEOPLE / products.PEOPLE_CHECK).read_text()))}")
     people = products.people().filter("keep")
@@ -73,6 +75,7 @@ def _identify(params: Params, ledger: Ledger, shard: Shard, folder: Path) -> Cou
     faces = products.faces(products.MEASURED_PHOTOS).sort("face_id")
     embeddings = _unit(faces["embedding"].to_numpy().astype(np.float32))
     reasons = _face_reasons(params, faces, duplicates(measured, params.max_duplicate_bits))
+    reasons = _without_the_forgotten(params, faces, embeddings, reasons)
     candidate = np.array([reason is None for reason in reasons])
     cluster = np.full(len(faces), -1)
     cluster[candidate] = clusters(embeddings[candidate], params.min_cosine)
@@ -142,6 +145,17 @@ def _face_reasons(params: Params, faces: pl.DataFrame, duplicate: set[str]) -> l
 
     columns = ["image_id", "score", "side_px", "sharpness"]
     return [reason(face) for face in faces.select(columns).iter_rows(named=True)]
+
+
+def _without_the_forgotten(
+    params: Params, faces: pl.DataFrame, embeddings: np.ndarray, reasons: list[str | None]
+) -> list[str | None]:
+    """Faces of people whose tombstones carry an embedding (forget.keep_embedding) join nobody."""
+    centres = Tombstones.read().centres(faces["embedder"][0]) if len(faces) else np.zeros((0, 0))
+    if not len(centres):
+        return reasons
+    forgotten = (embeddings @ centres.T).max(1) >= params.min_cosine
+    return [FORGOTTEN if gone else reason for gone, reason in zip(forgotten, reasons, strict=True)]
 
 
 class _People:

@@ -17,6 +17,7 @@ from pipelines.products import INGESTED
 from pipelines.shards import Counts, Machine, Shard, digest, file_digest
 from pipelines.shards import run as run_shards
 from pipelines.sources import SOURCES, Source, read_sources
+from pipelines.tombstones import Tombstones
 from umo.errors import BadInput
 from umo.images import MIN_SIDE, ImageError, encode_jpeg, encode_png, read_image
 
@@ -51,7 +52,7 @@ class Found(NamedTuple):
 
 def run(params: Params, machine: Machine) -> None:
     """Read every source of datasets/sources.yaml."""
-    sources = read_sources()
+    sources, tombstones = read_sources(), Tombstones.read()
     found = [file for name, source in sources.items() for file in _files(name, source)]
     members: dict[int, list[Found]] = {}
     for file in found:
@@ -60,12 +61,15 @@ def run(params: Params, machine: Machine) -> None:
         Shard(
             f"{bucket:04d}",
             {f"{file.source}/{file.path}": file.image_id for file in files}
-            | {file.source: sources[file.source].model_dump_json() for file in files},
+            | {file.source: sources[file.source].model_dump_json() for file in files}
+            | {"forgotten": digest(sorted(file.image_id for file in files if file.image_id in tombstones))},
             files,
         )
         for bucket, files in sorted(members.items())
     ]
-    run_shards("ingest", partial(_ingest, params, sources), shards, INGESTED, params=params, machine=machine)
+    run_shards(
+        "ingest", partial(_ingest, params, sources, tombstones), shards, INGESTED, params=params, machine=machine
+    )
 
 
 def _files(name: str, source: Source) -> Iterator[Found]:
@@ -93,7 +97,7 @@ def _text(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _ingest(params: Params, sources: dict[str, Source], shard: Shard, folder: Path) -> Counts:
+def _ingest(params: Params, sources: dict[str, Source], tombstones: Tombstones, shard: Shard, folder: Path) -> Counts:
     """Decode the shard's files; every file gets a row, good or not."""
     counts = Counts({"pictures": 0})
     rows, pictures = [], {}
@@ -103,7 +107,11 @@ def _ingest(params: Params, sources: dict[str, Source], shard: Shard, folder: Pa
         row = _describe(file, sources[file.source], shard.name)
         try:
             _check(file, sources[file.source], params, seen)
-            picture = _prepare(read_image(file.file, params.max_pixels, 2 * params.max_side), file, sources, params)
+            picture = read_image(file.file, params.max_pixels, 2 * params.max_side)
+            if forgotten := tombstones.reason(file.image_id, picture):
+                row["label"] = None
+                raise ImageError(forgotten)
+            picture = _prepare(picture, file, sources, params)
         except ImageError as error:
             row |= {"status": "error", "error": str(error)}
         except _DuplicateError as error:

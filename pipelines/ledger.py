@@ -1,4 +1,4 @@
-"""datasets/splits.csv: which split each face was drawn into. In git, appended to, never rewritten."""
+"""datasets/splits.csv: which split each face was drawn into. In git, appended to, never rewritten (but by forget)."""
 
 import csv
 import io
@@ -99,6 +99,15 @@ class Ledger:
         """Add faces that are not in it yet; columns face_id, image_id, person_id, split."""
         for row in faces.select(COLUMNS).sort("face_id").iter_rows():
             self._rows.setdefault(row[0], row)
+
+    def drop(self, image_ids: Container[str], person_id: str | None) -> int:
+        """Take out the faces of some pictures and of a person who is to be forgotten; returns how many there were.
+
+        The one exception to "only appended to". What git's history holds of them are hashes of files.
+        """
+        before = len(self._rows)
+        self._rows = {face: row for face, row in self._rows.items() if row[1] not in image_ids and row[2] != person_id}
+        return before - len(self._rows)
 
     def write(self, path: Path = LEDGER) -> None:
         """Replace the file whole."""
