@@ -17,7 +17,7 @@ from umo.errors import WorkFailed
 DATASETS, RUNS = Path("datasets"), Path("runs")
 LOCK = Path("dvc.lock")
 CACHE, TEMPORARY = Path(".dvc/cache"), Path(".dvc/tmp")
-ENCODED = WORK / "train" / "encoded"  # latents of pictures, which no scan can read
+ENCODED = WORK / "train" / "encoded"
 
 
 def what_holds(scan: Scan, models_too: bool) -> tuple[list[Path], list[Path]]:
@@ -26,10 +26,10 @@ def what_holds(scan: Scan, models_too: bool) -> tuple[list[Path], list[Path]]:
     Args:
         models_too: also LoRAs whose training saw them.
     """
-    work = [path for path in _work() if path == ENCODED or _unfinished(path) or scan.holds(path)]
     outs = [path for path in _outputs(models_too) if path.exists() and scan.holds(path)]
+    work = [path for path in _work() if _unreadable(path) or scan.holds(path)]
     if outs and products.REPORT.exists() and products.REPORT not in outs:
-        outs.append(products.REPORT)  # shows scaled pictures without their ids
+        outs.append(products.REPORT)
     return work, outs
 
 
@@ -44,9 +44,12 @@ def _work() -> Iterator[Path]:
             yield path
 
 
-def _unfinished(path: Path) -> bool:
-    """What a killed run left: it goes on under its key alone, and the keys change."""
-    return path.suffix in (".tmp", ".partial")
+def _unreadable(path: Path) -> bool:
+    """What may hold them and no scan can tell: latents, pictures scaled for the report, what a killed run left.
+
+    The latter goes on under its key alone, and the keys change.
+    """
+    return path == ENCODED or path.parent.name == products.REPORT.name or path.suffix in (".tmp", ".partial")
 
 
 def _outputs(models_too: bool) -> list[Path]:
