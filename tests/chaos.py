@@ -1,4 +1,4 @@
-"""`make chaos`: kill -9 at random moments of `dvc repro`, two runs at once, a full disk; in a small copy of the repository.
+"""`make chaos`: kill -9 at random moments of `dvc repro`, two runs at once, a full disk; in a small copy of the repo.
 
 Nothing may be lost, doubled, or half-written and taken for whole: after every kill all that stands under its final
 name is compared with an undisturbed run, byte by byte, and in the end everything must be equal. A run prints its seed;
@@ -232,8 +232,8 @@ def two_at_once(path: Path, expected: dict[str, str]) -> Outcome:
 
 
 def full_disk(path: Path, expected: dict[str, str]) -> Outcome | None:
-    """.work on a disk of 300 kB, later a larger one; None where no disk may be mounted."""
-    outcome, work = Outcome(), path / ".work"
+    """.work on a disk of 300 kB, then, with what is there, on the ordinary one; None where no disk may be mounted."""
+    outcome, work, kept = Outcome(), path / ".work", path.parent / "kept"
     reset(path)
     work.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(work)]
@@ -245,10 +245,11 @@ def full_disk(path: Path, expected: dict[str, str]) -> Outcome | None:
         if "Traceback" in said(path):
             outcome.faults.append("a full disk gave a traceback")
         outcome.faults += _half_written(path, expected)
-        subprocess.run(["mount", "-o", "remount,size=200m", str(work)], check=True)
-        finish(path, expected, outcome)
+        shutil.copytree(work, kept)
     finally:
         subprocess.run(["umount", str(work)], check=True)
+    shutil.copytree(kept, work, dirs_exist_ok=True)
+    finish(path, expected, outcome)
     return outcome
 
 
