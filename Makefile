@@ -10,7 +10,7 @@ export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help install repro smoke ladder bench test lint pretrain calibrate lock clean-work
+.PHONY: help install repro smoke ladder bench chaos test lint pretrain calibrate lock clean-work
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -27,6 +27,7 @@ $(STAMP):
 	touch $@
 
 repro: install ## data, training, evaluation, report: runs/report/report.html
+	python -m pipelines unlock
 	dvc repro
 	@echo "report: $(CURDIR)/runs/report/report.html"
 
@@ -38,6 +39,9 @@ ladder: repro ## keep what was measured as docs/results/ladder.json
 
 bench: install ## bench/results/*.json: ratios, each measured in one run
 	python -m bench
+
+chaos: install ## kill -9 at a hundred random moments, two runs at once, a full disk: nothing lost, doubled or half-written
+	python -m tests.chaos
 
 test: install lint ## lint, types, tests
 	pytest

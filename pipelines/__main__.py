@@ -30,7 +30,7 @@ STAGES = (
 # Idle OpenMP threads sleep instead of spinning: beside another busy process, drawing was seen a hundred times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-SECTIONS = ("machine", "bases", *STAGES)
+SECTIONS = ("machine", "bases", *STAGES, "forget")
 METHODS = ("target", "pasted", "base", *TRAINED_METHODS, "shuffled")
 PARTS = {
     "measure": ("ingested", "synthesised"),
@@ -44,6 +44,8 @@ TOOLS = {
     "check": (None, "reads params.yaml and does nothing"),
     "photos": ("photos.write_photos", "writes the training people's photographs for `umo calibrate`"),
     "ladder": ("ladder.write_ladder", "keeps the present scores as docs/results/ladder.json"),
+    "unlock": ("dvc_locks.clear_stale", "removes what killed runs left in DVC's list of locks"),
+    "forget": ("forget.main", "removes a person from every product (forget --help)"),
     "smoke": ("smoke.run_smoke", "runs the whole graph on little data, in a copy"),
 }
 HELP = "; ".join(f"{name} {what}" for name, (_, what) in TOOLS.items())
@@ -54,7 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipelines", description="Run one stage of the graph in dvc.yaml.")
     parser.add_argument("stage", choices=[*STAGES, *TOOLS], metavar="STAGE", help=f"{', '.join(STAGES)}; {HELP}")
     parser.add_argument("--of", metavar="PART", help="the part of a stage that has several")
-    options = parser.parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    own = [given[1:]] if given[:1] == ["forget"] else []  # the one that has arguments of its own
+    options = parser.parse_args(given[:1] if own else given)
     allowed = PARTS.get(options.stage)
     if (options.of is None) != (allowed is None) or (allowed and options.of not in allowed):
         parser.error(f"{options.stage} takes " + (f"--of, one of {', '.join(allowed)}" if allowed else "no --of"))
@@ -68,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
             stage.run(params[options.stage], params["machine"], *parts)
         elif path := TOOLS[options.stage][0]:
             module, function = path.split(".")
-            print(getattr(import_module(f"pipelines.{module}"), function)())
+            print(getattr(import_module(f"pipelines.{module}"), function)(*own))
     except (BadInput, WorkFailed) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return error.exit_code

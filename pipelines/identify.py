@@ -19,8 +19,9 @@ from pipelines import products
 from pipelines.ledger import SPLITS, Ledger
 from pipelines.params import Section
 from pipelines.people import Bounds, People, Reasons, unit
-from pipelines.shards import Counts, Machine, Shard, tree_digest
+from pipelines.shards import Counts, Machine, Shard, digest, tree_digest
 from pipelines.shards import run as run_shards
+from pipelines.tombstones import FORGOTTEN, Tombstones
 from umo import clustering, duplicates, records
 from umo.agreement import agreement
 from umo.thresholds import fit, histogram, pairs_within
@@ -70,7 +71,8 @@ def run(params: Params, machine: Machine) -> None:
     """Find the people of datasets/ingested and extend the ledger."""
     ledger = Ledger.read()
     inputs = {str(product): tree_digest(product) for product in (products.INGESTED, products.MEASURED_PHOTOS)}
-    shard = Shard("", inputs | {"ledger": ledger.digest()})
+    forgotten = digest([row for row in Tombstones.read().rows() if row.embedding])
+    shard = Shard("", inputs | {"ledger": ledger.digest(), "forgotten": forgotten})
     run_shards("identify", partial(_identify, params, ledger), [shard], products.PEOPLE, params=params, machine=machine)
     check = json.loads((products.PEOPLE / products.PEOPLE_CHECK).read_text())
     print(f"identify: {json.dumps({key: value for key, value in check.items() if key != 'histograms'})}")
@@ -81,11 +83,13 @@ def run(params: Params, machine: Machine) -> None:
 
 def _identify(params: Params, ledger: Ledger, shard: Shard, folder: Path) -> Counts:
     images, measured = products.images(products.INGESTED), products.measured_images(products.MEASURED_PHOTOS)
-    columns = ["face_id", "image_id", "score", "side_px", "sharpness", "embedding"]
+    columns = ["face_id", "image_id", "score", "side_px", "sharpness", "embedding", "embedder"]
     faces = products.faces(products.MEASURED_PHOTOS, columns).sort("face_id")
     vectors = unit(faces["embedding"].to_numpy().astype(np.float32))
-    faces = faces.drop("embedding").join(_groups(images), on="image_id", how="left", maintain_order="left")
+    gone = _forgotten(params, faces, vectors)
+    faces = faces.drop("embedding", "embedder").join(_groups(images), on="image_id", how="left", maintain_order="left")
     reasons = _face_reasons(params, faces, repeated_images(measured, params.max_duplicate_bits))
+    reasons.give(gone, FORGOTTEN)
     cluster = np.full(len(faces), -1)
     cluster[reasons.none] = _clusters(params, vectors[reasons.none], faces.filter(reasons.none)["album"])
     bounds = Bounds(**{name: getattr(params, name) for name in Bounds.__dataclass_fields__})
@@ -125,6 +129,12 @@ def _face_reasons(params: Params, faces: pl.DataFrame, repeated: pl.Series) -> R
     for key, bound in (("score", params.min_score), ("side_px", params.min_side), ("sharpness", params.min_sharpness)):
         reasons.give((faces[key] < bound).to_numpy(), f"{key} below {bound}")
     return reasons
+
+
+def _forgotten(params: Params, faces: pl.DataFrame, vectors: np.ndarray) -> np.ndarray:
+    """(n,) bool: faces of people whose tombstones carry an embedding (forget.keep_embedding); they join nobody."""
+    centres = Tombstones.read().centres(faces["embedder"][0]) if len(faces) else np.zeros((0, 0))
+    return (vectors @ centres.T).max(1) >= params.min_cosine if len(centres) else np.zeros(len(faces), bool)
 
 
 def _labels(images: pl.DataFrame, measured: pl.DataFrame, faces: pl.DataFrame) -> pl.Series:

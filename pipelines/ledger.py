@@ -1,8 +1,8 @@
-"""datasets/splits.csv: which split each face was drawn into. In git, appended to, never rewritten."""
+"""datasets/splits.csv: which split each face was drawn into. In git, appended to, never rewritten (but by forget)."""
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -119,6 +119,16 @@ class Ledger:
         """Add faces that are not in it yet; columns face_id, image_id, person_id, split."""
         new = faces.select(COLUMNS).sort("face_id").join(self._rows, on="face_id", how="anti", maintain_order="left")
         self._rows = pl.concat([self._rows, new.unique("face_id", keep="first", maintain_order=True)])
+
+    def drop(self, image_ids: Collection[str], person_id: str | None) -> int:
+        """Take out the faces of some pictures and of a person who is to be forgotten; returns how many there were.
+
+        The one exception to "only appended to". What git's history holds of them are hashes of files.
+        """
+        before = len(self._rows)
+        theirs = pl.col("image_id").is_in(list(image_ids)) | pl.col("person_id").eq_missing(person_id)
+        self._rows = self._rows.filter(~theirs)
+        return before - len(self._rows)
 
     def write(self, path: Path = LEDGER) -> None:
         """Replace the file whole."""
