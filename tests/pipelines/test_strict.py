@@ -42,6 +42,7 @@ def test_a_good_group_has_no_fault():
         (panel(*vectors(3)), 2, "somebody extra"),
         (panel(*vectors(2), sides=(40, 19)), 2, "a face under 20 px"),
         (panel(vectors(1)[0], near(vectors(1)[0], 0.41)), 2, "two people over 0.4"),
+        (panel(*vectors(2), near(vectors(2)[1], 0.41)), 3, "two people over 0.4"),
     ],
 )
 def test_a_fault_of_the_group(seen, n, reason):
@@ -82,7 +83,7 @@ def test_a_face_must_be_like_its_person_and_no_copy(cosine, source, reason):
     first, drawn = vectors(2)
     wanted = np.array([first, near(drawn, cosine)])
     sources = np.array([near(first, 0.7), near(drawn, source, 5)])
-    verdict = pair(wanted, sources, panel(first, drawn), STRICT)
+    verdict = pair(wanted, sources, panel(drawn, first), STRICT)
     assert (verdict if isinstance(verdict, str) else None) == reason
 
 
