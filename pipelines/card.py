@@ -23,7 +23,7 @@ FORMS = {
 
 
 def data_set_card(
-    sets: pl.DataFrame, funnel: Mapping, sources: Mapping[str, Source], formats: Sequence[str] = ("parquet",)
+    sets: pl.DataFrame, funnel: Mapping, sources: Mapping[str, Source], formats: Sequence[str], contents: str
 ) -> str:
     """README.md of an exported data set: front matter that `datasets` reads, then what a user should know.
 
@@ -32,6 +32,8 @@ def data_set_card(
         funnel: as curate writes it.
         sources: those of datasets/sources.yaml that have photographs in the sets.
         formats: that are in the folder.
+        contents: digest of the data. `datasets` keeps what it has read of a folder under the folder's name and its
+            configuration alone; without it, a new export (without somebody who was forgotten) would be read from there.
     """
     present = [split for split in SPLITS if split in set(sets["split"])]
     files = "\n".join(f"      - split: {split}\n        path: {split}-*.parquet" for split in present)
@@ -42,6 +44,7 @@ license: other
 task_categories: [text-to-image, image-to-image]
 configs:
   - config_name: default
+    description: contents {contents}
     data_files:
 {files}
 ---

@@ -81,34 +81,29 @@ def run(params: Params, machine: Machine) -> None:
 
 
 def _write_whole(params: Params, sets: pl.DataFrame, shard: Shard, folder: Path) -> Counts:
-    """What describes all parts: card, contact sheets, lists of the other forms, checksums."""
+    """What describes all parts: contact sheets, lists of the other forms, card, checksums."""
     funnel = json.loads((products.CURATED / products.FUNNEL).read_text())
     sources = _present_sources(sets)
+    files = _files(PARTS)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        sums = dict(zip(files, pool.map(file_digest, files.values()), strict=True))
+    contents = digest(sorted(sums.items()))[:16]
     for split in SPLITS:
         if (first := PARTS / f"{split}-00000" / f"{split}-00000.parquet").exists():
             _write_sheet(first, folder / f"contact_sheet_{split}.jpg")
-    files = _files(PARTS)
     if "webdataset" in params.formats:
-        tars: dict[int, list[str]] = {}
-        for name in files:
-            if name.endswith(".tar"):
-                tars.setdefault(int(Path(name).parent.name[1:]), []).append(Path(name).name)
         (folder / webdataset.FOLDER).mkdir()
-        (folder / webdataset.FOLDER / "README.md").write_text(webdataset.card(tars))
+        (folder / webdataset.FOLDER / "README.md").write_text(webdataset.card(files, contents))
     if "uno" in params.formats:
         (folder / uno.FOLDER).mkdir()
         for split in sorted(set(sets["split"])):
             rows = sets.filter(pl.col("split") == split).iter_slices(parquet.ROW_GROUP)
-            uno.write_records(
-                folder / uno.FOLDER / f"{split}.json", chain.from_iterable(part.to_dicts() for part in rows)
-            )
-    (folder / "README.md").write_text(data_set_card(sets, funnel, sources, params.formats))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        sums = dict(zip(files, pool.map(file_digest, files.values()), strict=True))
+            records = chain.from_iterable(part.to_dicts() for part in rows)
+            uno.write_records(folder / uno.FOLDER / f"{split}.json", records)
     if "croissant" in params.formats:
         tables = {name: (files[name].stat().st_size, sums[name]) for name in files if name.endswith(".parquet")}
-        text = f"{sets.height} sets of a target picture, a reference photograph of each person in it, and a prompt."
-        (folder / croissant.FILE).write_text(croissant.describe("multi-identity-reference-sets", text, tables, sources))
+        (folder / croissant.FILE).write_text(croissant.describe(sets.height, tables, sources))
+    (folder / "README.md").write_text(data_set_card(sets, funnel, sources, params.formats, contents))
     sums |= {str(path.relative_to(folder)): file_digest(path) for path in folder.rglob("*") if path.is_file()}
     (folder / SUMS).write_text("".join(f"{value}  {name}\n" for name, value in sorted(sums.items())))
     return Counts({"files": len(sums)})
@@ -144,9 +139,9 @@ def _lay_out(folders: list[Path], out: Path) -> None:
 
 
 def _link(source: str, target: str) -> None:
-    if Path(target).exists():  # a reference that two parts show
-        return
     try:
         os.link(source, target)
+    except FileExistsError:  # a reference that two parts show
+        pass
     except OSError:
         shutil.copy2(source, target)

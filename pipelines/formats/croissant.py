@@ -42,10 +42,11 @@ WITHOUT = ("pool", "pool_recall", "pool_landmarks")
 _TYPES = {"string": "sc:Text", "int32": "cr:Int32", "float": "cr:Float32"}
 
 
-def describe(name: str, description: str, files: Mapping[str, tuple[int, str]], sources: Mapping[str, Source]) -> str:
+def describe(count: int, files: Mapping[str, tuple[int, str]], sources: Mapping[str, Source]) -> str:
     """croissant.json of the Parquet files.
 
     Args:
+        count: of sets.
         files: name -> size in bytes and sha256.
         sources: of the photographs.
     """
@@ -54,8 +55,8 @@ def describe(name: str, description: str, files: Mapping[str, tuple[int, str]], 
         "@context": CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.1",
-        "name": name,
-        "description": description,
+        "name": "multi-identity-reference-sets",
+        "description": f"{count} sets of a target picture, a reference photograph of each person in it, and a prompt.",
         "version": "1.0.0",
         "license": licences,
         "citeAs": CITATION,

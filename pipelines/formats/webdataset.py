@@ -8,7 +8,7 @@ third reference would be dropped without a word. So every sample of a folder has
 import io
 import json
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -85,17 +85,22 @@ def target_suffixes(targets: Mapping[int, set[str]]) -> dict[int, str]:
     return {n: ".jpg" if suffixes == {".jpg"} else ".png" for n, suffixes in targets.items()}
 
 
-def card(tars: Mapping[int, Sequence[str]]) -> str:
+def card(files: Iterable[str], contents: str) -> str:
     """README.md of the folder: its front matter names a configuration for each number of people.
 
     Args:
-        tars: number of people -> names of its tars.
+        files: names in the data set; those of tars count.
+        contents: digest of the data, for what `datasets` keeps must not outlive it.
     """
+    tars: dict[int, list[str]] = {}
+    for path in map(Path, files):
+        if path.suffix == ".tar":
+            tars.setdefault(int(path.parent.name[1:]), []).append(path.name)
     configs = []
     for n, names in sorted(tars.items()):
         present = [split for split in SPLITS if any(name.startswith(f"{split}-") for name in names)]
         files = "".join(f"      - split: {split}\n        path: n{n}/{split}-*.tar\n" for split in present)
-        configs.append(f"  - config_name: n{n}\n    data_files:\n{files}")
+        configs.append(f"  - config_name: n{n}\n    description: contents {contents}\n    data_files:\n{files}")
     first = min(tars)
     return f"""---
 configs:

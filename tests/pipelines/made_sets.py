@@ -41,14 +41,16 @@ class Made:
         self.faces: dict[str, tuple[str, np.ndarray, np.ndarray]] = {}
         self.sets: list[dict] = []
 
-    def picture(self, product: Path, pixels: np.ndarray, source: str, lossy: bool, n: int = 1) -> list[str]:
-        """Add a picture of n people side by side; gives its faces from left to right."""
+    def picture(
+        self, product: Path, pixels: np.ndarray, source: str, lossy: bool, n: int = 1, cut: int = 0
+    ) -> list[str]:
+        """Add a picture of n people side by side, `cut` columns off their left; gives its faces from left to right."""
         encoded = encode_jpeg(pixels) if lossy else encode_png(pixels)
         image_id = hashlib.sha256(encoded).hexdigest()
         self.pictures[image_id] = (product, encoded, source)
         width = pixels.shape[1] / n
         for k in range(n):
-            shift = np.array([k * width, 0])
+            shift = np.array([k * width - cut, 0])
             face = (image_id, BOX + np.tile(shift, 2), POINTS + np.tile(shift, 5))
             self.faces[f"{image_id[:16]}-{k}"] = face
         return [f"{image_id[:16]}-{k}" for k in range(n)]
@@ -130,7 +132,9 @@ class Made:
 
 
 def make(orl: Callable[[int, int], np.ndarray]) -> Made:
-    """Seven sets: of one, two and three people; targets photographed and composited; one reference was drawn.
+    """Seven sets: of one, two and three people; targets photographed and composited.
+
+    One reference was drawn, and one stands close between two people.
 
     Of two people there are a JPEG and PNGs among the targets; of one person all are JPEGs.
     """
@@ -150,17 +154,19 @@ def make(orl: Callable[[int, int], np.ndarray]) -> Made:
         pixels = np.concatenate([photo[one] for one in shown], axis=1)
         return made.picture(products.INGESTED, pixels, "two", lossy=True, n=len(shown))
 
+    close = np.concatenate([photo[p, 3][:, 26:112] for p in (1, 3, 5)], axis=1)
+    between = made.picture(products.INGESTED, close, "one", lossy=False, n=3, cut=26)[1]
+
     def pool(p: int, *ks: int) -> list[str]:
         return [face[p, k] for k in ks]
 
     made.add_set("train", scene((1, 1), (2, 1)), [pool(1, 2, 3), pool(2, 2, 3, 4)], pool(1, 1) + pool(2, 1))
     made.add_set("train", scene((2, 2), (1, 2)), [pool(2, 1), pool(1, 1)], pool(2, 2) + pool(1, 2))
     made.add_set("train", group((1, 3), (2, 3)), [pool(1, 1, 2, 4), pool(2, 1)], [])
-    made.add_set(
-        "train", scene((1, 4), (2, 4), (3, 4)), [pool(1, 1), pool(2, 1), pool(3, 1, 2)], pool(3, 4) + pool(1, 4)
-    )
+    three = [pool(1, 1), pool(2, 1), [*pool(3, 1, 2), between]]
+    made.add_set("train", scene((1, 4), (2, 4), (3, 4)), three, pool(3, 4) + pool(1, 4))
     made.add_set("train", group((2, 4)), [pool(2, 1, 3)], [])
-    made.add_set("test", scene((4, 1), (5, 1)), [[drawn], pool(5, 2, 3)], pool(4, 1) + pool(5, 1))
+    made.add_set("test", scene((4, 1), (5, 1)), [[drawn], pool(5, 2, 3)], pool(4, 1) + pool(2, 1))
     made.add_set("test", group((5, 4)), [pool(5, 1)], [])
     made.add_set("test", scene((4, 2), (5, 2)), [pool(4, 3), pool(5, 3)], [], keep=False, reason="too few people")
     return made

@@ -7,7 +7,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from pipelines import export, products
 from pipelines.card import BAR, histogram
 from pipelines.formats import parquet
 from pipelines.shards import Machine
-from tests.pipelines.made_sets import BOX, Made, make
+from tests.pipelines.made_sets import Made, make
 from umo import records
 from umo.errors import BadInput
 
@@ -60,7 +61,7 @@ def here(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(world, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
     return tmp_path / "copy"
 
 
@@ -102,24 +103,35 @@ def test_every_kept_set_is_there_once_and_nothing_is_lost(made: Made, rows: dict
         assert row["pool_recall"] == [["corpus"] * (len(pool) - 1) for pool in faces]
 
 
-def test_a_reference_is_the_square_around_its_face(made: Made, rows: dict[str, dict]) -> None:
-    """Against slicing the photograph, for faces alone in theirs: 1.5 sides of the box, scaled down to 64 px."""
-    side = round(1.5 * (BOX[3] - BOX[1]))
-    x, y = (round(float(low + high) / 2 - side / 2) for low, high in ((BOX[0], BOX[2]), (BOX[1], BOX[3])))
-    assert x >= 0 and x + side <= 138 and y >= 0 and y + side <= 168
-    for row in rows.values():
-        for reference, landmarks in zip(row["references"], row["reference_landmarks"], strict=True):
-            image_id, _, points = made.faces[reference["path"].removesuffix(".jpg")]
-            cut = Image.fromarray(pixels(made.pictures[image_id][1])[y : y + side, x : x + side])
-            scaled = np.asarray(cut.resize((64, 64), Image.Resampling.BOX), np.float64)
-            assert np.abs(scaled - pixels(reference["bytes"])).mean() < 3
-            expected = (points.reshape(5, 2) - [x, y] + 0.5) * 64 / side - 0.5
-            assert np.allclose(np.reshape(landmarks, (5, 2)), expected, atol=1e-3)
+def test_a_reference_is_the_square_around_its_face_and_shows_nobody_else(made: Made, rows: dict[str, dict]) -> None:
+    """Against slicing the photograph: 1.5 sides of the box or up to the next face, scaled down to 64 px."""
+    sides = set()
+    for image, landmarks in (pair for row in rows.values() for pair in _references(row)):
+        image_id, box, points = made.faces[image["path"].removesuffix(".jpg")]
+        middle = (box[:2] + box[2:]) / 2
+        others = [at for picture, at, _ in made.faces.values() if picture == image_id and at is not box]
+        free = [2 * max(at[0] - middle[0], middle[0] - at[2]) for at in others]
+        side = round(float(min([1.5 * (box[3] - box[1]), *free])))
+        x, y = (round(float(value)) for value in middle - side / 2)
+        cut = Image.fromarray(pixels(made.pictures[image_id][1])[y : y + side, x : x + side])
+        assert cut.size == (side, side)
+        scaled = np.asarray(cut.resize((64, 64), Image.Resampling.BOX), np.float64)
+        assert np.abs(scaled - pixels(image["bytes"])).mean() < 3
+        expected = (points.reshape(5, 2) - [x, y] + 0.5) * 64 / side - 0.5
+        assert np.allclose(np.reshape(landmarks, (5, 2)), expected, atol=1e-3)
+        sides.add(side)
+    assert len(sides) == 2, "one of them has neighbours"
+
+
+def _references(row: dict) -> Iterator[tuple[dict, list[float]]]:
+    yield from zip(row["references"], row["reference_landmarks"], strict=True)
+    for pool, landmarks in zip(row["pool"], row["pool_landmarks"], strict=True):
+        yield from zip(pool, landmarks, strict=True)
 
 
 def test_a_row_names_every_source_licence_and_consent_of_what_it_shows(made: Made, rows: dict[str, dict]) -> None:
     by_sources = {tuple(row["sources"]): row for row in rows.values()}
-    drawn = by_sources["composite", "diptych", "one"]
+    drawn = by_sources["composite", "diptych", "one", "two"]
     assert drawn["consent"] == "drawn"
     assert by_sources["composite", "one", "two"]["licence"] == "CC-BY + CC0"
     assert {"two"} < {name for row in rows.values() for name in row["sources"]}
@@ -170,6 +182,23 @@ def test_datasets_opens_the_folder_and_a_folder_of_tars_for_each_number_of_peopl
     assert seen == set(rows)
 
 
+def test_what_datasets_keeps_of_an_export_is_not_taken_for_the_next(here: Path, made: Made) -> None:
+    """It keeps what it has read under the folder's name and the card's configurations, and looks at no file again."""
+    from datasets import load_dataset
+
+    def opened() -> list[str]:
+        tables = load_dataset(str(products.EXPORTED), split="test")["set_id"]
+        return [*tables, *load_dataset(str(products.EXPORTED / "webdataset"), "n2", split="test")["__key__"]]
+
+    before = opened()
+    gone = next(row["set_id"] for row in made.sets if row["split"] == "test" and row["n"] == 2)
+    # The files keep their names, and the other files their bytes.
+    moved = [row | {"set_id": "s0123456789abcdef" if row["set_id"] == gone else row["set_id"]} for row in made.sets]
+    records.write(products.CURATED / products.SETS_TABLE, moved, records.SETS)
+    export.run(PARAMS, Machine())
+    assert before.count(gone) == 2 and gone not in opened()
+
+
 def test_webdataset_reads_the_same_sets(world: Path, rows: dict[str, dict]) -> None:
     import webdataset
 
@@ -193,12 +222,12 @@ def test_webdataset_reads_the_same_sets(world: Path, rows: dict[str, dict]) -> N
     assert seen == set(rows)
 
 
-def test_tars_tell_nothing_of_the_machine_or_the_day(world: Path) -> None:
-    import tarfile
-
+def test_tars_tell_nothing_of_the_day_and_the_truth_of_their_pictures(world: Path) -> None:
     for tar in (world / products.EXPORTED / "webdataset").glob("*/*.tar"):
         with tarfile.open(tar) as archive:
             members = archive.getmembers()
+            begins = {(Path(one.name).suffix, archive.extractfile(one).read(2)) for one in members}
+        assert {pair for pair in begins if pair[0] in (".jpg", ".png")} <= {(".jpg", b"\xff\xd8"), (".png", b"\x89P")}
         assert {(one.mtime, one.uid, one.gid, one.uname, one.gname, one.mode) for one in members} == {
             (0, 0, 0, "", "", 0o644)
         }
@@ -357,6 +386,19 @@ def _tars_are_cut_short(made: Made) -> None:
             _cut_short(path)
 
 
+def _a_target_is_not_in_its_tar(made: Made) -> None:
+    image_id = made.sets[0]["target_image_id"]
+    for path in products.SYNTHESISED.glob("*/images.tar"):
+        with tarfile.open(path) as archive:
+            kept = {one.name: archive.extractfile(one).read() for one in archive if image_id not in one.name}
+        path.unlink()
+        with tarfile.open(path, "w") as archive:
+            for name, data in kept.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+
+
 def _pictures_are_broken(made: Made) -> None:
     for image_id, (product, encoded, source) in made.pictures.items():
         if product == products.INGESTED:
@@ -387,6 +429,7 @@ def _nothing_kept(made: Made) -> None:
 
 FAULTS = {
     r"datasets/.*/images.tar: not a? ?readable": _tars_are_cut_short,
+    r"datasets/synthesised/000\d/images.tar: \w+\.png is not in it; remove .*": _a_target_is_not_in_its_tar,
     r"datasets/ingested/000\d/images.tar: \w+\.(jpg|png): truncated or corrupt .*run dvc repro": _pictures_are_broken,
     r"datasets/measured/ingested/000\d/faces.parquet: a reference's face .* is not in it; run dvc repro": _no_faces,
     r"datasets/curated/sets.parquet: 1 pictures of sets are not in .*run dvc repro": _no_picture,
