@@ -15,7 +15,7 @@ from pipelines.appearances import Appearances
 from pipelines.assembly import sets_table
 from pipelines.balance import Caps, balanced
 from pipelines.ledger import SPLITS
-from pipelines.recall import RECALL, Bounds, pools
+from pipelines.recall import Bounds, pools
 from pipelines.shards import Counts, Machine, Shard, tree_digest
 from pipelines.shards import run as run_shards
 from pipelines.targets import Needs, targets
@@ -104,7 +104,7 @@ def _funnel(pictures: pl.DataFrame, chosen: pl.DataFrame) -> dict:
         "by_split": {split: sum(counts.values()) for split, counts in both.items()},
         "by_n": _counts(kept["n"]),
         "by_split_and_n": both,
-        "references_by_recall": {recall: recalled.get(recall, 0) for recall in RECALL},
+        "references_by_recall": {recall: recalled.get(recall, 0) for recall in records.RECALL},
     }
 
 

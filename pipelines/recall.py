@@ -10,8 +10,8 @@ from pydantic import Field
 
 from pipelines.appearances import Appearances, cosines
 from pipelines.params import Section
+from umo.records import RECALL
 
-RECALL = ("group", "corpus")
 FACES_AT_ONCE = 100_000
 
 Degrees = Annotated[float, Field(ge=0, le=180)]

@@ -189,6 +189,7 @@ def _sets(min_sets: int) -> Iterator[Suite]:
         _between("sets", 1, bounds["max_sets_per_person"], "a person in more sets than curate.max_sets_per_person"),
     ]
     yield Suite("people of sets", per_person, "person_id", checks)
+    yield _shares(sets, bounds)
     yield _references(sets.filter("whole"), bounds)
 
 
@@ -204,10 +205,30 @@ def _captions() -> Suite:
     return Suite("captions", table, "set_id", checks)
 
 
+def _shares(sets: pl.DataFrame, bounds: Mapping) -> Suite:
+    """A row a split and a number of people. Where too few numbers are left, equal shares are the least that can be."""
+    shares = sets.group_by("split", "n").len("sets").sort("split", "n")
+    total, least = pl.col("sets").sum().over("split"), 1 / pl.len().over("split")
+    most = pl.max_horizontal(pl.lit(bounds["max_share_of_n"]), least) * total + 1e-9
+    shares = shares.with_columns(name=pl.format("{}, n = {}", "split", "n"), within=pl.col("sets") <= most)
+    fault = "more sets with one number of people than curate.max_share_of_n"
+    return Suite("numbers of people", shares, "name", [_one_of("within", [True], fault)])
+
+
 def _references(sets: pl.DataFrame, bounds: Mapping) -> Suite:
     """A row a reference of a set."""
+    places = _places()
+    made_from = pl.concat_list("target_sources", "target_image_id")
+    taken = (
+        sets.select("set_id", image_id=made_from)
+        .explode("image_id")
+        .join(places, on="image_id")
+        .select("set_id", "clip", of_taken_clip=pl.lit(True))
+        .unique()
+    )
     references = (
         sets.select("set_id", "target_sources", "target_image_id", "person_ids", "pool", "licence", "consent")
+        .join(places.select(target_image_id="image_id", target_group="group"), on="target_image_id", how="left")
         .explode("person_ids", "pool")
         .explode("pool")
         .unnest("pool")
@@ -215,22 +236,35 @@ def _references(sets: pl.DataFrame, bounds: Mapping) -> Suite:
             is_source=pl.col("target_sources").list.contains(pl.col("image_id"))
             | (pl.col("image_id") == pl.col("target_image_id"))
         )
-        .drop("target_sources")
-        .join(_terms(), on="image_id", how="left")
-        .with_columns(terms_kept=_terms_kept())
+        .join(places, on="image_id", how="left")
+        .join(taken, on=["set_id", "clip"], how="left")
+        .with_columns(
+            of_taken_clip=pl.col("of_taken_clip").fill_null(False),
+            recall_holds=((pl.col("group") == pl.col("target_group")).fill_null(False))
+            == (pl.col("recall") == "group"),
+            terms_kept=_terms_kept(),
+        )
+        .select(*("set_id", "face_id", "cosine", "recall", "recall_holds", "is_source", "of_taken_clip", "terms_kept"))
     )
     checks = [
         _present("face_id", "a person without a reference"),
         _one_of("is_source", [False], "a reference whose photograph the target's face was made from"),
+        _one_of("of_taken_clip", [False], "a reference from a clip that the target lies in or was made from"),
+        _one_of("recall", records.RECALL, "a recall that is neither group nor corpus"),
+        _one_of("recall_holds", [True], "a recall that does not fit the groups of reference and target"),
         _between("cosine", bounds["min_cosine"], bounds["max_cosine"], "a reference outside curate's band"),
         _one_of("terms_kept", [True], "a reference whose licence or consent its set does not state"),
     ]
     return Suite("references", references, "set_id", checks)
 
 
-def _terms() -> pl.DataFrame:
-    """Licence and consent of each photograph."""
-    return products.images(products.INGESTED).select("image_id", own_licence="licence", own_consent="consent")
+def _places() -> pl.DataFrame:
+    """Group, clip (a picture of no video is its own), licence and consent of each picture."""
+    shot = pl.concat_str(pl.col("group").fill_null(""), "clip", separator="\0")
+    pictures = pl.concat([products.images(products.INGESTED), products.images(products.SYNTHESISED)])
+    return pictures.select(
+        "image_id", "group", clip=pl.coalesce(shot, "image_id"), own_licence="licence", own_consent="consent"
+    )
 
 
 def _terms_kept() -> pl.Expr:

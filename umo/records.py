@@ -124,12 +124,16 @@ SCENES = pa.schema(
     ],
     metadata={"record": "scenes"},
 )
+RECALL = ("group", "corpus")
 _reference = pa.struct(
     [
         ("face_id", pa.string()),
         ("image_id", pa.string()),
         ("cosine", pa.float32()),  # to the target's face
-        ("recall", pa.string()),  # group: another picture or clip of the target's album or video; corpus: another one
+        (
+            "recall",
+            pa.string(),
+        ),  # of RECALL; group: another picture or clip of the target's album or video; corpus: another one
     ]
 )
 SETS = pa.schema(

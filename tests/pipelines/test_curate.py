@@ -2,14 +2,20 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from pipelines import products
 from pipelines.balance import limit_of_n, within_cap
-from tests.pipelines.made import Made, curate, diptych, face_id, image_id, near, references
+from tests.pipelines.made import PARAMS, Made, curate, diptych, face_id, image_id, near, references
+from umo import records
 from umo.prompts import prompt
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +79,12 @@ def test_poses_are_taken_in_turn_and_the_targets_own_last(made):
         for seed in range(8)
     }
     assert any(face_id("like target") in dict(order) for order in drawn), "without bins the order is as drawn"
+
+
+def test_one_pose_fills_a_pool_where_there_is_no_other(made):
+    for k in range(4):
+        made.picture(f"like target {k}", [("ann", near(0, 20, 21))])
+    assert len(references(curate(made, pool=3)["query"])) == 3
 
 
 def test_every_fault_of_a_picture_is_its_reason(made):
@@ -210,3 +222,42 @@ def test_the_limit_of_a_number_of_people_is_the_largest_that_holds(seed):
 
 def test_a_person_is_in_so_many_sets_and_those_turned_away_do_not_count():
     assert within_cap([["a", "b"], ["a", "c"], ["c"], ["c", "b"], ["b"]], 1) == [True, False, True, False, False]
+
+
+def planted(made: Made, change: Callable[[list[dict]], None], **bounds: object) -> list[str]:
+    """What validate says of the sets after a change of their rows, or of the bounds."""
+    from pipelines import validate
+    from pipelines.suites import suites
+
+    curate(made)
+    rows = records.read(products.CURATED / products.SETS_TABLE, records.SETS).to_pylist()
+    change(rows)
+    (products.CURATED / products.SETS_TABLE).unlink()  # it is a hard link into .work
+    records.write(products.CURATED / products.SETS_TABLE, rows, records.SETS)
+    everything = yaml.safe_load((ROOT / "params.yaml").read_text())
+    Path("params.yaml").write_text(yaml.safe_dump(everything | {"curate": PARAMS | bounds}))
+    wanted = [suite for suite in suites(0) if suite.name in ("sets", "numbers of people", "references")]
+    return [fault for outcome in validate.check(wanted, Path("docs")).values() for fault in outcome["faults"]]
+
+
+def test_validate_holds_recall_clips_and_shares(made):
+    made.picture("same shot", [("ann", near(0, 20, 21))], group="video", clip="1")
+    made.picture("other shot", [("ann", near(0, 20, 22)), ("bob", near(1, 20, 22))], group="video", clip="2")
+    composite(made)
+
+    def set_entry(**fields: str) -> Callable[[list[dict]], None]:
+        def change(rows: list[dict]) -> None:
+            (row,) = [row for row in rows if row["target_image_id"] == image_id("query")]
+            row["pool"][0][0] |= fields
+
+        return change
+
+    assert planted(made, lambda rows: None) == []
+    there = {"face_id": face_id("same shot"), "image_id": image_id("same shot")}
+    (fault,) = planted(made, set_entry(**there))
+    assert fault.startswith("references: a reference from a clip that the target lies in or was made from (1 of ")
+    (fault,) = planted(made, set_entry(recall="corpus"))
+    assert fault.startswith("references: a recall that does not fit the groups of reference and target (1 of ")
+    assert "references: a recall that is neither group nor corpus" in planted(made, set_entry(recall="web"))[0]
+    (fault,) = planted(made, lambda rows: None, max_share_of_n=0.6)
+    assert fault.startswith("numbers of people: more sets with one number of people than curate.max_share_of_n (1 of 2")

@@ -236,7 +236,15 @@ def made() -> Made:
     return corpus(np.random.default_rng(3), people=240, pictures=1800)
 
 
-@pytest.mark.parametrize("changes", [{}, {"max_candidates": 6, "max_sets_per_person": 12, "max_share_of_n": 0.4}])
+TIGHT = {
+    "max_candidates": 6,
+    "max_sets_per_person": 12,
+    "max_share_of_n": 0.4,
+    "pose_bin": {"ingested": 0, "synthesised": 25},
+}
+
+
+@pytest.mark.parametrize("changes", [{}, TIGHT], ids=["loose", "tight"])
 def test_a_corpus_is_curated_as_the_rules_say(made, changes):
     assert len(made.faces["ingested"]) > 4500
     rows = curate(made, **changes)
