@@ -87,7 +87,8 @@ def _plan(options: argparse.Namespace) -> Note:
     measure, pad = load("measure").model_dump(), load("ingest").model_dump()["tight_crop_pad"]
     model = faces.load(measure["faces"])
     if options.photo:
-        found = traces.of_photograph(options.photo, model, measure["min_score"], measure["min_side"], pad)
+        sure = load("identify").model_dump()["min_face_cosine"]
+        found = traces.of_photograph(options.photo, model, measure["min_score"], measure["min_side"], pad, sure)
     else:
         found = traces.of_person(options.person, model.same_person_cosine, pad)
     for other, cosine in found.alike:

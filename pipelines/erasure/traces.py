@@ -138,12 +138,15 @@ def derived_from(person_id: str | None, image_ids: frozenset[str]) -> Iterator[s
 CLEAR_LEAD = 0.15  # over the next person, in cosine; a standard deviation of one person's own photographs is .10
 
 
-def of_photograph(path: Path, model: FaceModel, min_score: float, min_side: float, pad: float) -> Traces:
+def of_photograph(
+    path: Path, model: FaceModel, min_score: float, min_side: float, pad: float, min_sure: float
+) -> Traces:
     """The traces of the one person whom a photograph shows.
 
     Args:
         min_score, min_side: of a face that counts, as measure takes it.
         pad: edge padding, as a part of each side, for a tight crop in which no face is found otherwise.
+        min_sure: a less alike person is named and not taken: one stranger in a hundred passes for any given person.
 
     Raises:
         BadInput: the file is no picture, shows nobody, several people, somebody unknown, or somebody who is not
@@ -159,6 +162,8 @@ def of_photograph(path: Path, model: FaceModel, min_score: float, min_side: floa
     match, centre = matches[0], found[0]
     if len(match) > 1:
         raise BadInput(f"{path}: not clearly one person: {_listed(match)}; name the person")
+    if match and match[0][1] < min_sure:
+        raise BadInput(f"{path}: perhaps {_listed(match)}, which is too little to be sure of: name the person if it is")
     if match:
         return of_person(match[0][0], model.same_person_cosine, pad)
     traces = of_nobody(centre, model.same_person_cosine, pad)

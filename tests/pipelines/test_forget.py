@@ -18,11 +18,13 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import forget, products
+from pipelines import forget, identify, products
 from pipelines.erasure.note import NOTE
 from pipelines.erasure.scan import Scan, Wanted
 from pipelines.ledger import LEDGER
-from pipelines.tombstones import TOMBSTONES, Tombstones, hashes
+from pipelines.params import load
+from pipelines.shards import Machine
+from pipelines.tombstones import TOMBSTONES, Tombstone, Tombstones, encoded, hashes
 from tests import chaos
 from umo.errors import BadInput, WorkFailed
 from umo.images import encode_jpeg, encode_png, read_image
@@ -85,6 +87,9 @@ def forgotten(small, tmp_path_factory):
     workspace = type(small)(path)
     lora = path / products.TRAINED / "sft"
     lora.mkdir(parents=True)
+    for report in (products.REPORT / "report.html", Path(".work/report/key/report.html")):
+        (path / report).parent.mkdir(parents=True)
+        (path / report).write_text("scaled pictures without ids")
     (lora / products.TRAINING).write_text(json.dumps({"people": [person_of(path, 1), "p000000000000"]}))
     command = ["python", "-m", "pipelines", "forget", "--photo", str(photograph(1, 9))]
     for sign in (lambda: len(Tombstones.read(path / TOMBSTONES).rows()), lambda: _remade(path)):
@@ -124,6 +129,7 @@ def test_nothing_of_the_person_is_left(small, forgotten):
     assert scenes and mentions(small.path, words), "or the search finds nothing anywhere"
     trained = str(products.TRAINED / "sft" / products.TRAINING)
     assert mentions(forgotten.path, words) == [trained]
+    assert not (forgotten.path / products.REPORT).exists() and not (forgotten.path / ".work/report/key").exists()
     assert person not in (forgotten.path / LEDGER).read_text()
     assert {row.image_id for row in Tombstones.read(forgotten.path / TOMBSTONES).rows()} == {*pictures, *mine}
     assert not (forgotten.path / NOTE).exists(), "it held the centre of their faces"
@@ -206,8 +212,11 @@ class TestWho:
         assert all(f"{person_of(small.path, number)} (0." in str(error.value) for number in (1, 2))
 
     def test_a_photograph_of_somebody_unknown_and_of_nobody(self, tmp_path):
-        with pytest.raises(BadInput, match="nobody known"):
+        """A stranger who passes for somebody at the calibrated threshold (20) is named and nobody is removed."""
+        with pytest.raises(BadInput, match=r"perhaps p\w+ \(0\.3\d\).*name the person"):
             forget.main(["--photo", str(photograph(20, 1)), "--dry-run"])
+        with pytest.raises(BadInput, match=r"nobody known \(a match needs 0\.32; nearest p\w+ "):
+            forget.main(["--photo", str(photograph(10, 1)), "--dry-run"])
         (tmp_path / "grey.png").write_bytes(encode_png(np.full((200, 200, 3), 128, np.uint8)))
         with pytest.raises(BadInput, match="no face"):
             forget.main(["--photo", str(tmp_path / "grey.png"), "--dry-run"])
@@ -233,6 +242,27 @@ def test_a_run_at_work_is_not_disturbed(small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WorkFailed, match="another run is at work"):
         forget.main(["p000000000000"])
+
+
+def test_an_embedding_that_was_kept_gives_their_other_photographs_to_nobody(small, tmp_path, monkeypatch):
+    shutil.copytree(small.path, tmp_path / "umo", symlinks=True)
+    monkeypatch.chdir(tmp_path / "umo")
+    person, centres = person_of(Path(), 2), dict(products.people().select("person_id", "centre").iter_rows())
+    before = products.people_faces()
+    tombstones = Tombstones()
+    centre = encoded(np.array(centres[person], np.float32))
+    tombstones.extend([Tombstone("0" * 64, "", "another network", centre)])
+    tombstones.write()
+    identify.run(load("identify"), Machine())
+    assert products.people_faces().equals(before), "an embedding of another network says nothing"
+    tombstones.extend([Tombstone("1" * 64, "", "opencv_zoo", centre)])
+    tombstones.write()
+    identify.run(load("identify"), Machine())
+    after = products.people_faces()
+    theirs = before.filter(person_id=person)["face_id"]
+    assert set(after.filter(pl.col("reason") == "forgotten")["face_id"]) == set(theirs)
+    others = pl.col("person_id") != person
+    assert after.filter(others).equals(before.filter(others))
 
 
 @pytest.mark.slow
