@@ -43,7 +43,7 @@ TOOLS = {
     "check": (None, "reads params.yaml and does nothing"),
     "photos": ("photos.write_photos", "writes the training people's photographs for `umo calibrate`"),
     "ladder": ("ladder.write_ladder", "keeps the present scores as docs/results/ladder.json"),
-    "unlock": ("locks.clear_stale", "removes what killed runs left in DVC's list of locks"),
+    "unlock": ("dvc_locks.clear_stale", "removes what killed runs left in DVC's list of locks"),
     "forget": ("forget.main", "removes a person from every product (forget --help)"),
     "smoke": ("smoke.run_smoke", "runs the whole graph on little data, in a copy"),
 }

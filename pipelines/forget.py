@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import products
+from pipelines.dvc_locks import refuse_others
 from pipelines.erasure import elsewhere, purge, traces
 from pipelines.erasure.execute import PHOTOS, finish, left_to_do, wanted
 from pipelines.erasure.note import NOTE, Note
 from pipelines.erasure.scan import Scan
-from pipelines.locks import refuse_others
 from pipelines.params import Section, load
 from pipelines.shards import WORK
 from pipelines.tombstones import TOMBSTONES, Tombstones

@@ -8,16 +8,14 @@ Publishing to the stage's DVC output is the last step and replaces the output wh
 """
 
 import ast
-import fcntl
 import hashlib
 import importlib.metadata
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from multiprocessing import get_context
@@ -183,35 +181,18 @@ def run(
     code = {str(path): file_digest(ROOT / path) for path in sources(f"pipelines.{stage}")}
     data = {path.name: file_digest(path) for path in files}
     common = digest(stage, code, data, versions(), params.model_dump(mode="json"))
+    for left in (WORK / stage).glob("*.tmp"):  # of a killed run: there is one writer a workspace
+        shutil.rmtree(left)
     folders = {shard.name: WORK / stage / digest(common, shard.name, shard.inputs) for shard in shards}
-    with only_writer(stage):
-        for left in (WORK / stage).glob("*.tmp"):  # of a killed run
-            shutil.rmtree(left)
-        pending = [shard for shard in shards if not _finished(folders[shard.name])]
-        _start(stage, len(shards), len(shards) - len(pending))
-        if machine.executor == "process" and len(pending) > 1:
-            _run_in_processes(stage, work, pending, folders, machine.workers)
-        else:
-            for shard in tqdm(pending, desc=stage, unit="shard", disable=len(pending) < 2):
-                _do(work, shard, folders[shard.name])
-        publish(folders, out)
+    pending = [shard for shard in shards if not _finished(folders[shard.name])]
+    _start(stage, len(shards), len(shards) - len(pending))
+    if machine.executor == "process" and len(pending) > 1:
+        _run_in_processes(stage, work, pending, folders, machine.workers)
+    else:
+        for shard in tqdm(pending, desc=stage, unit="shard", disable=len(pending) < 2):
+            _do(work, shard, folders[shard.name])
+    publish(folders, out)
     return _report(stage, folders, out)
-
-
-@contextmanager
-def only_writer(stage: str) -> Iterator[None]:
-    """One run at a time works on a stage; another waits for it, and then finds its shards done.
-
-    The lock is the operating system's: it ends with the process that holds it, however that ends.
-    """
-    WORK.mkdir(exist_ok=True)
-    with (WORK / f"{stage}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{stage}: another run is at work on it in this folder; waiting for it", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def versions() -> dict[str, str]:
@@ -306,12 +287,8 @@ def publish(folders: Mapping[str, Path], out: Path) -> None:
         (temporary / out.name).replace(out)
         shutil.rmtree(temporary)
     else:
-        old = out.with_name(f".{out.name}.old.tmp")  # removed under another name: a kill leaves no half of it
-        shutil.rmtree(old, ignore_errors=True)
-        if out.exists():
-            out.replace(old)
+        shutil.rmtree(out, ignore_errors=True)
         temporary.replace(out)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _link(source: str, target: str) -> None:

@@ -74,7 +74,7 @@ def _traces(person_id: str | None, centre: np.ndarray, min_cosine: float, pad: f
     owner = products.people_faces().select("face_id", "person_id")
     faces = faces.join(owner, on="face_id", how="left", maintain_order="left")
     names, others = other_centres(person_id)
-    own = (faces["person_id"] == person_id).fill_null(False).to_numpy()
+    own = faces["person_id"].is_in([person_id] if person_id else []).fill_null(False).to_numpy().copy()
     # A face that belongs to somebody else who is kept is theirs, however alike; any other face may be of this person.
     free = ~faces["person_id"].is_in(names).fill_null(False).to_numpy()
     embeddings = _unit(faces["embedding"].to_numpy().astype(np.float32))

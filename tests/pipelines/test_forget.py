@@ -350,6 +350,7 @@ class TestScan:
             {"image_id": "cd" * 32, "error": None},
         ]
         pl.DataFrame(rows).write_parquet(tmp_path / "images.parquet")
+        pl.DataFrame({"image_id": ["ab" * 32], "licensed": [True]}).write_parquet(tmp_path / "listing.parquet")
         assert not Scan(wanted).holds(tmp_path)
         rows.append({"image_id": "ab" * 32, "error": None})
         pl.DataFrame(rows).write_parquet(tmp_path / "images.parquet")

@@ -4,14 +4,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from pipelines.locks import RWLOCK, clear_stale, refuse_others
-from pipelines.shards import only_writer
+from pipelines.dvc_locks import RWLOCK, clear_stale, refuse_others
 from umo.errors import WorkFailed
 
 
@@ -59,20 +57,3 @@ def test_a_half_written_list_is_removed(text):
 def test_nothing_to_do():
     assert "nothing" in clear_stale()
     assert not RWLOCK.exists()
-
-
-def test_a_second_writer_waits_for_the_first_and_not_for_a_dead_one():
-    script = f"import sys, time, pathlib\nsys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
-    script += "from pipelines.shards import only_writer\n"
-    script += "with only_writer('ingest'):\n pathlib.Path('held').touch(); time.sleep({})"
-    first = subprocess.Popen([sys.executable, "-c", script.format(3600)])
-    while not Path("held").exists():
-        time.sleep(0.02)
-    second = subprocess.Popen([sys.executable, "-c", script.format(0)], stdout=subprocess.PIPE, text=True)
-    assert second.stdout is not None
-    assert "waiting" in second.stdout.readline()
-    assert second.poll() is None
-    with only_writer("measure"):
-        first.kill()
-        first.wait()
-    assert second.wait(60) == 0
