@@ -10,9 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
-from pipelines import products, store
+from pipelines import products
 from pipelines.dvc_locks import refuse_others
 from pipelines.erasure import elsewhere, purge, traces
 from pipelines.erasure.execute import PHOTOS, finish, left_to_do, wanted
@@ -20,11 +18,9 @@ from pipelines.erasure.note import NOTE, Note
 from pipelines.erasure.scan import Scan
 from pipelines.params import Section, load
 from pipelines.shards import WORK
-from pipelines.sources import read_sources
-from pipelines.tombstones import TOMBSTONES, Tombstones, unpadded
+from pipelines.tombstones import TOMBSTONES, Tombstones
 from umo import faces
 from umo.errors import BadInput, WorkFailed
-from umo.quality import perceptual_hash
 
 FOUND_BY = ("ingest", "measure@ingested", "identify")
 REBUILT = (*FOUND_BY, "synthesise", "measure@synthesised", "curate", "validate", "export", "cases")
@@ -88,13 +84,13 @@ def _plan(options: argparse.Namespace) -> Note:
     if not options.person and not options.photo:
         return _of_tombstones(asked)
     _refuse_stale()
-    measure, ingest = load("measure").model_dump(), load("ingest").model_dump()
+    measure, pad = load("measure").model_dump(), load("ingest").model_dump()["tight_crop_pad"]
     model = faces.load(measure["faces"])
     if options.photo:
-        pad = ingest["tight_crop_pad"]
-        found = traces.of_photograph(options.photo, model, measure["min_score"], measure["min_side"], pad)
+        sure = load("identify").model_dump()["min_face_cosine"]
+        found = traces.of_photograph(options.photo, model, measure["min_score"], measure["min_side"], pad, sure)
     else:
-        found = traces.of_person(options.person, model.same_person_cosine)
+        found = traces.of_person(options.person, model.same_person_cosine, pad)
     for other, cosine in found.alike:
         print(f"{other} is alike (cosine {cosine:.2f}): if it is the same person, forget it too", flush=True)
     print(f"{found.n_faces} faces; {found.shared} of the pictures also show somebody else, and go as a whole")
@@ -102,7 +98,7 @@ def _plan(options: argparse.Namespace) -> Note:
     return Note(
         person_id=found.person_id,
         image_ids=sorted(found.image_ids),
-        phashes=_phashes(found.image_ids, ingest["tight_crop_pad"]),
+        phashes=dict.fromkeys(sorted(found.image_ids), "") | found.phashes,
         derived=sorted(found.derived),
         centre=found.centre.tolist(),
         min_cosine=model.same_person_cosine,
@@ -149,20 +145,6 @@ def _refuse_stale() -> None:
 def _stages_there() -> list[str]:
     text = purge.LOCK.read_text() if purge.LOCK.exists() else ""
     return [name for name in REBUILT if f"\n  {name}:\n" in text]
-
-
-def _phashes(image_ids: frozenset[str], pad: float) -> dict[str, str]:
-    """By image_id, of the stored pictures, as they were photographed: without the padding of tight crops."""
-    sources, pictures = read_sources(), store.Pictures(products.INGESTED, keep=1)
-    rows = products.images(products.INGESTED).filter(
-        (pl.col("status") == "ok") & pl.col("image_id").is_in(list(image_ids))
-    )
-    found = dict.fromkeys(sorted(image_ids), "")
-    for row in rows.sort("image_id").iter_rows(named=True):
-        picture = pictures.read(row["shard"], row["key"])
-        tight = row["source"] in sources and sources[row["source"]].tight_crop
-        found[row["image_id"]] = perceptual_hash(unpadded(picture, pad) if tight else picture)
-    return found
 
 
 def _who(note: Note) -> Iterator[str]:

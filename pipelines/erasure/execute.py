@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipelines.erasure import elsewhere, traces
 from pipelines.erasure.note import NOTE, Note
-from pipelines.erasure.purge import CACHE, DATASETS, RUNS, TEMPORARY, purge
+from pipelines.erasure.purge import CACHE, DATASETS, RUNS, TEMPORARY, checksums, purge
 from pipelines.erasure.scan import Scan, Seen, Wanted, summary
 from pipelines.ledger import LEDGER
 from pipelines.params import load
@@ -66,7 +66,7 @@ def _bury(note: Note) -> None:
 def prove(note: Note) -> tuple[dict[str, Seen], list[str]]:
     """Scan every product and cache; what is found in a LoRA that saw them is named, not counted as left over."""
     scan = Scan(wanted(note))
-    places = {DATASETS: (PHOTOS, TOMBSTONES), RUNS: (), WORK: (NOTE,), CACHE: (), TEMPORARY: ()}
+    places = {DATASETS: (PHOTOS, TOMBSTONES), RUNS: (), WORK: (NOTE, *checksums()), CACHE: (), TEMPORARY: ()}
     seen = {str(place): scan.walk(place, leave) for place, leave in places.items() if place.exists()}
     own = {path for path in seen.get(str(RUNS), Seen()).found if path.is_relative_to(TRAINED)}
     copies = {file_digest(path) for path in own}  # in DVC's cache

@@ -40,8 +40,13 @@ def _work() -> Iterator[Path]:
     for path in sorted(WORK.iterdir()) if WORK.exists() else ():
         if path.name in STAGES and path.is_dir():
             yield from sorted(path.iterdir())
-        elif path != NOTE:
+        elif path != NOTE and path not in checksums():
             yield path
+
+
+def checksums() -> list[Path]:
+    """Where the checksums of files on this disk are remembered, of the user's own too; no names, no pictures."""
+    return sorted(WORK.glob("digests.sqlite*"))
 
 
 def _unreadable(path: Path) -> bool:

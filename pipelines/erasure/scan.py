@@ -184,7 +184,12 @@ class Scan:
 
 
 def _without_refusals(table: pa.Table) -> pa.Table:
-    """Without the rows that say why a file was refused: they hold its hash, as the tombstone does, and no picture."""
+    """Without what says which files lie there and why they were refused: hashes, as the tombstone's, and no picture.
+
+    Those are rows with an error, and the listings that ingest makes of tars and tables.
+    """
+    if "licensed" in table.column_names:
+        return table.slice(0, 0)
     if not {"image_id", "error"} <= set(table.column_names):
         return table
     return table.filter(pc.is_null(table["error"]))

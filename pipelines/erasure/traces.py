@@ -10,8 +10,8 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from pipelines import products
+from pipelines.erasure.looks import looks, near_copies
 from pipelines.shards import WORK
-from pipelines.tombstones import hashes, near
 from umo.errors import BadInput
 from umo.faces.base import FaceModel
 
@@ -25,6 +25,7 @@ class Traces:
         person_id: None for somebody whose faces belong to nobody.
         centre: (d,) float32 unit vector of their faces.
         image_ids: of the photographs that show them, alone or with others, and of near copies.
+        phashes: by image_id, of what was photographed, without padding.
         n_faces: of them in those.
         shared: how many of the photographs also show somebody else.
         derived: image_ids of the scenes made from the photographs.
@@ -34,17 +35,19 @@ class Traces:
     person_id: str | None
     centre: np.ndarray
     image_ids: frozenset[str]
+    phashes: dict[str, str] = field(default_factory=dict)
     n_faces: int = 0
     shared: int = 0
     derived: frozenset[str] = frozenset()
     alike: tuple[tuple[str, float], ...] = field(default=())
 
 
-def of_person(person_id: str, min_cosine: float) -> Traces:
+def of_person(person_id: str, min_cosine: float, pad: float) -> Traces:
     """The traces of somebody whom identify found.
 
     Args:
         min_cosine: two faces at or above it are the same person.
+        pad: of tight crops, as a part of each side.
 
     Raises:
         BadInput: nobody has that id, or a product is missing.
@@ -58,26 +61,27 @@ def of_person(person_id: str, min_cosine: float) -> Traces:
         raise BadInput(
             f"no person '{person_id}' in {products.PEOPLE}: {hint}; --photo FILE finds somebody by a photograph"
         )
-    return _traces(person_id, _unit(np.array(row["centre"][0])), min_cosine)
+    return _traces(person_id, _unit(np.array(row["centre"][0])), min_cosine, pad)
 
 
-def of_nobody(centre: np.ndarray, min_cosine: float) -> Traces:
+def of_nobody(centre: np.ndarray, min_cosine: float, pad: float) -> Traces:
     """The traces of somebody whose faces identify gave to nobody, by an embedding (d,) of a face."""
-    return _traces(None, centre, min_cosine)
+    return _traces(None, centre, min_cosine, pad)
 
 
-def _traces(person_id: str | None, centre: np.ndarray, min_cosine: float) -> Traces:
+def _traces(person_id: str | None, centre: np.ndarray, min_cosine: float, pad: float) -> Traces:
     faces = products.faces(products.MEASURED_PHOTOS, ["face_id", "image_id", "embedding"])
     owner = products.people_faces().select("face_id", "person_id")
     faces = faces.join(owner, on="face_id", how="left", maintain_order="left")
     names, others = other_centres(person_id)
-    own = (faces["person_id"] == person_id).fill_null(False).to_numpy()
+    own = faces["person_id"].is_in([person_id] if person_id else []).fill_null(False).to_numpy().copy()
     # A face that belongs to somebody else who is kept is theirs, however alike; any other face may be of this person.
     free = ~faces["person_id"].is_in(names).fill_null(False).to_numpy()
     embeddings = _unit(faces["embedding"].to_numpy().astype(np.float32))
     own |= free & nearest_is(embeddings, centre, others, min_cosine)
     showing = set(faces["image_id"].to_numpy()[own])
-    image_ids = frozenset(showing | _near_copies(showing))
+    showing |= near_copies(looks(showing, pad).values())
+    image_ids = frozenset(showing)
     with_others = set(faces["image_id"].to_numpy()[~own]) & image_ids
     alike = sorted(
         ((name, float(other @ centre)) for name, other in zip(names, others, strict=True)), key=lambda x: -x[1]
@@ -86,6 +90,7 @@ def _traces(person_id: str | None, centre: np.ndarray, min_cosine: float) -> Tra
         person_id,
         centre,
         image_ids,
+        {image_id: look.plain for image_id, look in looks(image_ids, pad).items()},
         n_faces=int(own.sum()),
         shared=len(with_others),
         derived=frozenset(derived_from(person_id, image_ids)),
@@ -113,13 +118,6 @@ def nearest_is(embeddings: np.ndarray, centre: np.ndarray, others: np.ndarray, m
     return found
 
 
-def _near_copies(image_ids: set[str]) -> set[str]:
-    """Photographs that look like one of these, by the hashes that measure took."""
-    measured = products.measured_images(products.MEASURED_PHOTOS).filter(pl.col("phash").is_not_null())
-    known = measured.filter(pl.col("image_id").is_in(image_ids))
-    return set(measured["image_id"].to_numpy()[near(hashes(measured["phash"]), hashes(known["phash"]))])
-
-
 def derived_from(person_id: str | None, image_ids: frozenset[str]) -> Iterator[str]:
     """image_ids of the scenes that were made from the person or the pictures, now or in an earlier run."""
     short = {image_id[:16] for image_id in image_ids}
@@ -140,12 +138,15 @@ def derived_from(person_id: str | None, image_ids: frozenset[str]) -> Iterator[s
 CLEAR_LEAD = 0.15  # over the next person, in cosine; a standard deviation of one person's own photographs is .10
 
 
-def of_photograph(path: Path, model: FaceModel, min_score: float, min_side: float, pad: float) -> Traces:
+def of_photograph(
+    path: Path, model: FaceModel, min_score: float, min_side: float, pad: float, min_sure: float
+) -> Traces:
     """The traces of the one person whom a photograph shows.
 
     Args:
         min_score, min_side: of a face that counts, as measure takes it.
         pad: edge padding, as a part of each side, for a tight crop in which no face is found otherwise.
+        min_sure: a less alike person is named and not taken: one stranger in a hundred passes for any given person.
 
     Raises:
         BadInput: the file is no picture, shows nobody, several people, somebody unknown, or somebody who is not
@@ -161,9 +162,11 @@ def of_photograph(path: Path, model: FaceModel, min_score: float, min_side: floa
     match, centre = matches[0], found[0]
     if len(match) > 1:
         raise BadInput(f"{path}: not clearly one person: {_listed(match)}; name the person")
+    if match and match[0][1] < min_sure:
+        raise BadInput(f"{path}: perhaps {_listed(match)}, which is too little to be sure of: name the person if it is")
     if match:
-        return of_person(match[0][0], model.same_person_cosine)
-    traces = of_nobody(centre, model.same_person_cosine)
+        return of_person(match[0][0], model.same_person_cosine, pad)
+    traces = of_nobody(centre, model.same_person_cosine, pad)
     if not traces.n_faces:
         best = _listed(_candidates(names, centres, centre, -1)[:1])
         raise BadInput(

@@ -15,6 +15,7 @@ from PIL import Image
 
 from pipelines.shards import ROOT
 from pipelines.smoke import copy_repository, merged
+from tests import chaos
 
 SMALL = {
     "bases": {
@@ -126,6 +127,33 @@ def repro(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace.run("git", "add", "-A")
     workspace.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "start")
     workspace.ran = workspace.repro()
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace of nine people in which the stages up to `cases` have run once. Do not change it: take a copy.
+
+    Beside ORL's there are two photographs of a user: `both.png` shows the first two people side by side, `copy.jpg` is
+    a photograph of the first again, so small that measure finds no face in it.
+    """
+    workspace = Workspace(tmp_path_factory.mktemp("small") / "umo")
+    chaos.make_workspace(workspace.path)
+    mine = workspace.path / "datasets/photos/mine"
+    mine.mkdir(parents=True)
+    first, second = (cv2.imread(str(photograph_folder() / f"s{person}/7.pgm")) for person in (1, 2))
+    pair = [cv2.copyMakeBorder(image, 40, 40, 40, 40, 1) for image in (first, second)]
+    cv2.imwrite(str(mine / "both.png"), cv2.resize(np.hstack(pair), None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC))
+    again = cv2.imread(str(photograph_folder() / "s1/1.pgm"))
+    half = cv2.resize(again, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    cv2.imwrite(str(mine / "copy.jpg"), half, [cv2.IMWRITE_JPEG_QUALITY, 90])
+    sources = workspace.path / "datasets/sources.yaml"
+    entries = yaml.safe_load(sources.read_text()) | {"mine": SOURCES["mine"]}
+    sources.write_text(yaml.safe_dump(entries))
+    workspace.repro("cases")
+    workspace.run("git", "add", "-A")
+    workspace.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "made")
+    workspace.run("git", "tag", "v1")
     return workspace
 
 
