@@ -81,7 +81,8 @@ class Tombstones:
             image_id: sha256 of the file's bytes.
             picture: (H, W, 3) uint8 as it was photographed, before any padding.
         """
-        if image_id not in self and not near(hashes([perceptual_hash(picture)]), self.hashes()).any():
+        known = self.hashes()
+        if image_id not in self and not (len(known) and near(hashes([perceptual_hash(picture)]), known).any()):
             return None
         return f"{FORGOTTEN}: it shows somebody who was to be forgotten ({TOMBSTONES}): delete the file"
 

@@ -462,7 +462,9 @@ def test_forgotten_pictures_do_not_come_back(ingested, photos, overlapping):
     assert {row["label"] for row in ingested(overlapping)} == {"tars/a.tar", None}
     before = ingested.work()
     tombstones = ingested.folder / "datasets/tombstones.csv"
-    tombstones.write_text(f"image_id,phash\n{sha256(photos[4])},{perceptual_hash(read_image(photos[4]))}\n")
+    tombstones.write_text(
+        f"image_id,phash,embedder,embedding\n{sha256(photos[4])},{perceptual_hash(read_image(photos[4]))},,\n"
+    )
     rows = by_path(ingested(overlapping))
     assert rows["a.tar/r.jpg"]["error"].startswith("forgotten: ")
     assert (rows["a.tar/r.jpg"]["status"], rows["a.tar/r.jpg"]["key"]) == ("error", None)

@@ -308,7 +308,9 @@ def test_a_video_larger_than_the_limit_is_refused(mp4):
 def test_a_forgotten_frame_does_not_come_back(ingested, videos):
     rows = mine(ingested, source())
     before = ingested.work()
-    (ingested.folder / "datasets/tombstones.csv").write_text(f"image_id,phash\n{rows[0]['image_id']},\n")
+    (ingested.folder / "datasets/tombstones.csv").write_text(
+        f"image_id,phash,embedder,embedding\n{rows[0]['image_id']},,,\n"
+    )
     again = {row["image_id"]: row for row in mine(ingested, source())}
     assert again[rows[0]["image_id"]]["status"] == "error"
     assert again[rows[0]["image_id"]]["error"].startswith("forgotten: ")
