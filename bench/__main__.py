@@ -4,7 +4,9 @@ import argparse
 import os
 import shlex
 import sys
+from functools import cache
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,14 @@ QUICK = {
     "reward-batched": "bench.reward_batched",
     "export": "bench.export",
 }
-LONG = {"rerefl-evaluations": "bench.rerefl_evaluations"}
+LONG = {
+    "rerefl-evaluations": "bench.rerefl_evaluations",
+    "curate-million": "bench.curate_million",
+    "curate-growth": "bench.curate_growth",
+    "rethreshold-million": "bench.rethreshold_million",
+}
 BENCHES = QUICK | LONG
+KNOBS = ("updates", "every", "faces")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,20 +37,26 @@ def main(arguments: list[str] | None = None) -> int:
     names = options.names or list(BENCHES if options.long else QUICK)
     if unknown := sorted(set(names) - set(BENCHES)):
         parser.error(f"no bench {unknown[0]!r}: choose of {', '.join(BENCHES)}")
-    given = {key: value for key in ("updates", "every") if (value := getattr(options, key)) is not None}
+    given = {key: value for key in KNOBS if (value := getattr(options, key)) is not None}
     try:
-        from bench.setup import from_params
-
-        setup = from_params()
+        setup = cache(_setup)
         for name in names:
-            knobs = given if name in LONG else {}
-            result = import_module(BENCHES[name]).run(setup, **knobs)
+            run = import_module(BENCHES[name]).run
+            takes = signature(run).parameters
+            knobs = {key: value for key, value in given.items() if key in takes}
+            result = run(setup(), **knobs) if "setup" in takes else run(**knobs)
             result.write(options.out, _command(name, knobs))
             print(result.line(), flush=True)
     except (BadInput, WorkFailed) as error:
         print(f"bench: {error}", file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _setup() -> Any:
+    from bench.setup import from_params  # torch, and the base: only for the benches of training
+
+    return from_params()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--long", action="store_true", help="without names: the long ones too")
     parser.add_argument("--updates", type=_positive, help="of a long bench: updates of the faithful form")
     parser.add_argument("--every", type=_positive, help="of a long bench: updates between measurements")
+    parser.add_argument("--faces", type=_positive, help="of a long bench of the data engine: faces of its corpus")
     parser.add_argument("--out", type=Path, default=RESULTS, help=f"folder of results ({RESULTS})")
     return parser
 

@@ -24,7 +24,7 @@ from pipelines.shards import run as run_shards
 from pipelines.tombstones import FORGOTTEN, Tombstones
 from umo import clustering, duplicates, records
 from umo.agreement import agreement
-from umo.thresholds import fit, histogram, pairs_within
+from umo.thresholds import BINS, fit, histogram, pairs_within
 
 
 class Params(Section):
@@ -98,7 +98,7 @@ def _identify(params: Params, ledger: Ledger, shard: Shard, folder: Path) -> Cou
     records.write(folder / products.PEOPLE_TABLE, people.table(), records.PEOPLE)
     records.write(folder / products.PEOPLE_FACES_TABLE, people.faces_table(), records.PEOPLE_FACES)
     found = _check(people, vectors, faces, _labels(images, measured, faces))
-    (folder / products.PEOPLE_CHECK).write_text(json.dumps(found, indent=1) + "\n")
+    (folder / products.PEOPLE_CHECK).write_text(json.dumps(found) + "\n")
     rejects = Counter(people.reasons.counts()) + Counter(people.person_reasons.counts())
     return Counts({"people": found["people"], "faces": found["faces"]}, dict(rejects))
 
@@ -173,6 +173,7 @@ def _check(people: People, vectors: np.ndarray, faces: pl.DataFrame, label: pl.S
         "agreement": found,
         "thresholds": {"from": "labels" if found else "found people"} | fit(same, different),
         "histograms": {
+            "edges": BINS.tolist(),
             "same person, one group": histogram(same),
             "different people, one group": histogram(different),
             "most alike other person": histogram(nearest),

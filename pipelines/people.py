@@ -1,4 +1,4 @@
-"""Clusters of faces as people: outliers out, components joined, splits drawn, ids that stay; no loop over faces."""
+"""Clusters of faces as people: outliers out, components joined, splits drawn, ids that stay. No loop over faces."""
 
 from dataclasses import dataclass
 
@@ -130,7 +130,7 @@ class People:
         self.person_reasons.give(counts < self.bounds.min_faces, f"fewer than {self.bounds.min_faces} faces")
 
     def _nearest(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The most alike other kept person: number (p,), cosine (p,); and pairs (m, 2) of kept people too alike."""
+        """The most alike other person who is kept: number (p,), cosine (p,); and pairs (m, 2) of people too alike."""
         count, kept = len(self.names), np.flatnonzero(self.person_reasons.none)
         if len(kept) < 2:
             return np.full(count, -1), np.full(count, np.nan, np.float32), np.zeros((0, 2), np.int64)

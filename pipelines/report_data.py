@@ -1,6 +1,8 @@
 """The report's data: the way from photographs to sets, sets to look at, and the similarities that thresholds act on."""
 
+import json
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,7 +13,6 @@ from pipelines.params import load
 from pipelines.pictures import Mark, Picture, framed, grid
 from umo.images import read_image
 
-MAX_PAIRS = 50_000
 SHEET_WIDTH = 384
 
 
@@ -64,14 +65,22 @@ def _set_cells(row: Mapping) -> list[list[Picture]]:
 def similarities() -> dict[str, str]:
     """Caption -> histogram of the cosines that identify's and curate's thresholds act on."""
     identification, band = load("identify").model_dump(), load("curate").model_dump()
-    same, different = _pairs()
+    check = json.loads((products.PEOPLE / products.PEOPLE_CHECK).read_text())
+    fitted = {
+        "equal error at": check["thresholds"]["equal_error"],
+        "precision .99 from": check["thresholds"]["precision_99"],
+    }
     sets = products.sets()
     considered = sets["reference_cosine"].explode().drop_nulls().to_numpy()
     cross = sets["cross_cosine"].drop_nulls().to_numpy()
     return {
         "Photographs, by the network that curates": figures.histogram(
-            {"same person": same, "different people": different},
-            {"one person from": identification["min_cosine"]},
+            _middles(check["histograms"]),
+            {
+                "one person from": identification["min_cosine"],
+                "across groups from": identification["min_cosine_across"],
+                **{name: cosine for name, cosine in fitted.items() if cosine is not None},
+            },
             "cosine of two faces",
         ),
         "Sets, by the network that curates": figures.histogram(
@@ -82,16 +91,8 @@ def similarities() -> dict[str, str]:
     }
 
 
-def _pairs() -> tuple[np.ndarray, np.ndarray]:
-    """Cosines of pairs of photographed faces: of one person, and of two (a sample)."""
-    owner = products.people_faces().filter("keep").select("face_id", "person_id")
-    table = products.faces(products.MEASURED_PHOTOS, ["face_id", "embedding"])
-    found = table.join(owner, on="face_id").sort("face_id")
-    found = found.sample(min(len(found), 2000), seed=0)
-    vectors = found["embedding"].to_numpy().astype(np.float32)
-    person = found["person_id"].to_numpy()
-    first, second = np.triu_indices(len(vectors), 1)
-    cosines = (vectors @ vectors.T)[first, second]
-    same = person[first] == person[second]
-    thin = np.random.default_rng(0).permutation
-    return thin(cosines[same])[:MAX_PAIRS], thin(cosines[~same])[:MAX_PAIRS]
+def _middles(histograms: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What identify counted, as values in the middle of their bins."""
+    edges = np.array(histograms["edges"])
+    middles = (edges[1:] + edges[:-1]) / 2
+    return {name: np.repeat(middles, counts) for name, counts in histograms.items() if name != "edges"}

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-BINS = np.round(np.linspace(-0.6, 1.0, 81), 2)
+BINS = np.round(np.linspace(-0.6, 1.0, 65), 3)
 PRECISION = 0.99
 _FACES = 3000
 

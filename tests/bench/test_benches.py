@@ -291,15 +291,15 @@ def test_the_command_runs_what_is_named_and_writes_how_to_run_it_again(
 ) -> None:
     ran = []
 
-    def run(given: Setup, **knobs: int) -> Result:
-        ran.append((given.fingerprint, knobs))
+    def run(setup: Setup, updates: int, every: int) -> Result:
+        ran.append((setup.fingerprint, updates, every))
         return Result("rerefl-evaluations", 0.3, "", "", 1, True)
 
     monkeypatch.setattr("bench.setup.from_params", lambda: setup)
     monkeypatch.setattr(rerefl_evaluations, "run", run)
     options = ["--updates", "4", "--every", "2", "--out", str(tmp_path)]
     assert command.main(["rerefl-evaluations", *options]) == 0
-    assert ran == [("small", {"updates": 4, "every": 2})]
+    assert ran == [("small", 4, 2)]
     written = json.loads((tmp_path / "rerefl-evaluations.json").read_text())
     assert written["command"] == "python -m bench rerefl-evaluations --updates 4 --every 2"
 
@@ -309,11 +309,21 @@ def test_the_long_bench_is_run_only_when_it_is_asked_for(
 ) -> None:
     monkeypatch.setattr("bench.setup.from_params", lambda: setup)
     for name, module in command.BENCHES.items():
-        monkeypatch.setattr(f"{module}.run", lambda given, name=name: Result(name, 1.0, "", "", 1, True))
+        monkeypatch.setattr(f"{module}.run", lambda setup, name=name: Result(name, 1.0, "", "", 1, True))
     assert command.main(["--out", str(tmp_path / "quick")]) == 0
     assert command.main(["--long", "--out", str(tmp_path / "all")]) == 0
     written = {folder: {path.stem for path in (tmp_path / folder).iterdir()} for folder in ("quick", "all")}
-    assert written == {"quick": set(command.QUICK), "all": set(command.QUICK) | set(command.LONG)}
+    assert written == {"quick": set(command.QUICK), "all": set(command.BENCHES)}
+    assert set(command.LONG) & set(command.QUICK) == set()
+
+
+def test_a_bench_of_the_data_engine_needs_no_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.setup.from_params", lambda: pytest.fail("no base is there"))
+    monkeypatch.setattr("bench.curate_million.run", lambda faces: Result("curate-million", faces, "", "", 1, True))
+    assert command.main(["curate-million", "--faces", "300", "--out", str(tmp_path)]) == 0
+    written = json.loads((tmp_path / "curate-million.json").read_text())
+    assert written["command"] == "python -m bench curate-million --faces 300"
+    assert written["value"] == 300
 
 
 def test_an_unknown_bench_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

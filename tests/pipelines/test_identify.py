@@ -1,6 +1,5 @@
 """People from faces, splits from components, and a ledger that is only ever appended to."""
 
-import itertools
 import json
 from pathlib import Path
 
@@ -9,42 +8,13 @@ import polars as pl
 import pytest
 
 from pipelines import products
-from pipelines.identify import Params, adjusted_rand_index, clusters, duplicates, run
+from pipelines.identify import Params, repeated_images, run
 from pipelines.ledger import COLUMNS, SPLITS, Ledger
 from pipelines.shards import Machine
 from umo import records
 from umo.errors import BadInput
 
 FRACTIONS = {"train": 0.5, "validation": 0.25, "test": 0.25}
-
-
-def brute_force_rand(truth, found) -> float:
-    """By counting pairs, from the definition."""
-    pairs = list(itertools.combinations(range(len(truth)), 2))
-    same_truth = [truth[i] == truth[j] for i, j in pairs]
-    same_found = [found[i] == found[j] for i, j in pairs]
-    both = sum(a and b for a, b in zip(same_truth, same_found, strict=True))
-    a, b, n = sum(same_truth), sum(same_found), len(pairs)
-    return (both - a * b / n) / ((a + b) / 2 - a * b / n)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_adjusted_rand_index_is_the_count_of_pairs(seed):
-    rng = np.random.default_rng(seed)
-    truth, found = rng.integers(0, 4, 30), rng.integers(0, 5, 30)
-    assert adjusted_rand_index(truth, found) == pytest.approx(brute_force_rand(truth, found))
-    assert adjusted_rand_index(truth, truth) == 1
-
-
-def test_clusters_of_measured_similarities():
-    """Same-person and stranger cosines as FACES.md measures them: .8 and .1."""
-    rng = np.random.default_rng(0)
-    centres = rng.normal(size=(20, 128))
-    faces = np.repeat(centres, 8, axis=0) + 0.5 * rng.normal(size=(160, 128))
-    faces /= np.linalg.norm(faces, axis=1, keepdims=True)
-    labels = clusters(faces, 0.4)
-    assert adjusted_rand_index(np.repeat(np.arange(20), 8), labels) == 1
-    assert len(clusters(faces[:1], 0.4)) == 1
 
 
 def test_near_duplicates_keep_the_sharpest_copy():
@@ -55,8 +25,8 @@ def test_near_duplicates_keep_the_sharpest_copy():
             "sharpness": [0.1, 0.2, 0.3, None, 0.3],
         }
     )
-    assert duplicates(measured, 1) == {"a", "e"}
-    assert duplicates(measured, 0) == {"e"}
+    assert set(repeated_images(measured, 1)) == {"a", "e"}
+    assert set(repeated_images(measured, 0)) == {"e"}
 
 
 def people(count: int, faces: int = 3) -> dict[str, list[str]]:
@@ -73,20 +43,32 @@ def frame(owners: dict[str, list[str]], split: dict[str, str]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=dict.fromkeys(COLUMNS, pl.String), orient="row")
 
 
+def draw(ledger: Ledger, owners: dict, component: dict, fractions=FRACTIONS, seed=1) -> dict[str, str]:
+    """Ledger.draw of people with their faces, as a mapping."""
+    faces = [(face, person) for person, theirs in owners.items() for face in theirs]
+    drawn = ledger.draw(
+        pl.DataFrame(list(component.items()), schema=["person_id", "component"], orient="row"),
+        pl.DataFrame(faces, schema=["face_id", "person_id"], orient="row"),
+        fractions,
+        seed,
+    )
+    return dict(drawn.iter_rows())
+
+
 def test_splits_fill_the_fractions_and_do_not_depend_on_the_order():
     owners = people(40)
     alone = {person: person for person in owners}
-    split = Ledger().draw(owners, alone, FRACTIONS, seed=1)
+    split = draw(Ledger(), owners, alone)
     assert [list(split.values()).count(name) for name in SPLITS] == [20, 10, 10]
     backwards = dict(reversed(owners.items()))
-    assert Ledger().draw(backwards, alone, FRACTIONS, seed=1) == split
-    assert Ledger().draw(owners, alone, FRACTIONS, seed=2) != split
+    assert draw(Ledger(), backwards, dict(reversed(alone.items()))) == split
+    assert draw(Ledger(), owners, alone, seed=2) != split
 
 
 def test_a_component_goes_together():
     owners = people(12)
     component = {person: f"c{k // 3}" for k, person in enumerate(owners)}
-    split = Ledger().draw(owners, component, FRACTIONS, seed=1)
+    split = draw(Ledger(), owners, component)
     for name in set(component.values()):
         assert len({split[person] for person in owners if component[person] == name}) == 1
 
@@ -94,28 +76,43 @@ def test_a_component_goes_together():
 def test_a_drawn_split_never_moves():
     """More people, another seed and other fractions move nobody who is in the ledger."""
     ledger, owners = Ledger(), people(10)
-    before = ledger.draw(owners, {person: person for person in owners}, FRACTIONS, seed=1)
+    before = draw(ledger, owners, {person: person for person in owners})
     ledger.extend(frame(owners, before))
     more = people(30)
     other = {"train": 0.1, "validation": 0.1, "test": 0.8}
-    after = ledger.draw(more, {person: person for person in more}, other, seed=9)
+    after = draw(ledger, more, {person: person for person in more}, other, seed=9)
     assert {person: after[person] for person in before} == before
 
 
 def test_welded_components_follow_the_majority_of_the_ledger():
     ledger = Ledger([("f1", "i1", "a", "train"), ("f2", "i2", "a", "train"), ("f3", "i3", "b", "test")])
-    split = ledger.draw({"a": ["f1", "f2"], "b": ["f3"]}, {"a": "c", "b": "c"}, FRACTIONS, seed=1)
+    split = draw(ledger, {"a": ["f1", "f2"], "b": ["f3"]}, {"a": "c", "b": "c"})
     assert split == {"a": "train", "b": "train"}
-    assert ledger.split_of(["f3"]) == "test", "the ledger still knows better: identify drops b"
+    known = ledger.splits_of(pl.Series(["f3", "f9", "f1"]))
+    assert known.tolist() == [SPLITS.index("test"), -1, SPLITS.index("train")], "the ledger still knows: b is dropped"
+
+
+def named(ledger: Ledger, *clusters: list[str]) -> list[str]:
+    faces = [face for cluster in clusters for face in cluster]
+    return ledger.names(pl.Series(faces), np.repeat(np.arange(len(clusters)), [len(cluster) for cluster in clusters]))
 
 
 def test_a_person_keeps_the_name_of_the_ledger():
-    ledger = Ledger([("f1", "i1", "old", "train"), ("f2", "i2", "old", "train")])
-    assert ledger.name(["f0", "f1", "f2"], taken=()) == "old"
-    assert ledger.name(["f0", "f1"], taken={"old"}) not in {"old"}
-    fresh = ledger.name(["f8", "f9"], taken=())
-    assert fresh == ledger.name(["f9", "f8"], taken=())
-    assert ledger.name(["f8"], taken={fresh}) != fresh, "two people never share a name"
+    ledger = Ledger([("f1", "i1", "old", "train"), ("f2", "i2", "old", "train"), ("f3", "i3", "other", "train")])
+    assert named(ledger, ["f0", "f1", "f2"]) == ["old"]
+    assert named(ledger, ["f2", "f3", "f1"]) == ["old"], "most of its faces are old"
+    broken = named(ledger, ["f0", "f1"], ["f4", "f5"], ["f2", "f6"])
+    assert broken[0] == "old", "of two parts as large the first keeps the name"
+    assert len(set(broken)) == 3
+    assert named(ledger, ["f1", "f3", "f7"], ["f2", "f0"])[0] == "old"
+    larger = Ledger([(f"f{k}", f"i{k}", "old", "train") for k in range(5)])
+    assert named(larger, ["f0"], ["f1", "f2", "f3"])[1] == "old", "the larger part keeps the name"
+    assert named(Ledger(), ["f8", "f9"]) == named(Ledger(), ["f9", "f8"])
+
+
+def test_two_people_never_share_a_name():
+    fresh = named(Ledger(), ["f8"])[0]
+    assert len(set(named(Ledger([("f0", "i0", fresh, "train")]), ["f0"], ["f8"]))) == 2
 
 
 def test_the_file_is_appended_to(tmp_path):
@@ -163,10 +160,13 @@ def test_every_face_turned_away_has_a_reason(repro):
 class TestComponents:
     """Pictures that people share join them, unless the component would grow too large."""
 
-    def identify(self, tmp_path, monkeypatch, pictures, alone=range(8), alike=(), **changes):
+    def identify(
+        self, tmp_path, monkeypatch, pictures, alone=range(8), alike=(), group=lambda number: "album", **changes
+    ):
         """Run identify on made-up faces.
 
-        pictures: of people by number; alone: who is also shown four times alone; alike: people who look alike.
+        pictures: of people by number; alone: who is also shown four times alone; alike: people who look alike;
+        group: of a picture, by its number.
         """
         monkeypatch.chdir(tmp_path)
         rng = np.random.default_rng(0)
@@ -180,6 +180,7 @@ class TestComponents:
             images.append(
                 dict.fromkeys(records.IMAGES.names)
                 | {"image_id": image_id, "status": "ok", "source": "s", "licence": "l", "consent": "given"}
+                | {"group": group(number)}
             )
             phash = f"{rng.integers(2**63):016x}"
             measured.append(
@@ -214,6 +215,8 @@ class TestComponents:
             "min_sharpness": 0,
             "max_duplicate_bits": 0,
             "min_cosine": 0.4,
+            "min_cosine_across": 0.8,
+            "max_group": 1000,
             "min_face_cosine": 0.5,
             "min_faces": 3,
             "max_person_cosine": 0.6,
@@ -267,6 +270,29 @@ class TestComponents:
         for face in faces.filter("keep").to_dicts():
             if face["person_id"] in split and face["face_id"] in before:
                 assert split[face["person_id"]] == before[face["face_id"]]
+
+    def test_groups_are_linked_under_the_stricter_bound(self, tmp_path, monkeypatch):
+        """Everybody's four portraits lie in two albums, or each alone: the mean cosine of one person's is about .9."""
+        for number, (bound, expected) in enumerate({0.8: 8, 0.96: 16}.items()):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            halves = {"group": lambda number: f"album {number % 4 // 2}", "min_faces": 1}
+            people, _ = self.identify(folder, monkeypatch, [], min_cosine_across=bound, **halves)
+            assert people.height == expected
+        (tmp_path / "alone").mkdir()
+        nowhere = {"group": lambda number: None, "min_faces": 1, "min_cosine_across": 0.96}
+        assert self.identify(tmp_path / "alone", monkeypatch, [], **nowhere)[0].height == 32
+        (tmp_path / "large").mkdir()
+        large = {"max_group": 31, "min_faces": 1, "min_cosine_across": 0.96}
+        assert self.identify(tmp_path / "large", monkeypatch, [], **large)[0].height == 32, "no album is that large"
+
+    def test_the_same_input_gives_the_same_bytes(self, tmp_path, monkeypatch):
+        for name in "ab":
+            (tmp_path / name).mkdir()
+            self.identify(tmp_path / name, monkeypatch, [(0, 1)], alike=(2, 3))
+        for table in (products.PEOPLE_TABLE, products.PEOPLE_FACES_TABLE, products.PEOPLE_CHECK):
+            first, second = ((tmp_path / name / products.PEOPLE / table).read_bytes() for name in "ab")
+            assert first == second
 
     def test_a_later_conflict_drops_and_never_moves(self, tmp_path, monkeypatch):
         (tmp_path / "a").mkdir()
