@@ -6,33 +6,41 @@ import shlex
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.result import RESULTS
 from umo.errors import BadInput, WorkFailed
 
+if TYPE_CHECKING:
+    from bench.setup import Setup
+
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: idle threads sleep, for onnxruntime needs the cores
 
 QUICK = {"rerefl-step-overhead": "bench.rerefl_step", "reward-batched": "bench.reward_batched"}
+# These make their own data: they need no exported sets.
+DATA = {
+    "measure-floor": "bench.measure_floor",
+    "measure-peer": "bench.measure_peer",
+    "incremental": "bench.incremental",
+}
 LONG = {"rerefl-evaluations": "bench.rerefl_evaluations"}
-BENCHES = QUICK | LONG
+BENCHES = QUICK | DATA | LONG
+KNOBS = {"updates": LONG, "every": LONG, "photos": DATA}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run benches one after the other; 0 also where a bar is missed, for a result is a result."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    names = options.names or list(BENCHES if options.long else QUICK)
+    names = options.names or list(BENCHES if options.long else QUICK | DATA)
     if unknown := sorted(set(names) - set(BENCHES)):
         parser.error(f"no bench {unknown[0]!r}: choose of {', '.join(BENCHES)}")
-    given = {key: value for key in ("updates", "every") if (value := getattr(options, key)) is not None}
+    given = {key: value for key in KNOBS if (value := getattr(options, key)) is not None}
     try:
-        from bench.setup import from_params
-
-        setup = from_params()
+        setup = [] if set(names) <= set(DATA) else [_setup()]
         for name in names:
-            knobs = given if name in LONG else {}
-            result = import_module(BENCHES[name]).run(setup, **knobs)
+            knobs = {key: value for key, value in given.items() if name in KNOBS[key]}
+            result = import_module(BENCHES[name]).run(*([] if name in DATA else setup), **knobs)
             result.write(options.out, _command(name, knobs))
             print(result.line(), flush=True)
     except (BadInput, WorkFailed) as error:
@@ -41,13 +49,20 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _setup() -> "Setup":
+    from bench.setup import from_params
+
+    return from_params()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    quick, long = ", ".join(QUICK), ", ".join(LONG)
+    quick, long = ", ".join(QUICK | DATA), ", ".join(LONG)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{quick}; long: {long}")
     parser.add_argument("--long", action="store_true", help="without names: the long ones too")
     parser.add_argument("--updates", type=_positive, help="of a long bench: updates of the faithful form")
     parser.add_argument("--every", type=_positive, help="of a long bench: updates between measurements")
+    parser.add_argument("--photos", type=_positive, help=f"of {', '.join(DATA)}: how many")
     parser.add_argument("--out", type=Path, default=RESULTS, help=f"folder of results ({RESULTS})")
     return parser
 

@@ -44,7 +44,7 @@ class Archive:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._tar = tarfile.open(path)  # noqa: SIM115
+            self._tar = tarfile.open(path, "r:")  # noqa: SIM115
         except tarfile.ReadError as error:
             raise BadInput(f"{path}: not a readable tar ({error}); remove it and run dvc repro") from error
         self._path, self._members = path, dict[str, tarfile.TarInfo]()
