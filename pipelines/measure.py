@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -62,7 +62,8 @@ def _measure(params: Params, shard: Shard, folder: Path) -> Counts:
     images: list[dict] = []
     found: list[dict] = []
     assert isinstance(shard.task, Path)
-    rows = (opened for opened in store.iterate(shard.task, params.max_side) if opened.row["status"] != "duplicate")
+    opened = store.iterate(shard.task, params.max_side, _describe)
+    rows = (one for one in opened if one.row["status"] != "duplicate")
     while some := list(islice(rows, AT_ONCE)):
         for one, theirs in zip(some, _faces(model, params, some), strict=True):
             images.append(_image(one, len(theirs)))
@@ -75,14 +76,13 @@ def _measure(params: Params, shard: Shard, folder: Path) -> Counts:
     return counts
 
 
+def _describe(picture: np.ndarray) -> dict[str, Any]:
+    return {"phash": quality.perceptual_hash(picture), "sharpness": quality.sharpness(picture)}
+
+
 def _image(one: Opened, n_faces: int) -> dict:
-    return {
-        "image_id": one.row["image_id"],
-        "phash": None if one.picture is None else quality.perceptual_hash(one.picture),
-        "sharpness": None if one.picture is None else quality.sharpness(one.picture),
-        "n_faces": n_faces,
-        "error": one.error,
-    }
+    described = one.description or {"phash": None, "sharpness": None}
+    return {"image_id": one.row["image_id"], **described, "n_faces": n_faces, "error": one.error}
 
 
 def _without(one: Opened, theirs: list[dict]) -> str | None:

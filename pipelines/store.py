@@ -3,12 +3,12 @@
 import io
 import tarfile
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -93,17 +93,24 @@ class Opened(NamedTuple):
     """A row of a shard with its picture, or with the reason why there is none.
 
     Attributes:
+        description: of the picture, as the caller asked; empty without one.
         data: the picture as it is stored.
     """
 
     row: dict
     picture: np.ndarray | None
     error: str | None
+    description: dict[str, Any]
     data: bytes
 
 
-def iterate(folder: Path, max_side: int | None = None, ahead: int = AHEAD) -> Iterator[Opened]:
-    """Rows of a shard with their pictures, in order, read and decoded in a thread while the caller works.
+Describe = Callable[[np.ndarray], dict[str, Any]]
+
+
+def iterate(
+    folder: Path, max_side: int | None = None, describe: Describe = lambda picture: {}, ahead: int = AHEAD
+) -> Iterator[Opened]:
+    """Rows of a shard with their pictures, in order, read, decoded and described in a thread while the caller works.
 
     Args:
         max_side: as `read_image` takes it: a much longer JPEG comes out smaller than it is stored.
@@ -116,18 +123,19 @@ def iterate(folder: Path, max_side: int | None = None, ahead: int = AHEAD) -> It
     with closing(Archive(folder / PICTURES)) as archive, ThreadPoolExecutor(1) as reader:
         waiting: deque[Future[Opened]] = deque()
         for row in rows:
-            waiting.append(reader.submit(_open, archive, row, max_side))
+            waiting.append(reader.submit(_open, archive, row, max_side, describe))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _open(archive: Archive, row: dict, max_side: int | None) -> Opened:
+def _open(archive: Archive, row: dict, max_side: int | None, describe: Describe) -> Opened:
     if not row["key"]:
-        return Opened(row, None, row["error"], b"")
+        return Opened(row, None, row["error"], {}, b"")
     try:
         data = archive.bytes(row["key"])
-        return Opened(row, read_image(data, max_side=max_side), row["error"], data)
+        picture = read_image(data, max_side=max_side)
     except ImageError as error:
-        return Opened(row, None, str(error), b"")
+        return Opened(row, None, str(error), {}, b"")
+    return Opened(row, picture, row["error"], describe(picture), data)
