@@ -18,23 +18,26 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: idle thread
 QUICK = {
     "rerefl-step-overhead": "bench.rerefl_step",
     "reward-batched": "bench.reward_batched",
+    "measure-floor": "bench.measure_floor",
+    "measure-peer": "bench.measure_peer",
     "export": "bench.export",
 }
 LONG = {
     "rerefl-evaluations": "bench.rerefl_evaluations",
+    "incremental": "bench.incremental",
     "curate-million": "bench.curate_million",
     "curate-growth": "bench.curate_growth",
     "rethreshold-million": "bench.rethreshold_million",
 }
 BENCHES = QUICK | LONG
-KNOBS = ("updates", "every", "faces")
+KNOBS = ("updates", "every", "faces", "photos")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run benches one after the other; 0 also where a bar is missed, for a result is a result."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    names = options.names or list(BENCHES if options.long else QUICK)
+    names = options.names or list(BENCHES if options.long else QUICK | DATA)
     if unknown := sorted(set(names) - set(BENCHES)):
         parser.error(f"no bench {unknown[0]!r}: choose of {', '.join(BENCHES)}")
     given = {key: value for key in KNOBS if (value := getattr(options, key)) is not None}
@@ -61,12 +64,13 @@ def _setup() -> Any:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    quick, long = ", ".join(QUICK), ", ".join(LONG)
+    quick, long = ", ".join(QUICK | DATA), ", ".join(LONG)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{quick}; long: {long}")
     parser.add_argument("--long", action="store_true", help="without names: the long ones too")
     parser.add_argument("--updates", type=_positive, help="of a long bench: updates of the faithful form")
     parser.add_argument("--every", type=_positive, help="of a long bench: updates between measurements")
     parser.add_argument("--faces", type=_positive, help="of a long bench of the data engine: faces of its corpus")
+    parser.add_argument("--photos", type=_positive, help="of measure-floor, measure-peer, incremental: how many")
     parser.add_argument("--out", type=Path, default=RESULTS, help=f"folder of results ({RESULTS})")
     return parser
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -27,9 +27,8 @@ class Params(Section):
     faces: the face model that curates; never the judge.
     min_score: a less certain detection is no face.
     min_side: a smaller face is not measured (pixels).
-    max_side: a JPEG of twice the length or more is decoded smaller, though not below this, to be searched (pixels of
-        its longer side). Where the faces found are too small there, they are cut from the whole picture after all; and
-        whatever is written is in the stored picture's pixels.
+    max_side: a JPEG whose sides are both twice this or more is decoded smaller, though not below this (pixels). Where
+        faces are small there, it is looked at whole after all; what is written is in the stored picture's pixels.
     """
 
     faces: str
@@ -63,7 +62,8 @@ def _measure(params: Params, shard: Shard, folder: Path) -> Counts:
     images: list[dict] = []
     found: list[dict] = []
     assert isinstance(shard.task, Path)
-    rows = (opened for opened in store.iterate(shard.task, params.max_side) if opened.row["status"] != "duplicate")
+    opened = store.iterate(shard.task, params.max_side, _describe)
+    rows = (one for one in opened if one.row["status"] != "duplicate")
     while some := list(islice(rows, AT_ONCE)):
         for one, theirs in zip(some, _faces(model, params, some), strict=True):
             images.append(_image(one, len(theirs)))
@@ -76,14 +76,13 @@ def _measure(params: Params, shard: Shard, folder: Path) -> Counts:
     return counts
 
 
+def _describe(picture: np.ndarray) -> dict[str, Any]:
+    return {"phash": quality.perceptual_hash(picture), "sharpness": quality.sharpness(picture)}
+
+
 def _image(one: Opened, n_faces: int) -> dict:
-    return {
-        "image_id": one.row["image_id"],
-        "phash": None if one.picture is None else quality.perceptual_hash(one.picture),
-        "sharpness": None if one.picture is None else quality.sharpness(one.picture),
-        "n_faces": n_faces,
-        "error": one.error,
-    }
+    described = one.description or {"phash": None, "sharpness": None}
+    return {"image_id": one.row["image_id"], **described, "n_faces": n_faces, "error": one.error}
 
 
 def _without(one: Opened, theirs: list[dict]) -> str | None:
@@ -111,21 +110,21 @@ def _faces(model: FaceModel, params: Params, some: Sequence[Opened]) -> list[lis
     """Rows of the faces of each picture; all of them are embedded together."""
     good = [(one, one.picture) for one in some if one.picture is not None]
     detected = model.detect([picture for _, picture in good])
-    seen = [_see(params, one, picture, there) for (one, picture), there in zip(good, detected, strict=True)]
+    seen = [_see(model, params, one, picture, there) for (one, picture), there in zip(good, detected, strict=True)]
     vectors = iter(model.embed([its.picture for its in seen], [its.faces for its in seen]))
     rows = iter([_rows(model, one.row["image_id"], its, vectors) for (one, _), its in zip(good, seen, strict=True)])
     return [[] if one.picture is None else next(rows) for one in some]
 
 
-def _see(params: Params, one: Opened, picture: np.ndarray, detected: Sequence[Face]) -> _Seen:
-    """Keep the faces that are certain and large; where they are too small in a reduced picture, take it whole."""
+def _see(model: FaceModel, params: Params, one: Opened, picture: np.ndarray, detected: Sequence[Face]) -> _Seen:
+    """Keep the faces that are certain and large; where they are small in a reduced picture, look at the whole one."""
     scale = np.array([one.row["width"], one.row["height"]], np.float32) / np.array(picture.shape[1::-1], np.float32)
     pairs = [(face, _scaled(face, scale)) for face in detected if face.score >= params.min_score]
     pairs = [(face, stored) for face, stored in pairs if stored.side >= params.min_side]
-    faces, stored = [face for face, _ in pairs], [stored for _, stored in pairs]
-    if scale.max() > 1 and any(face.side < ENOUGH_SIDE for face in faces):
-        return _Seen(read_image(one.data), stored, stored)
-    return _Seen(picture, faces, stored)
+    if scale.max() > 1 and any(face.side < ENOUGH_SIDE for face, _ in pairs):
+        whole = read_image(one.data)
+        return _see(model, params, one, whole, model.detect([whole])[0])
+    return _Seen(picture, [face for face, _ in pairs], [stored for _, stored in pairs])
 
 
 def _scaled(face: Face, scale: np.ndarray) -> Face:

@@ -3,12 +3,12 @@
 import io
 import tarfile
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -70,42 +70,53 @@ def places(product: Path, shard: str) -> dict[str, tuple[int, int]]:
         raise BadInput(f"{path}: not a readable tar ({error}); remove it and run dvc repro") from error
 
 
+class Archive:
+    """A shard's tar, open, with a list of what is in it: of one that is cut short, what comes before the cut.
+
+    Raises:
+        BadInput: it is no tar.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._tar = tarfile.open(path, "r:")  # noqa: SIM115
+        except tarfile.ReadError as error:
+            raise BadInput(f"{path}: not a readable tar ({error}); remove it and run dvc repro") from error
+        self._path, self._members = path, dict[str, tarfile.TarInfo]()
+        with suppress(tarfile.ReadError):
+            for member in self._tar:
+                self._members[member.name] = member
+
+    def bytes(self, key: str) -> bytes:
+        """A member.
+
+        Raises:
+            ImageError: it is not there, or not whole.
+        """
+        try:
+            file = self._tar.extractfile(self._members[key])
+            return file.read() if file else b""
+        except (KeyError, tarfile.ReadError) as error:
+            raise ImageError(f"not whole in {self._path}: remove that and run dvc repro") from error
+
+    def close(self) -> None:
+        """Shut it."""
+        self._tar.close()
+
+
 class Pictures:
     """Pictures of a product by shard and key; tars stay open, decoded pictures are kept for a while."""
 
     def __init__(self, product: Path, keep: int = 256) -> None:
         self._product = product
-        self._archives: dict[str, tarfile.TarFile] = {}
+        self._archives: dict[str, Archive] = {}
         self.read = lru_cache(keep)(self._read)
 
     def bytes(self, shard: str, key: str) -> bytes:
-        """The stored bytes of a picture.
-
-        Raises:
-            ImageError: the tar does not hold it, or ends within it.
-            BadInput: the tar is none.
-        """
-        try:
-            member = self._archive(shard).extractfile(key)
-            data = member.read() if member else b""
-        except (KeyError, tarfile.ReadError) as error:
-            raise ImageError(f"{key} is not whole in {shard}/{PICTURES}: remove that and run dvc repro") from error
-        return data
-
-    def close(self) -> None:
-        """Shut the tars."""
-        for archive in self._archives.values():
-            archive.close()
-        self._archives.clear()
-
-    def _archive(self, shard: str) -> tarfile.TarFile:
+        """The stored bytes of a picture; errors as of `Archive`."""
         if shard not in self._archives:
-            path = self._product / shard / PICTURES
-            try:
-                self._archives[shard] = tarfile.open(path)  # noqa: SIM115
-            except tarfile.ReadError as error:
-                raise BadInput(f"{path}: not a readable tar ({error}); remove it and run dvc repro") from error
-        return self._archives[shard]
+            self._archives[shard] = Archive(self._product / shard / PICTURES)
+        return self._archives[shard].bytes(key)
 
     def _read(self, shard: str, key: str) -> np.ndarray:
         picture = read_image(self.bytes(shard, key))
@@ -117,17 +128,24 @@ class Opened(NamedTuple):
     """A row of a shard with its picture, or with the reason why there is none.
 
     Attributes:
+        description: of the picture, as the caller asked; empty without one.
         data: the picture as it is stored.
     """
 
     row: dict
     picture: np.ndarray | None
     error: str | None
+    description: dict[str, Any]
     data: bytes
 
 
-def iterate(folder: Path, max_side: int | None = None, ahead: int = AHEAD) -> Iterator[Opened]:
-    """Rows of a shard with their pictures, in order, read and decoded in a thread while the caller works.
+Describe = Callable[[np.ndarray], dict[str, Any]]
+
+
+def iterate(
+    folder: Path, max_side: int | None = None, describe: Describe = lambda picture: {}, ahead: int = AHEAD
+) -> Iterator[Opened]:
+    """Rows of a shard with their pictures, in order, read, decoded and described in a thread while the caller works.
 
     Args:
         max_side: as `read_image` takes it: a much longer JPEG comes out smaller than it is stored.
@@ -137,21 +155,22 @@ def iterate(folder: Path, max_side: int | None = None, ahead: int = AHEAD) -> It
         BadInput: the tar is none.
     """
     rows = records.read(folder / IMAGES_TABLE, records.IMAGES).to_pylist()
-    with closing(Pictures(folder.parent)) as pictures, ThreadPoolExecutor(1) as reader:
+    with closing(Archive(folder / PICTURES)) as archive, ThreadPoolExecutor(1) as reader:
         waiting: deque[Future[Opened]] = deque()
         for row in rows:
-            waiting.append(reader.submit(_open, pictures, folder.name, row, max_side))
+            waiting.append(reader.submit(_open, archive, row, max_side, describe))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _open(pictures: Pictures, shard: str, row: dict, max_side: int | None) -> Opened:
+def _open(archive: Archive, row: dict, max_side: int | None, describe: Describe) -> Opened:
     if not row["key"]:
-        return Opened(row, None, row["error"], b"")
+        return Opened(row, None, row["error"], {}, b"")
     try:
-        data = pictures.bytes(shard, row["key"])
-        return Opened(row, read_image(data, max_side=max_side), row["error"], data)
+        data = archive.bytes(row["key"])
+        picture = read_image(data, max_side=max_side)
     except ImageError as error:
-        return Opened(row, None, str(error), b"")
+        return Opened(row, None, str(error), {}, b"")
+    return Opened(row, picture, row["error"], describe(picture), data)

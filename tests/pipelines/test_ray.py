@@ -130,5 +130,5 @@ def test_actors_draw_the_same_scenes(workspace, monkeypatch):
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
 def test_an_address_where_no_ray_is_is_one_line(address):
-    with pytest.raises(BadInput, match=rf"^machine.ray_address: no Ray at '{address}' \\([^\n]*ray start --head\\)$"):
+    with pytest.raises(BadInput, match=rf"^machine.ray_address: no Ray at '{address}' \([^\n]*ray start --head\)$"):
         executors.start_ray(Machine(executor="ray", ray_address=address))

