@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run benches one after the other; 0 also where a bar is missed, for a result is a result."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    names = options.names or list(BENCHES if options.long else QUICK | DATA)
+    names = options.names or list(BENCHES if options.long else QUICK)
     if unknown := sorted(set(names) - set(BENCHES)):
         parser.error(f"no bench {unknown[0]!r}: choose of {', '.join(BENCHES)}")
     given = {key: value for key in KNOBS if (value := getattr(options, key)) is not None}
@@ -64,7 +64,7 @@ def _setup() -> Any:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    quick, long = ", ".join(QUICK | DATA), ", ".join(LONG)
+    quick, long = ", ".join(QUICK), ", ".join(LONG)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{quick}; long: {long}")
     parser.add_argument("--long", action="store_true", help="without names: the long ones too")
     parser.add_argument("--updates", type=_positive, help="of a long bench: updates of the faithful form")
