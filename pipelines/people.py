@@ -51,7 +51,8 @@ class Reasons:
 
     def counts(self) -> dict[str, int]:
         """Rows by reason."""
-        return {text: int((self._code == code).sum()) for code, text in enumerate(self._texts) if text}
+        counts = np.bincount(self._code, minlength=len(self._texts)).tolist()
+        return {text: count for text, count in zip(self._texts, counts, strict=True) if text and count}
 
 
 class People:

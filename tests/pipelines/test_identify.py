@@ -10,6 +10,7 @@ import pytest
 from pipelines import products
 from pipelines.identify import Params, repeated_images, run
 from pipelines.ledger import COLUMNS, SPLITS, Ledger
+from pipelines.people import Bounds, People, Reasons
 from pipelines.shards import Machine
 from umo import records
 from umo.errors import BadInput
@@ -253,6 +254,23 @@ class TestComponents:
         """0 and 1 are most alike, 2 is alike both: the nearest neighbour alone would not tell of all three."""
         people, _ = self.identify(tmp_path, monkeypatch, [], alike=(0, 1, 2, 3), max_person_cosine=0.05, min_cosine=0.8)
         assert people.group_by("component").len()["len"].max() >= 4
+
+    def test_only_alike_people_share_a_component(self, tmp_path, monkeypatch):
+        people, _ = self.identify(tmp_path, monkeypatch, [], alike=(5, 1, 7, 3), max_person_cosine=0.4, min_cosine=0.8)
+        assert people.group_by("component").len()["len"].sort().to_list() == [1, 1, 1, 1, 4]
+        named = people.group_by("component").agg(pl.col("person_id").min())
+        assert (named["component"] == named["person_id"]).all(), "a component is named after its first person"
+
+    def test_an_outlier_is_dropped_and_does_not_pull_the_centre(self):
+        """Three faces near one direction, and one at a right angle to it."""
+        vectors = np.array([[1, 0, 0], [0.96, 0.28, 0], [0.96, -0.28, 0], [0, 0, 1], [0, 1, 0]], np.float32)
+        faces = pl.DataFrame({"face_id": list("abcde"), "image_id": list("vwxyz")})
+        bounds = Bounds(min_face_cosine=0.5, min_faces=1, max_person_cosine=0.9, max_component=9)
+        found = People(bounds, faces, vectors, np.array([0, 0, 0, 0, -1]), Reasons(5), Ledger())
+        np.testing.assert_allclose(found.centre, [[1, 0, 0]], atol=1e-6)
+        np.testing.assert_allclose(found.cosine, [1, 0.96, 0.96, 0, np.nan], atol=1e-6)
+        assert found.kept().tolist() == [0, 1, 2]
+        assert found.reasons.counts() == {"cosine to the person's centre below 0.5": 1}
 
     def test_a_face_never_changes_its_split(self, tmp_path, monkeypatch):
         """Two people of different splits become one (a looser clustering): the minority's faces are dropped."""

@@ -59,8 +59,8 @@ def test_linking_is_average_linkage(seed, min_cosine):
 
 
 def test_more_faces_of_one_person_than_neighbours_are_looked_at(monkeypatch):
-    """With three neighbours a cluster, it takes several searches until nothing merges any more."""
-    monkeypatch.setattr(clustering, "NEIGHBOURS", 4)
+    """With one neighbour beside itself a cluster, it takes several searches until nothing merges any more."""
+    monkeypatch.setattr(clustering, "NEIGHBOURS", 2)
     vectors, people = faces(1, 6, 100, noise=(0.3, 0.6))
     assert same(people, clustering.link(vectors, np.arange(len(vectors)), 0.4))
 
