@@ -95,6 +95,9 @@ def workspace(folder: Path, count: int) -> None:
     (folder / products.CURATED).mkdir(parents=True)
     records.write(folder / products.CURATED / products.SETS_TABLE, many.to_arrow(), records.SETS)
     shutil.copy(products.CURATED / products.FUNNEL, folder / products.CURATED / products.FUNNEL)
+    captions = many.select("set_id", "prompt", captioner=pl.lit("template")).to_arrow()
+    (folder / products.CAPTIONED / "0000").mkdir(parents=True)
+    records.write(folder / products.CAPTIONED / "0000" / products.CAPTIONS_TABLE, captions, records.CAPTIONS)
     for path in (products.INGESTED, products.SYNTHESISED, products.MEASURED, SOURCES):
         (folder / path).symlink_to(path.absolute())
 

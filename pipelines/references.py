@@ -5,7 +5,6 @@ again only when its pictures, its faces or the wish for them change. The crops l
 memory and not read: any of them is at hand, and none is held.
 """
 
-import tarfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -104,8 +103,9 @@ def cut_references(cut: Cut, threads: int, shard: Shard, folder: Path) -> Counts
         for start in range(0, len(names), _BATCH):
             try:
                 batch = [(image_id, pictures.bytes(name, keys[image_id])) for image_id in names[start : start + _BATCH]]
-            except (OSError, KeyError, tarfile.TarError) as error:
-                raise BadInput(f"{tar}: not readable ({error}); remove {tar.parent} and run dvc repro") from error
+            except (OSError, ImageError) as error:
+                fault = "not readable, cut short or without one of its pictures"
+                raise BadInput(f"{tar}: {fault}; remove {tar.parent} and run dvc repro") from error
             rows = [row for crops in pool.map(crops_of, batch) for row in crops]
             writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=CROPS))
     return Counts({"references": len(asked)})

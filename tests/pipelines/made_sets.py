@@ -1,7 +1,7 @@
 """Products by hand, up to curated sets, from real photographs: four people, groups, scenes, a drawn reference."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +110,7 @@ class Made:
         products.CURATED.mkdir(parents=True, exist_ok=True)
         records.write(products.CURATED / products.SETS_TABLE, self.sets, records.SETS)
         (products.CURATED / products.FUNNEL).write_text(FUNNEL)
+        write_captions(self.sets)
 
     def _write_shard(self, product: Path, measured: Path, shard: str, image_ids: list[str]) -> None:
         rows, pictures, faces = [], {}, []
@@ -170,3 +171,14 @@ def make(orl: Callable[[int, int], np.ndarray]) -> Made:
     made.add_set("test", group((5, 4)), [pool(5, 1)], [])
     made.add_set("test", scene((4, 2), (5, 2)), [pool(4, 3), pool(5, 3)], [], keep=False, reason="too few people")
     return made
+
+
+def write_captions(sets: Sequence[Mapping]) -> None:
+    """A caption a kept set below the current folder, other than its prompt."""
+    captions = [
+        {"set_id": row["set_id"], "prompt": f"In a park. {row['prompt']}", "captioner": "a model"}
+        for row in sets
+        if row["keep"]
+    ]
+    (products.CAPTIONED / "0000").mkdir(parents=True, exist_ok=True)
+    records.write(products.CAPTIONED / "0000" / products.CAPTIONS_TABLE, captions, records.CAPTIONS)

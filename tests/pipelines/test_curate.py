@@ -12,6 +12,7 @@ import yaml
 from pipelines import products
 from pipelines.balance import limit_of_n, within_cap
 from tests.pipelines.made import PARAMS, Made, curate, diptych, face_id, image_id, near, references
+from tests.pipelines.made_sets import write_captions
 from umo import records
 from umo.prompts import prompt
 
@@ -234,6 +235,7 @@ def planted(made: Made, change: Callable[[list[dict]], None], **bounds: object) 
     change(rows)
     (products.CURATED / products.SETS_TABLE).unlink()  # it is a hard link into .work
     records.write(products.CURATED / products.SETS_TABLE, rows, records.SETS)
+    write_captions(rows)
     everything = yaml.safe_load((ROOT / "params.yaml").read_text())
     Path("params.yaml").write_text(yaml.safe_dump(everything | {"curate": PARAMS | bounds}))
     wanted = [suite for suite in suites(0) if suite.name in ("sets", "numbers of people", "references")]

@@ -20,7 +20,7 @@ from pipelines import export, products
 from pipelines.card import BAR, histogram
 from pipelines.formats import parquet
 from pipelines.shards import Machine
-from tests.pipelines.made_sets import Made, make
+from tests.pipelines.made_sets import Made, make, write_captions
 from umo import records
 from umo.errors import BadInput
 
@@ -90,7 +90,8 @@ def test_every_kept_set_is_there_once_and_nothing_is_lost(made: Made, rows: dict
     assert set(rows) == set(kept)
     for set_id, row in rows.items():
         truth = kept[set_id]
-        for name in ("n", "person_ids", "prompt", "background", "split", "source", "licence", "consent"):
+        assert row["prompt"] == f"In a park. {truth['prompt']}"  # the caption
+        for name in ("n", "person_ids", "background", "split", "source", "licence", "consent"):
             assert row[name] == truth[name], name
         assert np.allclose(row["target_boxes"], truth["target_boxes"])
         assert row["target"]["bytes"] == made.pictures[truth["target_image_id"]][1]
@@ -195,6 +196,7 @@ def test_what_datasets_keeps_of_an_export_is_not_taken_for_the_next(here: Path, 
     # The files keep their names, and the other files their bytes.
     moved = [row | {"set_id": "s0123456789abcdef" if row["set_id"] == gone else row["set_id"]} for row in made.sets]
     records.write(products.CURATED / products.SETS_TABLE, moved, records.SETS)
+    write_captions(moved)
     export.run(PARAMS, Machine())
     assert before.count(gone) == 2 and gone not in opened()
 
