@@ -23,7 +23,7 @@ from umo import faces
 from umo.errors import BadInput, WorkFailed
 
 FOUND_BY = ("ingest", "measure@ingested", "identify")
-REBUILT = (*FOUND_BY, "synthesise", "measure@synthesised", "curate", "validate", "export", "cases")
+REBUILT = (*FOUND_BY, "synthesise", "measure@synthesised", "curate", "caption", "validate", "export", "cases")
 
 
 class Params(Section):

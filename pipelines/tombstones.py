@@ -24,8 +24,8 @@ from umo.quality import perceptual_hash
 TOMBSTONES = Path("datasets/tombstones.csv")
 COLUMNS = ("image_id", "phash", "embedder", "embedding")
 FORGOTTEN = "forgotten"
-# Of 64. On the ORL photographs 99 % of copies at JPEG quality 50 to 90 or three times the size lie within it, and no
-# two photographs of different people do (there the least is 6).
+# Of 64. On the ORL photographs all copies at JPEG quality 90 lie within it, 93 % at quality 50, 99.8 % at three times
+# the size and 68 % at half of it, and no two photographs of different people do (there the least is 6).
 MAX_PHASH_BITS = 4
 
 
