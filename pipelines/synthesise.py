@@ -36,7 +36,7 @@ def run(params: Params, machine: Machine) -> None:
 
 
 def _generator(params: Params, machine: Machine) -> Generator:
-    if params.generator == "composite":
+    if params.generator == "composite" or not any(params.scenes.values()):  # without scenes no model is needed
         return Composite(params)
     from pipelines.generators.diffusion import Diffused  # reads params.yaml for the model; composite needs none
 

@@ -81,7 +81,12 @@ class Generator(Protocol):
 
 
 def numbers(params: Params) -> Iterator[tuple[str, Split, range]]:
-    """The shards of each split: name, split, numbers of its scenes."""
+    """The shards of each split: name, split, numbers of its scenes. Where none are asked for, one without any.
+
+    Whoever has photographs of several people needs no scenes, and the stages after need their tables all the same.
+    """
+    if not any(params.scenes.get(split, 0) for split in SPLITS):
+        yield f"{SPLITS[0]}-0000", SPLITS[0], range(0)
     for split in SPLITS:
         count = params.scenes.get(split, 0)
         for start in range(0, count, params.shard_size):

@@ -390,3 +390,11 @@ def test_composite_scenes_show_what_their_layout_says(studio):
         nearest = min(found, key=lambda face: np.abs(face.box - np.array(row["box"])).sum())
         (vector,) = model.embed([picture], [[nearest]])
         assert max(centre, key=lambda person: centre[person] @ vector) == row["person_id"]
+
+
+@pytest.mark.parametrize("generator", ["composite", "diffusion"])
+def test_without_scenes_there_are_empty_tables_and_no_model_is_asked(studio, generator):
+    """Whoever has photographs of several people needs none; the stages after read the tables."""
+    change(generator=generator, model="nowhere", scenes={"train": 0})
+    run()
+    assert products.scenes().height == products.layout().height == attempts().height == 0
