@@ -1,4 +1,4 @@
-"""A scan of products for somebody: every Parquet file, tar, text and picture, whatever its name, also DVC's cache.
+"""A scan of products for somebody: every Parquet or Arrow file, tar, text and picture, whatever its name, also DVC's cache.
 
 Files are known by their first bytes, so that DVC's cache, whose names say nothing, is read like the products.
 Found is: an id (of the person, a picture, a face, a set or a scene, for all of them begin alike), a file with the
@@ -117,6 +117,11 @@ class Scan:
             head = file.read(512)
         if head[:4] == b"PAR1":
             self._parquet(path, counts)
+        elif head[:6] == b"ARROW1":
+            with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as table:
+                for k in range(table.num_record_batches):
+                    for column in table.get_batch(k).columns:
+                        self._column(column, counts)
         elif head[257:262] == b"ustar":
             with tarfile.open(path) as archive:
                 for member in archive:
