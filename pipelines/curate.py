@@ -81,7 +81,7 @@ def _with_references(
     without = faces.join(chosen, on="row", how="anti").select("image", without=pl.lit(True)).unique()
     reason = pl.when("without").then(pl.lit(f"no reference between {params.min_cosine:g} and {params.max_cosine:g}"))
     return (
-        pictures.join(without, on="image", how="left")
+        pictures.join(without, on="image", how="left", maintain_order="left")
         .with_columns(
             reason=pl.coalesce("reason", reason),
             set_id=pl.concat_str(pl.lit("s"), found.images["image_id"].gather(pictures["image"]).str.head(16)),

@@ -63,7 +63,7 @@ def _faces(needs: Needs, found: Appearances) -> pl.DataFrame:
         .join(known.lazy().select("row", person_cosine=cosine), on="row", how="left")
         .with_columns(x=pl.col("middle") / pl.col("width"), fault=_face_fault(needs))
         .drop("lost", "side_px", "middle", "width", "person_cosine")
-        .sort("image", "x", "row", nulls_last=True)
+        .sort("image", "x", "row", "person", nulls_last=True)
         .collect()
     )
 

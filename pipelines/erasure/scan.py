@@ -1,4 +1,4 @@
-"""A scan of products for somebody: every Parquet or Arrow file, tar, text and picture, whatever its name, also DVC's cache.
+"""A scan of products for somebody: every Parquet or Arrow file, tar, text, picture, whatever its name; DVC's cache too.
 
 Files are known by their first bytes, so that DVC's cache, whose names say nothing, is read like the products.
 Found is: an id (of the person, a picture, a face, a set or a scene, for all of them begin alike), a file with the
