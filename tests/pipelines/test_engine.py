@@ -198,11 +198,15 @@ class Engine:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def run(self, **changes: dict) -> None:
-        """All stages in their order; `changes` are laid over the shipped parameters."""
+    def write_params(self, **changes: dict) -> None:
+        """The shipped ones, with `changes` laid over them."""
         params = merged(merged(yaml.safe_load((ROOT / "params.yaml").read_text()), SMALL), changes)
         params["bases"]["tiny-uno"]["folder"] = str(ROOT / "models/tiny-uno")
         (self.folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def run(self, **changes: dict) -> None:
+        """All stages in their order."""
+        self.write_params(**changes)
         for stage, part in STAGES:
             assert main([stage, "--of", part] if part else [stage]) == 0, (stage, part)
 
@@ -366,3 +370,10 @@ def test_a_second_video_adds_its_own_shards_and_its_own_sets(truth, again, orl):
         first = [after.images[pool[0]["image_id"]]["clip"] for pool in row["pool"]]
         assert all(clip.startswith("morning.mp4#") for clip in first)
         assert {entry["recall"] for pool in row["pool"] for entry in pool} == {"group", "corpus"}
+
+
+def test_scenes_that_were_asked_for_and_are_not_there_are_a_fault(again, capsys):
+    """Only where none are asked for may there be none."""
+    again.write_params(synthesise={"scenes": {"train": 1}})
+    assert main(["validate"]) == 1
+    assert "images@synthesised: no usable picture" in capsys.readouterr().err
