@@ -19,7 +19,7 @@ from umo.errors import WorkFailed
 
 PHOTOS = Path("datasets/photos")
 GROUP_EVERY = 20  # one photograph in so many shows a group of six; the others are portraits
-A_SHARD = 100  # pictures
+A_SHARD = 50  # pictures
 
 
 def workspace(name: str, count: int) -> Path:
