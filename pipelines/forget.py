@@ -45,6 +45,7 @@ def main(arguments: Sequence[str]) -> str:
     """
     options = _parser().parse_args(arguments)
     refuse_others()
+    purge.refuse_shared_cache()
     said = []
     if pending := Note.read():
         if options.dry_run:
@@ -155,5 +156,6 @@ def _who(note: Note) -> Iterator[str]:
 def _preview(note: Note) -> Iterator[str]:
     yield from _who(note)
     work, outs = purge.what_holds(Scan(wanted(note)), note.drop_models)
+    yield "would go: all of DVC's cache that this workspace does not use, also what only other branches have"
     yield f"would go: {len(work)} pieces of {WORK}; {', '.join(map(str, outs)) or 'no output'}"
     yield from left_to_do(note)

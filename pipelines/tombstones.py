@@ -13,6 +13,7 @@ import base64
 import csv
 import io
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,14 +82,19 @@ class Tombstones:
             image_id: sha256 of the file's bytes.
             picture: (H, W, 3) uint8 as it was photographed, before any padding.
         """
-        known = self.hashes()
-        if image_id not in self and not (len(known) and near(hashes([perceptual_hash(picture)]), known).any()):
+        if image_id not in self and not self._looks_known(picture):
             return None
         return f"{FORGOTTEN}: it shows somebody who was to be forgotten ({TOMBSTONES}): delete the file"
 
-    def hashes(self) -> np.ndarray:
-        """(n,) uint64 perceptual hashes."""
-        return hashes([row.phash for row in self.rows() if row.phash])
+    def _looks_known(self, picture: np.ndarray) -> bool:
+        if not len(self._hashes):
+            return False
+        return bool(near(self._hashes, hashes([perceptual_hash(picture)])).any())
+
+    @cached_property
+    def _hashes(self) -> np.ndarray:
+        """(n,) uint64 perceptual hashes, for the many pictures that are held against them."""
+        return hashes(row.phash for row in self.rows() if row.phash)
 
     def centres(self, embedder: str) -> np.ndarray:
         """(n, d) float32 unit vectors of the people kept by an embedding of this face model; (0, 0) for none."""
@@ -100,6 +106,7 @@ class Tombstones:
         """Add pictures that are not there yet."""
         for row in rows:
             self._rows.setdefault(row.image_id, row)
+        self.__dict__.pop("_hashes", None)
 
     def write(self, path: Path = TOMBSTONES) -> None:
         """Replace the file whole."""

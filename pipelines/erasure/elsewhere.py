@@ -29,7 +29,7 @@ def _original(root: Path, path: str) -> Path | None:
     root = root if root.is_dir() else root.parent
     if (root / path).is_file():
         return root / path
-    file = root / path.partition("#")[0]
+    file = root / path.rpartition("#")[0]
     return next((part for part in (file, *file.parents) if part.is_file() and part.is_relative_to(root)), None)
 
 

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import yaml
@@ -11,8 +12,9 @@ from pipelines import products
 from pipelines.erasure.note import NOTE, Note
 from pipelines.erasure.scan import Scan
 from pipelines.ledger import LEDGER, Ledger
+from pipelines.locks import alone
 from pipelines.shards import WORK
-from umo.errors import WorkFailed
+from umo.errors import BadInput, WorkFailed
 
 DATASETS, RUNS = Path("datasets"), Path("runs")
 LOCK = Path("dvc.lock")
@@ -87,7 +89,7 @@ def purge(scan: Scan, note: Note) -> str:
     logging.getLogger("dvc").setLevel(logging.ERROR)  # it warns of every output that is not there
     work, outs = what_holds(scan, note.drop_models)
     try:
-        with Repo() as repo, lock_repo(repo):
+        with _no_stage_runs(), Repo() as repo, lock_repo(repo):
             ledger = Ledger.read()
             if rows := ledger.drop(note.image_ids, note.person_id):
                 ledger.write()
@@ -101,6 +103,31 @@ def purge(scan: Scan, note: Note) -> str:
     for path in (CACHE / "runs", TEMPORARY / "exps", *([Path(records)] if records else [])):
         shutil.rmtree(path, ignore_errors=True)  # runs that could be restored, copies, names in DVC's own records
     return f"{rows} rows of {LEDGER}, {len(work)} pieces of {WORK}, {', '.join(map(str, outs)) or 'no output'}"
+
+
+@contextmanager
+def _no_stage_runs() -> Iterator[None]:
+    """A stage that was started by hand would publish the person again; DVC knows nothing of it."""
+    from pipelines.__main__ import STAGES
+
+    with ExitStack() as stack:
+        for stage in STAGES:
+            stack.enter_context(alone(stage, WORK / f"{stage}.lock"))
+        yield
+
+
+def refuse_shared_cache() -> None:
+    """All that this workspace does not use is removed from DVC's cache, so that it must be nobody else's.
+
+    Raises:
+        BadInput: the cache lies elsewhere.
+    """
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        where = Path(repo.cache.local.path)
+    if not where.is_relative_to(Path.cwd() / CACHE):
+        raise BadInput(f"DVC's cache is {where}: others may use it; remove cache.dir, dvc fetch, and run forget again")
 
 
 def _remove(path: Path) -> None:

@@ -19,11 +19,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import forget, identify, products
+from pipelines.erasure import purge
 from pipelines.erasure.note import NOTE
 from pipelines.erasure.scan import Scan, Wanted
 from pipelines.ledger import LEDGER
+from pipelines.locks import alone
 from pipelines.params import load
-from pipelines.shards import Machine
+from pipelines.shards import WORK, Machine
 from pipelines.tombstones import TOMBSTONES, Tombstone, Tombstones, encoded, hashes
 from tests import chaos
 from umo.errors import BadInput, WorkFailed
@@ -188,6 +190,17 @@ class TestWho:
     @pytest.fixture(autouse=True)
     def _inside(self, small, inside):
         inside(small)
+
+    def test_a_cache_of_others_is_refused(self, small, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.setattr(purge, "CACHE", Path("elsewhere"))
+            with pytest.raises(BadInput, match="others may use it"):
+                forget.main([person_of(small.path, 2), "--dry-run"])
+
+    def test_a_stage_that_runs_by_hand_stops_the_purge(self, small):
+        refused = pytest.raises(WorkFailed, match="measure is being run here")
+        with alone("measure", WORK / "measure.lock"), refused, purge._no_stage_runs():
+            pytest.fail("it went on")
 
     def test_a_dry_run_changes_nothing(self, small):
         before = chaos.made(small.path)
