@@ -193,8 +193,15 @@ def _in_ray(title: str, do: Do, jobs: Mapping[str, Job], machine: Machine) -> It
     gpus = 1 if machine.device.startswith("cuda") else 0
     threads = 1 if machine.ray_address else _share_of_cores(machine.workers)
     actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=RETRIES)(RayWorker)
-    workers: list[Any] = [actor.remote(str(Path.cwd()), threads) for _ in range(min(machine.workers, len(jobs)))]
+    workers: list[Any] = []
     try:
+        there = ray.cluster_resources()
+        places = min(int(there.get(kind, 0)) for kind in ("CPU", "GPU")[: 1 + gpus])
+        if not places:  # an actor without a place would be waited for without end
+            lacking = f"no GPU for machine.device: {machine.device}" if gpus else "no core"
+            raise BadInput(f"machine.executor: Ray has {lacking}; choose another device or cluster")
+        for _ in range(min(machine.workers, len(jobs), places)):
+            workers.append(actor.remote(str(Path.cwd()), threads))
         pool = ActorPool(workers)
         for name, job in jobs.items():
             pool.submit(lambda worker, named: worker.one.remote(do, *named), (name, job))

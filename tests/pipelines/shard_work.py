@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from pipelines.executors import Machine
 from pipelines.shards import Counts, Shard, run
-from umo.errors import BadInput
+from umo.errors import BadInput, WorkFailed
 
 
 class Knob(BaseModel):
@@ -84,3 +84,18 @@ def published() -> dict[str, str]:
 
 
 WHOLE = {f"out/{name}/letter.txt": f"{name} None" for name in "abcdef"}
+
+
+ERRORS = [  # names of shards for `fail`, what comes of it
+    ("abc", WorkFailed, "shard c failed (ZeroDivisionError: by nought)"),
+    ("abd", BadInput, "d.jpg: no picture: remove it"),
+]
+
+
+def told_by_workers() -> list[dict]:
+    """What four runs of `describe_worker` wrote: each worker has its share of the cores and one network."""
+    told = [json.loads(path.read_text()) for path in Path("out").rglob("told.json")]
+    share = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert len(told) == 4
+    assert all(one["opencv"] == one["onnxruntime"] == share and one["loads"] == 1 for one in told)
+    return told

@@ -1,6 +1,5 @@
 """Several processes: nothing lost, nothing doubled, whoever dies."""
 
-import json
 import os
 import signal
 import subprocess
@@ -13,8 +12,8 @@ import pytest
 from pipelines import executors, shards
 from pipelines.executors import Machine
 from tests.pipelines import shard_work
-from tests.pipelines.shard_work import WHOLE, go, published
-from umo.errors import BadInput, WorkFailed
+from tests.pipelines.shard_work import ERRORS, WHOLE, go, published, told_by_workers
+from umo.errors import WorkFailed
 
 TWO = Machine(executor="process", workers=2)
 
@@ -42,13 +41,7 @@ def test_a_shard_that_kills_every_worker_is_given_up_and_the_others_are_kept(mon
     assert {path.read_text()[0] for path in shards.WORK.rglob("letter.txt")} == set("abdef")
 
 
-@pytest.mark.parametrize(
-    ("names", "error", "line"),
-    [
-        ("abc", WorkFailed, "shard c failed (ZeroDivisionError: by nought)"),
-        ("abd", BadInput, "d.jpg: no picture: remove it"),
-    ],
-)
+@pytest.mark.parametrize(("names", "error", "line"), ERRORS)
 def test_an_error_is_one_line_and_is_not_tried_again(names, error, line):
     with pytest.raises(error) as raised:
         go(shard_work.fail, TWO, names)
@@ -57,10 +50,7 @@ def test_an_error_is_one_line_and_is_not_tried_again(names, error, line):
 
 def test_workers_share_the_cores_and_load_a_network_once(tmp_path):
     go(shard_work.describe_worker, TWO, "abcd")
-    told = [json.loads(path.read_text()) for path in Path("out").rglob("told.json")]
-    share = max(1, len(os.sched_getaffinity(0)) // 2)
-    assert len(told) == 4
-    assert all(one["opencv"] == one["onnxruntime"] == share and one["loads"] == 1 for one in told)
+    told = told_by_workers()
     assert len({(one["process"], one["network"]) for one in told}) == len({one["process"] for one in told})
     assert {one["folder"] for one in told} == {str(tmp_path)}
 

@@ -1,7 +1,6 @@
 """Ray's actors on a local cluster of two workers: the same products, and a killed actor costs a retry of its shard."""
 
 import importlib.util
-import json
 import os
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ from pipelines.params import load
 from pipelines.shards import tree_digest
 from tests.pipelines import shard_work
 from tests.pipelines.conftest import photograph_folder
-from tests.pipelines.shard_work import WHOLE, go, published
+from tests.pipelines.shard_work import ERRORS, WHOLE, go, published, told_by_workers
 from umo.errors import BadInput, WorkFailed
 
 RAY = Machine(executor="ray", workers=2)
@@ -61,13 +60,7 @@ def test_a_shard_that_kills_every_actor_is_given_up_and_the_others_are_kept(monk
     assert published() == WHOLE
 
 
-@pytest.mark.parametrize(
-    ("names", "error", "line"),
-    [
-        ("abc", WorkFailed, "shard c failed (ZeroDivisionError: by nought)"),
-        ("abd", BadInput, "d.jpg: no picture: remove it"),
-    ],
-)
+@pytest.mark.parametrize(("names", "error", "line"), ERRORS)
 def test_an_error_is_one_line_and_is_not_tried_again(names, error, line):
     with pytest.raises(error) as raised:
         go(shard_work.fail, RAY, names)
@@ -76,24 +69,25 @@ def test_an_error_is_one_line_and_is_not_tried_again(names, error, line):
 
 def test_actors_share_the_cores_and_load_a_network_once(tmp_path):
     go(shard_work.describe_worker, RAY, "abcd")
-    told = [json.loads(path.read_text()) for path in Path("out").rglob("told.json")]
-    share = max(1, len(os.sched_getaffinity(0)) // 2)
-    assert len(told) == 4
-    assert all(one["opencv"] == one["onnxruntime"] == share and one["loads"] == 1 for one in told)
+    told = told_by_workers()
     assert os.getpid() not in {one["process"] for one in told}
     assert {one["folder"] for one in told} == {str(tmp_path)}
 
 
-def test_an_actor_takes_a_gpu_where_the_device_is_one(cluster):
+def test_an_actor_takes_a_gpu_where_the_device_is_one(cluster, monkeypatch):
     """None is here, so that it cannot be placed; what is asked for is what counts."""
     asked = []
     real = cluster.remote
-    cluster.remote = lambda **options: asked.append(options) or real(**options | {"num_gpus": 0})
-    try:
-        go(shard_work.letter, Machine(executor="ray", workers=2, device="cuda"))
-    finally:
-        cluster.remote = real
+    monkeypatch.setattr(cluster, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
+    monkeypatch.setattr(cluster, "remote", lambda **options: asked.append(options) or real(**options | {"num_gpus": 0}))
+    go(shard_work.letter, Machine(executor="ray", workers=2, device="cuda"))
     assert asked[0]["num_gpus"] == 1 and asked[0]["num_cpus"] == 1
+
+
+def test_an_actor_that_could_not_be_placed_is_not_waited_for():
+    with pytest.raises(BadInput, match=r"no GPU for machine\.device: cuda"):
+        go(shard_work.letter, Machine(executor="ray", workers=2, device="cuda"))
+    assert go(shard_work.letter, Machine(executor="ray", workers=9)).made == {"letters": 6}, "two cores are there"
 
 
 def test_serial_processes_and_actors_make_the_same_measurements():
