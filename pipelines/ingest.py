@@ -115,7 +115,7 @@ def _inputs(of: list[Found] | Container, sources: Mapping[str, Source], params: 
         named = {file.source for file in of}
     is_video = isinstance(of, Container) and of.kind == "video"
     knobs = {"params": digest(params.model_dump(exclude=None if is_video else {"video"}))}
-    return files | knobs | {f"source {name}": sources[name].model_dump_json() for name in named}
+    return files | knobs | {f"source {name}": sources[name].digest_input() for name in named}
 
 
 def _ingest(
@@ -128,6 +128,8 @@ def _ingest(
         for rank, item in enumerate(_items(params, sources, shard)):
             row = item.row
             try:
+                if row["image_id"] in tombstones:  # also where it is a copy or without a licence
+                    row["label"] = None
                 _check(row, sources[row["source"]], params, shard.task.copies.get(rank))
                 data, size = _stored(item, params, sources[row["source"]], tombstones)
             except ImageError as error:

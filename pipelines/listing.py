@@ -32,9 +32,7 @@ def of_containers(
     """
     videos = {name: one for name, one in containers.items() if one.kind == "video"}
     shards = [
-        Shard(
-            name, {"file": one.sha256, "source": sources[one.source].model_dump_json(), "limits": digest(limits)}, one
-        )
+        Shard(name, {"file": one.sha256, "source": sources[one.source].digest_input(), "limits": digest(limits)}, one)
         for name, one in containers.items()
         if name not in videos
     ]

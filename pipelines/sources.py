@@ -70,6 +70,10 @@ class Source(Section):
         keys = ("licence_column", "group_column", "label_column")
         return {key: column for key in keys if (column := getattr(self, key))}
 
+    def digest_input(self) -> str:
+        """What the source's rows and pictures depend on: neither whom to thank, nor which files it is asked for."""
+        return self.model_dump_json(exclude={"credit", "note", "include"})
+
     def licence_of(self, fields: Mapping[str, object]) -> str | None:
         """A picture's licence: its row's own, else the source's."""
         return self._own("licence_column", fields) or self.licence
@@ -90,7 +94,7 @@ class Source(Section):
         """A row's value as text; None where it says nothing."""
         value = fields.get(self.columns.get(key, ""))
         said = isinstance(value, str | int | float) and value == value
-        return (str(value).strip() or None) if said else None
+        return (text(str(value)).strip() or None) if said else None
 
     def locate(self, name: str) -> tuple[Kind, Path]:
         """What the source is and where.
@@ -123,6 +127,11 @@ def _kind(root: Path) -> Kind:
     if any((root / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
         return "table"
     return next((kind for kind, suffixes in SUFFIXES.items() if root.suffix.lower() in suffixes), "folder")
+
+
+def text(name: str) -> str:
+    """A name as one line of text: what cannot be printed (also bytes that are not UTF-8) is written out."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
 
 
 def read_sources(path: Path = SOURCES) -> dict[str, Source]:

@@ -7,7 +7,7 @@ from pipelines.readers import archive, base, folder, table, uno, video
 from pipelines.readers.base import Container, Found, Limits, Member
 from pipelines.readers.video import Video
 from pipelines.shards import digest, file_digest
-from pipelines.sources import Kind, Source
+from pipelines.sources import Kind, Source, text
 
 
 def files(name: str, source: Source, kind: Kind, root: Path) -> Iterator[Found]:
@@ -29,7 +29,7 @@ def containers(name: str, source: Source, kind: Kind, root: Path) -> Iterator[Co
     for file in base.files_below(name, source, kind, root):
         if kind == "table" and file.name.startswith("cache-"):  # what Hugging Face's map and filter leave behind
             continue
-        path = base.text(str(file.relative_to(root)) if file != root else file.name)
+        path = text(str(file.relative_to(root)) if file != root else file.name)
         try:
             sha256 = file_digest(file)
         except OSError:

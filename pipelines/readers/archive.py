@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from pipelines.readers.base import Container, Limits, Member, check_bytes, reason, text
-from pipelines.sources import SUFFIXES
+from pipelines.readers.base import Container, Limits, Member, check_bytes, reason
+from pipelines.sources import SUFFIXES, text
 from umo.images import ImageError
 
 MAX_EXPANSION = 100  # of a compressed tar; pictures are compressed already

@@ -92,11 +92,6 @@ def image_id(container: Container, rank: int, member: Member) -> str:
     return member.image_id or hashlib.sha256(member.data).hexdigest()
 
 
-def text(name: str) -> str:
-    """A name as one line of text: what cannot be printed (also bytes that are not UTF-8) is written out."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
-
-
 def reason(error: Exception) -> str:
     """What a library said, on one line."""
     return " ".join(str(error).split()) or type(error).__name__

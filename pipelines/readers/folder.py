@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines.readers.base import Found, files_below, text
+from pipelines.readers.base import Found, files_below
 from pipelines.shards import digest, file_digest
-from pipelines.sources import Source
+from pipelines.sources import Source, text
 
 
 def find(name: str, source: Source, root: Path) -> Iterator[Found]:

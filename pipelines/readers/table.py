@@ -58,12 +58,18 @@ def _groups(
 ) -> Iterator[tuple[int, Iterable[pa.RecordBatch]]]:
     """Rank of the first row, and the rows, of each part that can be read by itself."""
     if isinstance(table, pa.RecordBatchReader):
-        yield 0, table
+        yield 0, map(_sound, table)
         return
     first = 0
     for group in range(table.num_row_groups):
         yield first, table.iter_batches(ROWS, row_groups=[group], columns=names)
         first += table.metadata.row_group(group).num_rows
+
+
+def _sound(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """An Arrow file is taken as it lies, and offsets that lead out of it would be followed; Parquet is decoded."""
+    batch.validate(full=True)
+    return batch
 
 
 def _rows(
@@ -73,12 +79,19 @@ def _rows(
     rank = first
     try:
         for batch in batches:
-            for start in range(0, batch.num_rows, ROWS):
-                rows = batch.select(names).slice(start, ROWS).to_pylist()
-                yield from rows
-                rank += len(rows)
+            for k in range(batch.num_rows):
+                yield _row(container, rank, batch.select(names).slice(k, 1))
+                rank += 1
     except (pa.ArrowException, OSError) as error:
         yield _damage(container, rank, error)
+
+
+def _row(container: Container, rank: int, row: pa.RecordBatch) -> dict | Member:
+    """Text that is no text costs its row alone."""
+    try:
+        return row.to_pylist()[0]
+    except UnicodeDecodeError as error:
+        return Member(f"{container.path}#{rank}", error=f"its text is not UTF-8 ({reason(error)}): write it again")
 
 
 def _damage(container: Container, rank: int, error: Exception) -> Member:

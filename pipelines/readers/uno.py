@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines.readers.base import Found, reason, text
+from pipelines.readers.base import Found, reason
 from pipelines.readers.folder import found
 from pipelines.shards import digest
-from pipelines.sources import SOURCES
+from pipelines.sources import SOURCES, text
 from umo.errors import BadInput
 
 

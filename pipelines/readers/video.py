@@ -112,16 +112,19 @@ def _rank(candidate: Candidate) -> tuple[float, float]:
 def read(container: Container, limits: Limits, params: Video) -> Iterator[Member]:
     """The chosen frames in order of time; what could not be decoded as one error at the end."""
     video = _Video(container, limits)
-    for number, frame in _choose(video, params):
-        height, width = frame.picture.shape[:2]
-        yield Member(
-            f"{container.path}#t={frame.time:.3f}",
-            encode_jpeg(frame.picture),
-            image_id=container.frame_id(frame.pts),
-            clip=f"{container.path}#{number:04d}",
-            time=frame.time,
-            size=(height, width),
-        )
+    try:
+        for number, frame in _choose(video, params):
+            height, width = frame.picture.shape[:2]
+            yield Member(
+                f"{container.path}#t={frame.time:.3f}",
+                encode_jpeg(frame.picture),
+                image_id=container.frame_id(frame.pts),
+                clip=f"{container.path}#{number:04d}",
+                time=frame.time,
+                size=(height, width),
+            )
+    except (av.FFmpegError, ValueError) as error:
+        video.faults.append(f"a frame cannot be converted ({reason(error)})")
     if video.faults:
         yield Member(container.path, error=f"{video.faults[0]}: copy it again from its origin")
 

@@ -368,6 +368,41 @@ def test_a_damaged_table_keeps_the_other_rows(ingested, photos):
     assert "cut short or damaged from row 0 on" in rows["cut.parquet"]["error"]
 
 
+def test_text_that_is_none_costs_its_row(ingested, photos):
+    """A lone surrogate in a .json, bytes that are not UTF-8 in a column."""
+    note = b'{"event": "wed\\ud800\\nding"}'
+    write_tar(ingested.folder / "a.tar", {"1.jpg": photos[0], "1.json": note, "2.jpg": photos[1]})
+    texts = pa.Array.from_buffers(pa.string(), 2, pa.array([b"\xff\xfe", b"CC0"], pa.binary()).buffers())
+    pq.write_table(pa.table({"image": photos[2:4], "rights": texts}), ingested.folder / "t.parquet")
+    sources = {
+        "shoot": {"path": "a.tar", "group_column": "event", **TERMS},
+        "web": {"path": "t.parquet", "licence_column": "rights"},
+    }
+    rows = by_path(ingested(sources))
+    assert rows["a.tar/1.jpg"]["group"] == "shoot/wed\\ud800\\nding"
+    assert {path: row["status"] for path, row in rows.items()} == {
+        "a.tar/1.jpg": "ok",
+        "a.tar/2.jpg": "ok",
+        "t.parquet#0": "error",
+        "t.parquet#1": "ok",
+    }
+    assert "its text is not UTF-8" in rows["t.parquet#0"]["error"]
+
+
+def test_an_arrow_file_whose_offsets_lead_out_of_it_is_not_followed(ingested, photos):
+    path = ingested.folder / "t.arrow"
+    table = pa.record_batch({"image": pa.array(photos[:2], pa.binary())})
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_batch(table)
+    ends = np.cumsum([0, *map(len, photos[:2])]).astype(np.int32)
+    data = path.read_bytes()
+    assert data.count(ends.tobytes()) == 1
+    beyond = ends + np.array([0, 0, 50], np.int32)
+    path.write_bytes(data.replace(ends.tobytes(), beyond.tobytes()))
+    (row,) = ingested({"web": {"path": "t.arrow", **TERMS}})
+    assert row["status"] == "error" and "cut short or damaged from row 0 on" in row["error"]
+
+
 @pytest.mark.parametrize(
     ("source", "line"),
     [
