@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -85,12 +86,15 @@ def _signature(status: os.stat_result) -> str:
 
 
 class Memory:
-    """Checksums of files in SQLite. It may be removed, spoilt or shut at any time: then files are read again."""
+    """Checksums of files in SQLite, for any thread. It may be removed, spoilt or shut at any time: then files are read
+    again.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._new: dict[str, Known] = {}
         self._connection: sqlite3.Connection | None = None
+        self._alone = threading.RLock()
 
     def get(self, status: os.stat_result) -> str | None:
         """The checksum of a file that is still as it was."""
@@ -100,42 +104,46 @@ class Memory:
 
     def put(self, status: os.stat_result, value: str) -> None:
         """Remember; written to disk now and then, and when the process ends."""
-        self._new[_identity(status)] = (_signature(status), value)
-        if len(self._new) >= AT_ONCE:
-            self.flush()
+        with self._alone:
+            self._new[_identity(status)] = (_signature(status), value)
+            if len(self._new) >= AT_ONCE:
+                self.flush()
 
     def flush(self) -> None:
         """Write down what is new."""
-        if self._new:
+        with self._alone:
             rows = [(name, *known) for name, known in self._new.items()]
-            self._tried(lambda connection: _insert(connection, rows))
+            if rows:
+                self._tried(lambda connection: _insert(connection, rows))
             self._new.clear()
 
     def close(self) -> None:
         """Write down what is new, and let the file go."""
-        self.flush()
-        if self._connection:
-            self._connection.close()
-            self._connection = None
+        with self._alone:
+            self.flush()
+            if self._connection:
+                self._connection.close()
+                self._connection = None
 
     def _tried(self, action: Callable[[sqlite3.Connection], Known | None]) -> Known | None:
         """An action on the file, or None where the file does not allow it; a spoilt file is removed."""
-        try:
-            if self._connection is None or not self.path.exists():
-                self._connection = _opened(self.path)
-            return action(self._connection)
-        except (sqlite3.OperationalError, sqlite3.ProgrammingError, OSError):  # locked, a full disk, not to be written
-            return None
-        except sqlite3.DatabaseError:
-            self._connection = None
-            with suppress(OSError):
-                self.path.unlink()
-            return None
+        with self._alone:
+            try:
+                if self._connection is None or not self.path.exists():
+                    self._connection = _opened(self.path)
+                return action(self._connection)
+            except (sqlite3.OperationalError, sqlite3.ProgrammingError, OSError):  # locked, a full disk, read-only
+                return None
+            except sqlite3.DatabaseError:
+                self._connection = None
+                with suppress(OSError):
+                    self.path.unlink()
+                return None
 
 
 def _opened(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, timeout=PATIENCE)
+    connection = sqlite3.connect(path, timeout=PATIENCE, check_same_thread=False)  # one thread at a time
     connection.execute("CREATE TABLE IF NOT EXISTS files (file TEXT PRIMARY KEY, signature TEXT, sha256 TEXT)")
     return connection
 
@@ -158,8 +166,7 @@ def _memory() -> Memory:
     if here not in _open:
         for other in list(_open):
             _open.pop(other).close()
-        _open[here] = Memory(here)
-    return _open[here]
+    return _open.setdefault(here, Memory(here))
 
 
 @atexit.register

@@ -4,6 +4,7 @@ import hashlib
 import os
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,19 @@ def test_a_file_that_has_not_changed_is_read_once(reads, settled):
     restart()
     assert file_digest(path) == sha256("one")
     assert reads == [path]
+
+
+def test_threads_share_what_is_remembered(reads, settled):
+    """The file is opened in one thread, used in others and shut in a third."""
+    paths = [Path(f"{k}.txt") for k in range(600)]
+    for path in paths:
+        path.write_text(path.name)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(file_digest, paths)) == [sha256(path.name) for path in paths]
+    restart()
+    reads.clear()
+    assert [file_digest(path) for path in paths] == [sha256(path.name) for path in paths]
+    assert reads == []
 
 
 def test_a_file_is_the_same_under_another_name_and_another_file_is_not(reads, settled):
