@@ -47,7 +47,7 @@ def histogram(
         label: of the axis.
     """
     plt = _pyplot()
-    figure, axes = plt.subplots(figsize=SMALL, layout="constrained")
+    figure, axes = plt.subplots(figsize=(SMALL[0], SMALL[1] + 0.25 * len(thresholds)), layout="constrained")
     bins = np.linspace(low, high, 65).tolist()
     for (name, numbers), colour in zip(values.items(), PALETTE, strict=False):
         if len(numbers):
@@ -56,9 +56,10 @@ def histogram(
     top = axes.get_ylim()[1]
     for k, (name, position) in enumerate(thresholds.items()):
         axes.axvline(position, color=INK, linestyle="--", linewidth=1)
-        axes.text(position, top * (1 + 0.1 * k), f"{name} {position:.2f}", va="bottom", ha="center", fontsize=8)
-    axes.set(xlabel=label, yticks=[], xlim=(low, high))
-    figure.legend(frameon=False, loc="outside lower center", ncols=len(values), fontsize=8)
+        text = axes.text(position, top * (1 + 0.1 * k), f"{name} {position:.2f}", va="bottom", ha="center", fontsize=8)
+        text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
+    axes.set(xlabel=label, yticks=[], xlim=(low, high), ylim=(0, top * (1 + 0.1 * len(thresholds))))
+    figure.legend(frameon=False, loc="outside lower center", ncols=len(values) if len(values) < 3 else 1, fontsize=8)
     return _svg(figure)
 
 
