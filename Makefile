@@ -44,7 +44,7 @@ chaos: install ## kill -9 at a hundred random moments, two runs at once, a full 
 	python -m tests.chaos
 
 test: install lint ## lint, types, tests
-	pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: install ## format, lint, types
 	ruff format --check .

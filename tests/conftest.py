@@ -24,22 +24,14 @@ def _package(name: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-# Each takes minutes to be made, so all tests that want one go to one worker, first of all.
-WHOLE_RUNS = ("repro", "small", "server")
+FIRST = "test_graph.py"  # its fixture, a run of the whole graph, takes the longest
+WHOLE_RUNS = {"repro", "small"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers: what shares a costly fixture stays together, and so does a file; the longest come first."""
-    groups = {item.nodeid: _group(item) for item in items}
-    order = {name: rank for rank, name in enumerate(WHOLE_RUNS)}
-    items.sort(key=lambda item: order.get(groups[item.nodeid], len(order)))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(groups[item.nodeid]))
-
-
-def _group(item: pytest.Item) -> str:
-    wanted = getattr(item, "fixturenames", ())
-    return next((name for name in WHOLE_RUNS if name in wanted), str(item.path))
+    """Of several workers one makes the whole run; until it is there, the others find tests that do not wait for it."""
+    waiting = {item.path for item in items if WHOLE_RUNS & set(getattr(item, "fixturenames", ()))}
+    items.sort(key=lambda item: (item.path.name != FIRST, item.path in waiting))
 
 
 @pytest.fixture(autouse=True, scope="session")
