@@ -30,8 +30,11 @@ WHOLE_RUNS = {"repro", "small"}
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of several workers one makes the whole run; until it is there, the others find tests that do not wait for it."""
-    waiting = {item.path for item in items if WHOLE_RUNS & set(getattr(item, "fixturenames", ()))}
-    items.sort(key=lambda item: (item.path.name != FIRST, item.path in waiting))
+    wants = {item: bool(WHOLE_RUNS & set(getattr(item, "fixturenames", ()))) for item in items}
+    waiting = {item.path for item in items if wants[item]}
+    items.sort(
+        key=lambda item: (item.path.name != FIRST, item.path in waiting, item.path.name == FIRST and not wants[item])
+    )
 
 
 @pytest.fixture(autouse=True, scope="session")
