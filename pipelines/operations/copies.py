@@ -92,7 +92,7 @@ def place_of(text: str) -> Destination:
         return Prefix(text.rstrip("/"))
     if "://" in text:
         raise BadInput(f"{text}: a release goes to a folder or to s3://BUCKET/PREFIX")
-    return Folder(Path(text))
+    return Folder(Path(text).resolve())
 
 
 def _others(label: str, found: dict[str, str | None], contents: Contents) -> None:
@@ -105,25 +105,27 @@ def _others(label: str, found: dict[str, str | None], contents: Contents) -> Non
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder that becomes the copy."""
+    """A folder, by its absolute path, that becomes the copy."""
 
     path: Path
 
     @property
     def partial(self) -> Path:
         """What it is called until it is whole."""
-        path = self.path.resolve()
-        return path.with_name(f".{path.name}.partial")
+        return self.path.with_name(f".{self.path.name}.partial")
+
+    def __str__(self) -> str:
+        return str(self.path)
 
     def is_whole(self, contents: Contents) -> bool:
         label = f"destination {self.path}"
-        if self.path.resolve().is_relative_to(Path.cwd()):
+        if self.path.is_relative_to(Path.cwd()):
             raise BadInput(
                 f"{label}: inside the repository, where pictures could get into git; choose a folder outside"
             )
         if self.path.exists() and not self.path.is_dir():
             raise BadInput(f"{label}: a file is there; choose another place")
-        stores.check_folder(label, self.path.resolve().parent)
+        stores.check_folder(label, self.path.parent)
         files = {str(file.relative_to(self.path)): file for file in self.path.rglob("*") if not file.is_dir()}
         # Other files are refused before any is read.
         unknown: dict[str, str | None] = {name: None for name in files if name not in contents.all_sums}
@@ -146,7 +148,7 @@ class Folder:
                 _expect(contents.folder / name, read_digest(target), value)
         for name, text in contents.texts.items():
             (self.partial / name).write_bytes(text)
-        self.partial.replace(self.path.resolve())
+        self.partial.replace(self.path)
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,9 @@ class Prefix:
     """A prefix in an S3 bucket; endpoint and credentials are those of the environment, as for the AWS tools."""
 
     url: str
+
+    def __str__(self) -> str:
+        return self.url
 
     def is_whole(self, contents: Contents) -> bool:
         stores.check_bucket(self.url)

@@ -24,6 +24,7 @@ import yaml
 
 from pipelines import products
 from pipelines.dvc_locks import refuse_others
+from pipelines.erasure.elsewhere import COPY
 from pipelines.erasure.note import NOTE
 from pipelines.locks import alone
 from pipelines.operations import repository, stores
@@ -143,9 +144,10 @@ def plan(version: str, destination: str | None, remote: str | None, log: Log = p
     contents = Contents(products.EXPORTED, read_sums(products.EXPORTED), _description(version, tag, commit))
     place = place_of(destination) if destination else None
     whole = place.is_whole(contents) if place else False
+    where = str(place) if place else None
     for line in _terms():
         log(line)
-    released = Released(version, tag, commit, store.name, destination, len(contents.sums))
+    released = Released(version, tag, commit, store.name, where, len(contents.sums))
     return Plan(released, contents, place, whole)
 
 
@@ -238,7 +240,7 @@ def _tag(done: Released) -> None:
     """On the commit that was looked at; the message says where copies are, for `forget` to name them."""
     if (now := repository.git("rev-parse", "HEAD")) != done.revision or repository.changes():
         raise WorkFailed(f"the repository changed meanwhile (now at {now[:12]}): nothing is tagged; run again")
-    trailers = f"Remote: {done.remote}" + (f"\nDestination: {done.destination}" if done.destination else "")
+    trailers = f"Remote: {done.remote}" + (f"\n{COPY}: {done.destination}" if done.destination else "")
     message = f"{NAME} {done.version}\n\n{trailers}"
     repository.git("tag", "--annotate", "--message", message, done.tag, done.revision)
 
