@@ -376,7 +376,7 @@ def test_a_data_set_that_the_graph_made(small, tmp_path, monkeypatch):
         repository.git("config", key, value)
     said = []
     done = release("0.1.0", "../out", None, said.append)
-    assert any("consent given" in line for line in said)
+    assert any(re.fullmatch(r"\d+ sets: licence .+, consent .+", line) for line in said)
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=tmp_path / "out", check=True)
     got = str(tmp_path / "sets")
     small.run("dvc", "artifacts", "get", str(tmp_path / "umo"), "multi-identity-sets", "--rev", "v0.1.0", "--out", got)
