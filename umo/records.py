@@ -119,7 +119,7 @@ SCENES = pa.schema(
         ("n", pa.int32()),  # people asked for
         ("split", pa.string()),
         ("generator", pa.string()),  # composite | diffusion
-        ("background", pa.string()),  # name of the colour; null where none was asked for
+        ("background", pa.string()),  # such as plain blue; null where none was asked for
         ("prompt", pa.string()),  # what was asked for
     ],
     metadata={"record": "scenes"},
@@ -138,7 +138,7 @@ _reference = pa.struct(
 )
 SETS = pa.schema(
     [
-        ("set_id", pa.string()),  # from the target and its people
+        ("set_id", pa.string()),  # s and the first 16 digits of target_image_id
         ("n", pa.int32()),  # people
         ("person_ids", pa.list_(pa.string())),  # from left to right in the target
         ("target_image_id", pa.string()),  # image_id of the target

@@ -32,8 +32,8 @@ INTRODUCTION = f"""\
 # Records
 
 What the stages hand to each other: Parquet files, each of one of these records (`umo/records.py`, version
-{records.VERSION}). A file of another record or version is refused. Every row that was turned away stays, with its reason
-in `status` and `error`, or in `keep` and `reason`. Two records share a column's name only where they share its meaning.
+{records.VERSION}). A file of another record or version is refused. Every row that was turned away stays, with its
+reason in `status` and `error`, or in `keep` and `reason`.
 """
 
 

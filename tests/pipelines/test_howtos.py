@@ -1,0 +1,120 @@
+"""The commands of the quick start and of the how-tos, run in the order in which they stand on their pages."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from pipelines.shards import ROOT
+from tests.pipelines.conftest import Workspace, photograph_folder
+
+DOCS = ROOT / "docs"
+PAGES = ("quick-start.md", "how-to/train.md", "how-to/data-set.md", "how-to/score.md")
+# Commands that are not run here, and why.
+NOT_RUN = {
+    "make smoke": "installs, and runs the whole graph: as the graph's own test does",
+    "make repro": "installs, and runs the whole graph at its full size",
+    "make test": "runs this",
+    ". .venv/bin/activate": "the tests' own environment is active",
+    "dvc exp run -n lighter-all": "the whole graph once more; the same for one method is run",
+    "dvc exp run -S train.base=flux-uno": "needs FLUX.1's weights",
+    "python -m pipelines forget --photo datasets/photos/holidays/1.jpg            #": "test_forget.py runs it",
+}
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The fenced blocks of a page."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
+
+
+def commands(page: str) -> list[str]:
+    """Every command of a page; one that goes on in the next line is one."""
+    lines = "".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.strip()]
+
+
+def run(page: str, workspace: Workspace) -> None:
+    """All of a page that can be run; the first that fails fails the test."""
+    for command in commands(page):
+        if not command.startswith(tuple(NOT_RUN)):
+            workspace.run("bash", "-euo", "pipefail", "-c", command)
+
+
+def portrait(person: int, k: int) -> np.ndarray:
+    """(H, W, 3): a photograph of one of ORL's people, as large as a user's would be."""
+    tight = cv2.imread(str(photograph_folder() / f"s{person}/{k}.pgm"))
+    return cv2.resize(cv2.copyMakeBorder(tight, 40, 40, 40, 40, cv2.BORDER_REPLICATE), None, fx=2, fy=2)
+
+
+def write(path: Path, picture: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), picture)
+
+
+def test_every_exception_is_on_a_page_and_lines_fit_it() -> None:
+    found = [command for page in PAGES for command in commands(page)]
+    assert [sign for sign in NOT_RUN if not any(command.startswith(sign) for command in found)] == []
+    long = [line for page in PAGES for block in blocks(page, "sh") for line in block.splitlines() if len(line) > 92]
+    assert long == []
+
+
+@pytest.mark.slow
+def test_quick_start(repro: Workspace) -> None:
+    run("quick-start.md", repro)
+
+
+@pytest.mark.slow
+def test_train(workspace: Workspace) -> None:
+    write(workspace.path / "ann.jpg", portrait(4, 1))
+    _commit(workspace)
+    run("how-to/train.md", workspace)
+    assert (
+        yaml.safe_load((workspace.path / "params.yaml").read_text())["bases"]["tiny-uno"]["train"]["reward_weight"] == 1
+    )
+    assert (workspace.path / "one.png").exists()
+    assert (workspace.path / "dvc_plots/index.html").exists()
+
+
+@pytest.mark.slow
+def test_data_set(small: Workspace, tmp_path: Path) -> None:
+    shutil.copytree(small.path, tmp_path / "umo", symlinks=True)
+    workspace = Workspace(tmp_path / "umo")
+    for k in range(1, 7):
+        write(workspace.path / f"datasets/photos/holidays/{k}.jpg", portrait(20, k))
+    sources = workspace.path / "datasets/sources.yaml"
+    sources.write_text(sources.read_text() + "".join(blocks("how-to/data-set.md", "yaml")))
+    _commit(workspace)
+    run("how-to/data-set.md", workspace)
+    assert sorted(path.name for path in (workspace.path / "datasets/exported").glob("*/")) == ["uno", "webdataset"]
+    preview = workspace.stage("forget", "--photo", "datasets/photos/holidays/1.jpg", "--dry-run", check=True).stdout
+    assert "6 faces" in preview
+
+
+@pytest.mark.slow
+def test_score_and_the_example_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ann, bob = 4, 20
+    both = [np.hstack([portrait(ann, k), portrait(bob, k)]) for k in (1, 2, 3)]
+    pictures = {"ann.jpg": portrait(ann, 4), "ann-2.jpg": portrait(ann, 5), "bob.jpg": portrait(bob, 4)}
+    pictures |= {"out/1-0.png": both[0], "out/1-1.png": both[1], "out/2-0.png": portrait(ann, 6), "real/1.jpg": both[2]}
+    for name, picture in pictures.items():
+        write(tmp_path / name, picture)
+    (cases,) = blocks("how-to/score.md", "json")
+    (tmp_path / "cases.jsonl").write_text(cases)
+    (tmp_path / "other.jsonl").write_text(cases.replace("out/2-0.png", "bob.jpg"))
+    run("how-to/score.md", Workspace(tmp_path))
+    scores = json.loads((tmp_path / "scores/mine/metrics.json").read_text())
+    assert scores["coverage"]["mean"] == 1 and scores["failures"] == []
+    assert scores["copy_paste"]["n"] == 1
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks("reference/python.md", "python")
+    exec(compile(example, "docs/reference/python.md", "exec"), {"print": lambda *values: None})
+
+
+def _commit(workspace: Workspace) -> None:
+    workspace.run("git", "add", "-A")
+    workspace.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "ready")
