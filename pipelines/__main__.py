@@ -46,8 +46,10 @@ TOOLS = {
     "ladder": ("ladder.write_ladder", "keeps the present scores as docs/results/ladder.json"),
     "unlock": ("dvc_locks.clear_stale", "removes what killed runs left in DVC's list of locks"),
     "forget": ("forget.main", "removes a person from every product (forget --help)"),
+    "release": ("operations.release.main", "makes a version of the data set that others can get (release --help)"),
     "smoke": ("smoke.run_smoke", "runs the whole graph on little data, in a copy"),
 }
+OWN_ARGUMENTS = ("forget", "release")
 HELP = "; ".join(f"{name} {what}" for name, (_, what) in TOOLS.items())
 
 
@@ -57,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("stage", choices=[*STAGES, *TOOLS], metavar="STAGE", help=f"{', '.join(STAGES)}; {HELP}")
     parser.add_argument("--of", metavar="PART", help="the part of a stage that has several")
     given = list(sys.argv[1:] if arguments is None else arguments)
-    own = [given[1:]] if given[:1] == ["forget"] else []  # the one that has arguments of its own
+    own = [given[1:]] if given[:1] and given[0] in OWN_ARGUMENTS else []
     options = parser.parse_args(given[:1] if own else given)
     allowed = PARTS.get(options.stage)
     if (options.of is None) != (allowed is None) or (allowed and options.of not in allowed):
@@ -71,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
             parts = (options.of,) if options.of else ()
             stage.run(params[options.stage], params["machine"], *parts)
         elif path := TOOLS[options.stage][0]:
-            module, function = path.split(".")
+            module, _, function = path.rpartition(".")
             print(getattr(import_module(f"pipelines.{module}"), function)(*own))
     except (BadInput, WorkFailed) as error:
         print(f"{name}: {error}", file=sys.stderr)
