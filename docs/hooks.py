@@ -15,16 +15,14 @@ sys.path.insert(0, str(ROOT))  # MkDocs loads this file from wherever it was sta
 from docs.reference import commands, params, records, results, stages  # noqa: E402
 
 PAGES = {
+    "reference/datasets.md": (ROOT / "datasets/README.md").read_text,
     "reference/params.md": params.page,
     "reference/records.md": records.page,
     "reference/commands.md": commands.page,
     "reference/stages.md": stages.page,
     "reference/results.md": results.page,
 }
-ELSEWHERE = {
-    "bench/results": "reference/results.md",
-    "datasets/README.md": "how-to/data-set.md",
-}  # what the site has of it
+ELSEWHERE = {"bench/results": "reference/results.md", "datasets/README.md": "reference/datasets.md"}  # the site's own
 LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?P<target>\.\.?/[^)#]*)(?P<anchor>#[^)]*)?\)")
 
 
@@ -46,7 +44,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             raise ValueError(f"{page.file.src_uri}: {link['target']} is not there")
         if target in ELSEWHERE:
             here = posixpath.relpath(ELSEWHERE[target], posixpath.dirname(page.file.src_uri) or ".")
-            return f"[{link['text']}]({here})"
+            return f"[{link['text']}]({here}{link['anchor'] or ''})"
         return f"{link['text']} (`{target}`)"
 
     return LINK.sub(mended, markdown)

@@ -86,7 +86,8 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def _umo(name: str, command: Any) -> Iterator[str]:
     """A command of Typer's."""
-    arguments, options = [], []
+    arguments: list[tuple[str, str, str]] = []
+    options: list[tuple[str, str, str]] = []
     for parameter in command.params:
         if not parameter.help:
             raise Undocumented(f"{name} {parameter.name}: no help; write it in umo/cli.py")

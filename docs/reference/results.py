@@ -45,7 +45,7 @@ def _benches() -> Iterator[str]:
     rows = []
     for path in sorted(BENCHES.glob("*.json")):
         found = json.loads(path.read_text())
-        bar = f"{'≤' if found.get('better') == 'lower' else '≥'} {found['bar']:.3g}"
+        bar = f"{'≤' if found.get('better') == 'lower' else '≥'}\u00a0{found['bar']:.3g}"
         rows.append(
             (code(path.stem), f"{found['value']:.3g}", bar, "yes" if found["holds"] else "**no**", _what(found))
         )

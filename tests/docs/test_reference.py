@@ -10,7 +10,7 @@ import yaml
 
 from docs.reference import commands, params, records, results, stages
 from docs.reference.markdown import Undocumented
-from pipelines.__main__ import STAGES, TOOLS
+from pipelines.__main__ import OWN_ARGUMENTS, STAGES, TOOLS
 from pipelines.params import Section
 from pipelines.shards import ROOT
 from umo.cli import app
@@ -102,6 +102,7 @@ def test_every_command_and_option_is_there() -> None:
     targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert {("make", f"make {name}") for name in targets} <= said.keys()
     assert ("python -m pipelines forget", "--photo FILE") in said
+    assert {f"python -m pipelines {name}" for name in OWN_ARGUMENTS} <= {heading for heading, _ in said}
 
 
 def test_every_stage_says_what_it_reads_and_leaves() -> None:
