@@ -35,10 +35,11 @@ def _stage(name: str, entry: Mapping[str, Any]) -> Iterator[str]:
     own = [path for paths in parts.values() for path in paths] if isinstance(parts, Mapping) else []
     reads = dict.fromkeys(_product(path) for path in [*work["deps"], *own] if path.startswith(DATA))
     rows.append(("reads", _paths(reads)))
-    outs = [next(iter(out)) if isinstance(out, Mapping) else out for out in work.get("outs", ())]
-    metrics = [next(iter(out)) if isinstance(out, Mapping) else out for out in work.get("metrics", ())]
-    rows += [("leaves", _paths(outs))] if outs else []
-    rows += [("metrics, kept by git", _paths(metrics))] if metrics else []
+    outs = [out for kind in ("outs", "metrics") for out in work.get(kind, ())]
+    of_dvc = [out for out in outs if isinstance(out, str)]
+    of_git = [path for out in outs if isinstance(out, Mapping) for path in out]  # all of these have `cache: false`
+    rows += [("leaves", _paths(of_dvc))] if of_dvc else []
+    rows += [("leaves, kept by git", _paths(of_git))] if of_git else []
     yield table(("", ""), rows)
 
 
