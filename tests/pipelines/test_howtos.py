@@ -7,9 +7,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from docs.reference.records import HOMES
 from pipelines.shards import ROOT
 from tests.pipelines.conftest import Workspace, photograph_folder
 
@@ -116,3 +118,13 @@ def test_score_and_the_example_in_python(tmp_path: Path, monkeypatch: pytest.Mon
 def _commit(workspace: Workspace) -> None:
     workspace.run("git", "add", "-A")
     workspace.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "ready")
+
+
+@pytest.mark.slow
+def test_records_lie_where_the_reference_says(repro: Workspace) -> None:
+    for name, (_, *homes) in HOMES.items():
+        for home in homes:
+            files = sorted(repro.path.glob(home))
+            assert files, home
+            found = {pq.read_schema(file).metadata[b"record"].decode() for file in files}
+            assert found == {name}, home
