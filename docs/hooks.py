@@ -1,4 +1,4 @@
-"""What MkDocs does beside reading pages: it writes the reference from the code, and mends links out of the site."""
+"""What MkDocs does beside reading pages: the reference is written from the code, links out of docs/ are mended."""
 
 import posixpath
 import re
@@ -23,6 +23,7 @@ PAGES = {
     "reference/results.md": results.page,
 }
 ELSEWHERE = {"bench/results": "reference/results.md", "datasets/README.md": "reference/datasets.md"}  # the site's own
+PICTURE = re.compile(r'<p><img [^>]*src="(?P<path>[^"]*\.svg)"[^>]*></p>')
 LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?P<target>\.\.?/[^)#]*)(?P<anchor>#[^)]*)?\)")
 
 
@@ -34,7 +35,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links that leave docs/, which hold in the repository: to where the site has the same, or a name of the file."""
+    """Links that leave docs/ hold in the repository; here they lead to where the site has the same, or name a file."""
 
     def mended(link: re.Match[str]) -> str:
         target = posixpath.normpath(posixpath.join("docs", posixpath.dirname(page.file.src_uri), link["target"]))
@@ -48,3 +49,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"{link['text']} (`{target}`)"
 
     return LINK.sub(mended, markdown)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """SVG pictures are put into the page, where they take the colours of its theme."""
+
+    def inside(picture: re.Match[str]) -> str:
+        return (ROOT / "docs" / posixpath.dirname(page.file.src_uri) / picture["path"]).read_text()
+
+    return PICTURE.sub(inside, html)

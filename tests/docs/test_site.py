@@ -41,6 +41,11 @@ def test_links_out_of_the_docs_hold_on_the_site_too(site: Path) -> None:
     assert "(<code>models/tiny-uno/README.md</code>)" in (site / "how-to/train.html").read_text()
 
 
+def test_the_picture_is_in_the_page_where_it_takes_the_theme(site: Path) -> None:
+    for page in ("index.html", "concepts/data.html"):
+        assert '<svg class="way"' in (site / page).read_text()
+
+
 @pytest.mark.browser
 def test_it_can_be_searched_without_a_server(site: Path) -> None:
     if not CHROMIUM.exists():
