@@ -10,7 +10,7 @@ export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help install repro smoke ladder bench chaos test lint pretrain calibrate lock clean-work
+.PHONY: help install repro smoke ladder bench chaos docs test lint pretrain calibrate lock clean-work
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -42,6 +42,10 @@ bench: install ## bench/results/*.json: ratios, each measured in one run
 
 chaos: install ## kill -9 at a hundred random moments, two runs at once, a full disk: nothing lost, doubled or half-written
 	python -m tests.chaos
+
+docs: install ## the documentation site: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "documentation: $(CURDIR)/site/index.html"
 
 test: install lint ## lint, types, tests
 	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
