@@ -46,6 +46,8 @@ TOOLS = {
     "ladder": ("ladder.write_ladder", "keeps the present scores as docs/results/ladder.json"),
     "unlock": ("dvc_locks.clear_stale", "removes what killed runs left in DVC's list of locks"),
     "forget": ("forget.main", "removes a person from every product (forget --help)"),
+    "serve": ("operations.serve.serve", "starts Prefect's server, worker and deployments on this machine"),
+    "stop": ("operations.serve.stop", "ends what serve started"),
     "smoke": ("smoke.run_smoke", "runs the whole graph on little data, in a copy"),
 }
 HELP = "; ".join(f"{name} {what}" for name, (_, what) in TOOLS.items())
@@ -71,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
             parts = (options.of,) if options.of else ()
             stage.run(params[options.stage], params["machine"], *parts)
         elif path := TOOLS[options.stage][0]:
-            module, function = path.split(".")
+            module, _, function = path.rpartition(".")
             print(getattr(import_module(f"pipelines.{module}"), function)(*own))
     except (BadInput, WorkFailed) as error:
         print(f"{name}: {error}", file=sys.stderr)
