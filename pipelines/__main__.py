@@ -48,8 +48,10 @@ TOOLS = {
     "forget": ("forget.main", "removes a person from every product (forget --help)"),
     "serve": ("operations.serve.serve", "starts Prefect's server, worker and deployments on this machine"),
     "stop": ("operations.serve.stop", "ends what serve started"),
+    "release": ("operations.release.main", "makes a version of the data set that others can get (release --help)"),
     "smoke": ("smoke.run_smoke", "runs the whole graph on little data, in a copy"),
 }
+OWN_ARGUMENTS = ("forget", "release")
 HELP = "; ".join(f"{name} {what}" for name, (_, what) in TOOLS.items())
 
 
@@ -59,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("stage", choices=[*STAGES, *TOOLS], metavar="STAGE", help=f"{', '.join(STAGES)}; {HELP}")
     parser.add_argument("--of", metavar="PART", help="the part of a stage that has several")
     given = list(sys.argv[1:] if arguments is None else arguments)
-    own = [given[1:]] if given[:1] == ["forget"] else []  # the one that has arguments of its own
+    own = [given[1:]] if given[:1] and given[0] in OWN_ARGUMENTS else []
     options = parser.parse_args(given[:1] if own else given)
     allowed = PARTS.get(options.stage)
     if (options.of is None) != (allowed is None) or (allowed and options.of not in allowed):

@@ -13,6 +13,7 @@ from pipelines.sources import read_sources
 
 LOCK = Path("dvc.lock")
 MODELS = Path("models")
+COPY = "Destination"  # in a release's tag: where a copy was laid down
 
 
 def originals(image_ids: frozenset[str]) -> list[Path]:
@@ -74,15 +75,21 @@ def ingested_hash(lock: str | None) -> str | None:
 
 def _short(ref: str) -> str:
     kind, _, name = ref.removeprefix("refs/").partition("/")
-    return f"{ {'tags': 'tag', 'heads': 'branch', 'remotes': 'remote branch', 'exps': 'experiment'}[kind] } {name}"
+    word = {"tags": "tag", "heads": "branch", "remotes": "remote branch", "exps": "experiment"}[kind]
+    copy = (_git("for-each-ref", f"--format=%(contents:trailers:key={COPY},valueonly)", ref) or "").strip()
+    return f"{word} {name}" + (f" (a release, with a copy in {copy})" if copy else "")
 
 
 def remotes() -> Iterator[str]:
-    """DVC's and git's remotes, which may hold pushed versions, with what removes those there."""
+    """DVC's and git's remotes, which may hold pushed versions, with what removes those there.
+
+    A remote that is a folder of this machine and not there, or empty, holds nobody: nothing was ever pushed to it.
+    """
     done = subprocess.run(["dvc", "remote", "list"], capture_output=True, text=True, check=False)
     for line in done.stdout.splitlines():
-        name = line.split()[0]
-        yield f"DVC remote {name}: dvc gc --workspace --cloud --remote {name}"
+        name, place = line.removesuffix("(default)").strip().split(maxsplit=1)
+        if "://" in place or (Path(place).is_dir() and any(Path(place).iterdir())):
+            yield f"DVC remote {name}: dvc gc --workspace --cloud --remote {name}"
     for name in (_git("remote") or "").split():
         yield f"git remote {name}: push this commit; its history holds hashes of their files, not their pictures"
 

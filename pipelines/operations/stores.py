@@ -1,0 +1,125 @@
+"""Whether what a release writes to is there and lets us in, found out in seconds: DVC's remotes and S3 buckets.
+
+DVC and s3fs themselves try a dead endpoint again and again for minutes; here it is asked once, with short timeouts.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from botocore import exceptions as aws
+from botocore.config import Config
+from botocore.session import Session
+
+from umo.errors import BadInput, WorkFailed
+
+CONNECT_SECONDS, READ_SECONDS, TRIES = 5, 10, 2
+CREDENTIALS = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (docs/versions.md)"
+NO_CREDENTIALS = (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError)
+NO_BUCKET = ("NoSuchBucket", "404")
+REFUSED = ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A remote of DVC: its name, and where it is."""
+
+    name: str
+    place: str
+
+
+def check_remote(name: str | None) -> Remote:
+    """Ask a remote of this repository whether it would take a push.
+
+    Args:
+        name: None: the default one.
+
+    Raises:
+        BadInput: there is no such remote, its bucket is missing, or the credentials are missing or refused.
+        WorkFailed: it cannot be reached.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo() as repo:
+            remote = repo.cloud.get_remote(name)
+            found = Remote(remote.name, remote.fs.unstrip_protocol(remote.path))
+            label = f"DVC remote {found.name} ({found.place})"
+            if remote.fs.protocol == "s3":
+                _check_bucket(label, found.place, remote.fs.fs_args)
+            elif remote.fs.protocol == "local":
+                found = Remote(remote.name, remote.path)
+                check_folder(f"DVC remote {found.name}", Path(remote.path))
+            else:
+                remote.fs.exists(remote.path)  # other kinds of store are asked with their own patience
+    except DvcException as error:
+        raise BadInput(f"DVC remote {name or '(the default)'}: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise WorkFailed(f"{label}: cannot be reached ({error})") from error
+    return found
+
+
+def check_folder(label: str, folder: Path) -> None:
+    """
+    Raises:
+        BadInput: nothing can be written there.
+    """
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise BadInput(f"{label}: {there} is no folder that can be written to; choose another, or mend its rights")
+
+
+def check_bucket(url: str) -> None:
+    """Ask an S3 bucket, with the credentials and the endpoint of the environment (as the AWS tools take them).
+
+    Args:
+        url: s3://BUCKET/PREFIX
+
+    Raises:
+        BadInput: the bucket is missing, or the credentials are missing or refused.
+        WorkFailed: it cannot be reached.
+    """
+    _check_bucket(url, url, {})
+
+
+def _check_bucket(label: str, url: str, settings: dict[str, Any]) -> None:
+    """
+    Args:
+        settings: as DVC hands them to s3fs.
+    """
+    parts = urlsplit(url)
+    try:
+        _client(settings).list_objects_v2(Bucket=parts.netloc, Prefix=parts.path.strip("/"), MaxKeys=1)
+    except (aws.BotoCoreError, aws.ClientError, ValueError) as error:
+        raise explain(label, error) from error
+
+
+def _client(settings: dict[str, Any]) -> Any:
+    patience = Config(connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS, retries={"total_max_attempts": TRIES})
+    given = {
+        "aws_access_key_id": settings.get("key"),
+        "aws_secret_access_key": settings.get("secret"),
+        "aws_session_token": settings.get("token"),
+        "use_ssl": settings.get("use_ssl", True),
+    }
+    client = settings.get("client_kwargs", {})
+    return Session(profile=settings.get("profile")).create_client("s3", **given, **client, config=patience)
+
+
+def explain(label: str, error: Exception) -> BadInput | WorkFailed:
+    """What an error of S3 says, in a line: who must do what."""
+    code = error.response.get("Error", {}).get("Code") if isinstance(error, aws.ClientError) else None
+    if isinstance(error, NO_CREDENTIALS):
+        return BadInput(f"{label}: no credentials ({error}); {CREDENTIALS}")
+    if isinstance(error, aws.ProfileNotFound):
+        return BadInput(f"{label}: {error}; {CREDENTIALS}")
+    if code in NO_BUCKET:
+        return BadInput(f"{label}: there is no such bucket; make it, or mend the address")
+    if code in REFUSED:
+        return BadInput(f"{label}: the credentials are refused ({code}); {CREDENTIALS}")
+    if isinstance(error, ValueError):
+        return BadInput(f"{label}: {error}; mend endpointurl (dvc remote modify), or AWS_ENDPOINT_URL")
+    return WorkFailed(f"{label}: cannot be reached ({' '.join(str(error).split())})")
