@@ -69,7 +69,9 @@ def train_and_evaluate(
 
 
 @flow(name="reproduce")
-def reproduce(overrides: TrainingOverrides = TRAINED_AS_IN_PARAMS, commit: bool = False, wait_minutes: float = 60) -> State:
+def reproduce(
+    overrides: TrainingOverrides = TRAINED_AS_IN_PARAMS, commit: bool = False, wait_minutes: float = 60
+) -> State:
     """Every stage that is not up to date, ingest to report, as `dvc repro` would.
 
     Args:

@@ -56,7 +56,9 @@ def validation(found: Mapping[str, Any], revision: str, links: Links, key: str =
         key: of the work in .work/validate, where the stage failed and DVC has no version of its results.
     """
     faults = "\n".join(f"- **{fault}**" for fault in found["faults"]) or "Every expectation is met."
-    rows = [(name, suite["rows"], f"{suite['met']} of {suite['expectations']}") for name, suite in found["suites"].items()]
+    rows = [
+        (name, suite["rows"], f"{suite['met']} of {suite['expectations']}") for name, suite in found["suites"].items()
+    ]
     output = VALIDATIONS if key else products.VALIDATED
     address = links.to(output, f"{products.DATA_DOCS}/index.html", key)
     docs = f"[Great Expectations' Data Docs]({address})"

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -30,7 +31,9 @@ def environment() -> dict[str, str]:
 
 def author() -> list[str]:
     """Options for git, so that a commit has an author where git knows none."""
-    options = [f"user.{key.lower()}={value}" for key, value in IDENTITY.items() if not _git_knows(f"user.{key.lower()}")]
+    options = [
+        f"user.{key.lower()}={value}" for key, value in IDENTITY.items() if not _git_knows(f"user.{key.lower()}")
+    ]
     return [word for option in options for word in ("-c", option)]
 
 
@@ -38,9 +41,7 @@ def _git_knows(key: str) -> bool:
     return subprocess.run(["git", "config", key], capture_output=True, check=False).returncode == 0
 
 
-def follow(
-    command: Sequence[str], hear: Callable[[str], None], root: Path = Path(), hold: Iterable[int] = ()
-) -> int:
+def follow(command: Sequence[str], hear: Callable[[str], None], root: Path = Path(), hold: Iterable[int] = ()) -> int:
     """Run a command; every line that it writes, progress bars excepted, goes to `hear`. Returns its exit code.
 
     It stays in this process's group, so that who kills the group kills it too. Where hearing is interrupted, it and
@@ -87,8 +88,6 @@ def end(pid: int) -> None:
         return
     for signal in ("terminate", "kill"):
         for process in family:
-            try:
+            with suppress(psutil.NoSuchProcess):
                 getattr(process, signal)()
-            except psutil.NoSuchProcess:
-                pass
         _, family = psutil.wait_procs(family, timeout=PATIENCE)

@@ -3,12 +3,18 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines.operations.commands import dvc, follow
 from umo.errors import BadInput, WorkFailed
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+    from dvc.stage import Stage
 
 BUSY = ("is busy", "Unable to read RWLock", "Unable to acquire lock", "is being run here already")
 FAILED = re.compile(r"^ERROR: .*exited with (-?\d+)")
@@ -74,35 +80,24 @@ def changed(stages: Sequence[str], root: Path = Path()) -> set[str]:
         return set(repo.status(targets=list(stages))) & set(stages)
 
 
-class _repository:  # noqa: N801  (a context manager, used as a function)
-    """dvc.repo.Repo, whose faults are told in a line."""
+@contextmanager
+def _repository(root: Path) -> "Iterator[Repo]":
+    """The workspace as DVC reads it; its faults are told in a line."""
+    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
+    from dvc.repo import Repo
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def __enter__(self):  # noqa: ANN204
-        from dvc.exceptions import DvcException
-        from dvc.repo import Repo
-
-        logging.getLogger("dvc").setLevel(logging.ERROR)
-        try:
-            self.repo = Repo(str(self.root))
-        except DvcException as error:
-            raise BadInput(f"{self.root.resolve()}: {' '.join(str(error).split())}") from error
-        return self.repo
-
-    def __exit__(self, kind, error, trace) -> None:  # noqa: ANN001
-        from dvc.exceptions import DvcException
-        from dvc.lock import LockError
-
-        self.repo.close()
-        if isinstance(error, LockError):
-            raise WorkFailed("another DVC command is at work here: wait for it") from error
-        if isinstance(error, DvcException):
-            raise BadInput(" ".join(str(error).split())) from error
+    logging.getLogger("dvc").setLevel(logging.ERROR)
+    try:
+        with Repo(str(root)) as repo:
+            yield repo
+    except LockError as error:
+        raise WorkFailed("another DVC command is at work here: wait for it") from error
+    except DvcException as error:
+        raise BadInput(f"{root.resolve()}: {' '.join(str(error).split())}") from error
 
 
-def _is_ours(stage) -> bool:  # noqa: ANN001
+def _is_ours(stage: "Stage") -> bool:
     return bool(stage.path_in_repo == "dvc.yaml" and not stage.frozen)
 
 
@@ -135,5 +130,7 @@ def failure(stage: str, said: Sequence[str]) -> BadInput | WorkFailed:
     if any(sign in text for text in said for sign in BUSY):
         return Interrupted(line)
     if codes and not 0 <= codes[-1] < KILLED:
-        return Interrupted(f"{stage}: killed (exit code {codes[-1]}), perhaps for want of memory; finished work is kept")
+        return Interrupted(
+            f"{stage}: killed (exit code {codes[-1]}), perhaps for want of memory; finished work is kept"
+        )
     return BadInput(line) if codes and codes[-1] == BadInput.exit_code else WorkFailed(line)

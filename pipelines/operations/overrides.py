@@ -27,8 +27,23 @@ ANY_STAGE = ("machine", "bases")  # sections that no single stage owns
 Format = Literal["parquet", "webdataset", "uno", "croissant"]
 
 
-def _knob(key: str, **bounds: Any) -> Any:
-    return Field(default=None, description=f"{key} in params.yaml", json_schema_extra={"key": key}, **bounds)
+# Field of the form -> key of params.yaml; BASE is the base that is trained.
+KEYS = {
+    "min_cosine": "curate.min_cosine",
+    "max_cross_cosine": "curate.max_cross_cosine",
+    "train_scenes": "synthesise.scenes.train",
+    "captioner": "caption.captioner",
+    "formats": "export.formats",
+    "steps": "bases.BASE.train.steps",
+    "learning_rate": "bases.BASE.train.learning_rate",
+    "reward_weight": "bases.BASE.train.reward_weight",
+    "cases_per_n": "cases.per_n",
+    "seeds": "generate.seeds",
+}
+
+
+def _knob(name: str, **bounds: Any) -> Any:
+    return Field(default=None, description=f"{KEYS[name]} in params.yaml", **bounds)
 
 
 class DataOverrides(BaseModel):
@@ -36,11 +51,11 @@ class DataOverrides(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    min_cosine: float | None = _knob("curate.min_cosine", ge=-1, le=1)
-    max_cross_cosine: float | None = _knob("curate.max_cross_cosine", ge=-1, le=1)
-    train_scenes: int | None = _knob("synthesise.scenes.train", ge=0)
-    captioner: Literal["template", "vlm"] | None = _knob("caption.captioner")
-    formats: list[Format] | None = _knob("export.formats")
+    min_cosine: float | None = _knob("min_cosine", ge=-1, le=1)
+    max_cross_cosine: float | None = _knob("max_cross_cosine", ge=-1, le=1)
+    train_scenes: int | None = _knob("train_scenes", ge=0)
+    captioner: Literal["template", "vlm"] | None = _knob("captioner")
+    formats: list[Format] | None = _knob("formats")
     set: dict[str, Any] = Field(default={}, description="any other: {section.key: value}, as in dvc exp run -S")
 
     def values(self, base: str) -> dict[str, Any]:
@@ -49,19 +64,20 @@ class DataOverrides(BaseModel):
         Args:
             base: the base that is trained; its recipe is meant by the knobs of training.
         """
-        own = {name: field.json_schema_extra["key"] for name, field in type(self).model_fields.items() if name != "set"}
-        given = {key.replace("BASE", base): getattr(self, name) for name, key in own.items()}
+        given = {
+            KEYS[name].replace("BASE", base): getattr(self, name) for name in type(self).model_fields if name in KEYS
+        }
         return {key: value for key, value in given.items() if value is not None} | dict(self.set)
 
 
 class TrainingOverrides(DataOverrides):
     """Values that differ from params.yaml in this run alone; what is left empty stays as it is there."""
 
-    steps: int | None = _knob("bases.BASE.train.steps", ge=1)
-    learning_rate: float | None = _knob("bases.BASE.train.learning_rate", gt=0)
-    reward_weight: float | None = _knob("bases.BASE.train.reward_weight", ge=0)
-    cases_per_n: int | None = _knob("cases.per_n", ge=1)
-    seeds: int | None = _knob("generate.seeds", ge=1)
+    steps: int | None = _knob("steps", ge=1)
+    learning_rate: float | None = _knob("learning_rate", gt=0)
+    reward_weight: float | None = _knob("reward_weight", ge=0)
+    cases_per_n: int | None = _knob("cases_per_n", ge=1)
+    seeds: int | None = _knob("seeds", ge=1)
 
 
 @dataclass(frozen=True)
@@ -179,7 +195,9 @@ def refuse_unsaved(files: Iterable[str], when: str, root: Path) -> None:
     loose = [name for name in files if name in set(changes(root)) or (name not in known and (root / name).exists())]
     if loose:
         others = f" and {len(loose) - 1} others" if loose[1:] else ""
-        raise BadInput(f"a run {when} needs a clean tree, and {loose[0]}{others} is not committed: commit or restore it")
+        raise BadInput(
+            f"a run {when} needs a clean tree, and {loose[0]}{others} is not committed: commit or restore it"
+        )
 
 
 def _check(text: str, root: Path) -> None:
