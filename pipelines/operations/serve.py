@@ -33,6 +33,7 @@ QUIET = {
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
     "PREFECT_CLI_PROMPT": "false",
+    "PREFECT_WORKER_QUERY_SECONDS": "3",  # a run that is asked for begins soon; 10 is the default
 }
 
 
