@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from pipelines.operations.commands import dvc, follow
 from pipelines.operations.repository import changes, git
@@ -32,7 +33,6 @@ KEYS = {
     "min_cosine": "curate.min_cosine",
     "max_cross_cosine": "curate.max_cross_cosine",
     "train_scenes": "synthesise.scenes.train",
-    "captioner": "caption.captioner",
     "formats": "export.formats",
     "steps": "bases.BASE.train.steps",
     "learning_rate": "bases.BASE.train.learning_rate",
@@ -42,8 +42,13 @@ KEYS = {
 }
 
 
-def _knob(name: str, **bounds: Any) -> Any:
-    return Field(default=None, description=f"{KEYS[name]} in params.yaml", **bounds)
+def _knob(name: str) -> Any:
+    """A field of the form that may stay empty; its range is checked where all of params.yaml is."""
+
+    def no_default(schema: dict[str, Any]) -> None:  # the form shows an empty field, not a choice of types
+        schema.pop("default", None)
+
+    return Field(default=None, description=f"{KEYS[name]} in params.yaml", json_schema_extra=no_default)
 
 
 class DataOverrides(BaseModel):
@@ -51,11 +56,10 @@ class DataOverrides(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    min_cosine: float | None = _knob("min_cosine", ge=-1, le=1)
-    max_cross_cosine: float | None = _knob("max_cross_cosine", ge=-1, le=1)
-    train_scenes: int | None = _knob("train_scenes", ge=0)
-    captioner: Literal["template", "vlm"] | None = _knob("captioner")
-    formats: list[Format] | None = _knob("formats")
+    min_cosine: float | SkipJsonSchema[None] = _knob("min_cosine")
+    max_cross_cosine: float | SkipJsonSchema[None] = _knob("max_cross_cosine")
+    train_scenes: int | SkipJsonSchema[None] = _knob("train_scenes")
+    formats: list[Format] | SkipJsonSchema[None] = _knob("formats")
     set: dict[str, Any] = Field(default={}, description="any other: {section.key: value}, as in dvc exp run -S")
 
     def values(self, base: str) -> dict[str, Any]:
@@ -73,11 +77,11 @@ class DataOverrides(BaseModel):
 class TrainingOverrides(DataOverrides):
     """Values that differ from params.yaml in this run alone; what is left empty stays as it is there."""
 
-    steps: int | None = _knob("steps", ge=1)
-    learning_rate: float | None = _knob("learning_rate", gt=0)
-    reward_weight: float | None = _knob("reward_weight", ge=0)
-    cases_per_n: int | None = _knob("cases_per_n", ge=1)
-    seeds: int | None = _knob("seeds", ge=1)
+    steps: int | SkipJsonSchema[None] = _knob("steps")
+    learning_rate: float | SkipJsonSchema[None] = _knob("learning_rate")
+    reward_weight: float | SkipJsonSchema[None] = _knob("reward_weight")
+    cases_per_n: int | SkipJsonSchema[None] = _knob("cases_per_n")
+    seeds: int | SkipJsonSchema[None] = _knob("seeds")
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,6 @@ def test_every_field_of_the_form_is_a_key_of_params():
         min_cosine=0.1,
         max_cross_cosine=0.2,
         train_scenes=3,
-        captioner="vlm",
         formats=["parquet"],
         steps=5,
         learning_rate=0.1,
