@@ -202,7 +202,7 @@ def _links() -> Links:
 
 def _publish(pages: Mapping[str, str]) -> None:
     for key, markdown in pages.items():
-        create_markdown_artifact(markdown, key=key)
+        create_markdown_artifact(markdown, key=key, description=artifacts.version_of(markdown))
 
 
 @task(task_run_name="release", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=30, retry_condition_fn=_may_help)

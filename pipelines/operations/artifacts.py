@@ -28,6 +28,11 @@ def page(title: str, revision: str, output: Path, links: Links, *parts: str) -> 
     return "\n\n".join([f"# {title}", *parts, f"git `{revision}` · `{output}` `{product}`"])
 
 
+def version_of(markdown: str) -> str:
+    """The line of a page that says which version it speaks of; lists of artifacts show it."""
+    return markdown.splitlines()[-1]
+
+
 def funnel(found: Mapping[str, Any], revision: str, links: Links) -> str:
     """funnel.json of curate: what became of every picture."""
     reasons = sorted(found["reasons"].items(), key=lambda item: -item[1])
