@@ -1,4 +1,4 @@
-"""The operations person's way, in a browser: the form, the run, its artifacts. SCREENSHOTS=docs/images keeps pictures."""
+"""The operations way in a browser: the form, the run, its artifacts. SCREENSHOTS=docs/images keeps the pictures."""
 
 import os
 import re
