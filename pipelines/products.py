@@ -26,6 +26,7 @@ TRAINED = Path("runs/train")
 GENERATED = Path("runs/generate")
 EVALUATED = Path("runs/evaluate")
 COMPARISONS = EVALUATED / "compare.json"
+SUMMARY = EVALUATED / "summary.json"
 REPORT = Path("runs/report")
 
 IMAGES_TABLE, PICTURES = "images.parquet", "images.tar"

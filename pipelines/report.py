@@ -1,4 +1,7 @@
-"""One self-contained HTML file: scores with intervals, training, pictures, the data's funnel, provenance."""
+"""One self-contained HTML file: scores with intervals, training, pictures, the data's funnel, provenance.
+
+Beside it the tables that `dvc plots` draws.
+"""
 
 import importlib.metadata
 import json
@@ -12,7 +15,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import Field
 
-from pipelines import figures, ladder, products, report_cases, report_data, report_training
+from pipelines import figures, ladder, products, report_cases, report_data, report_plots, report_training
 from pipelines.params import PARAMS, Section, load
 from pipelines.shards import ROOT, Counts, Machine, Shard, file_digest, tree_digest
 from pipelines.shards import run as run_shards
@@ -113,6 +116,8 @@ def _report(params: Params, shard: Shard, folder: Path) -> Counts:
         **_provenance(judge),
     )
     (folder / PAGE).write_text(page)
+    funnel = report_data.funnel(_json(products.CURATED / products.FUNNEL))
+    report_plots.write_tables(folder, scores, BY_PEOPLE, funnel)
     return Counts({"pages": 1})
 
 

@@ -85,9 +85,11 @@ def remotes() -> Iterator[str]:
 
     A remote that is a folder of this machine and not there, or empty, holds nobody: nothing was ever pushed to it.
     """
-    done = subprocess.run(["dvc", "remote", "list"], capture_output=True, text=True, check=False)
-    for line in done.stdout.splitlines():
-        name, place = line.removesuffix("(default)").strip().split(maxsplit=1)
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        places = {name: str(remote["url"]) for name, remote in repo.config["remote"].items()}
+    for name, place in places.items():
         if "://" in place or (Path(place).is_dir() and any(Path(place).iterdir())):
             yield f"DVC remote {name}: dvc gc --workspace --cloud --remote {name}"
     for name in (_git("remote") or "").split():

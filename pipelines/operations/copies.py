@@ -28,18 +28,24 @@ class Contents:
 
     Attributes:
         folder: where the files are.
-        sums: file -> its sha256, as SHA256SUMS says.
+        listing: the bytes of SHA256SUMS, as they were when the release began.
         release: the bytes of RELEASE.json, which is beside them in a copy alone.
     """
 
     folder: Path
-    sums: dict[str, str]
+    listing: bytes
     release: bytes
+
+    @property
+    def sums(self) -> dict[str, str]:
+        """File -> its sha256, as SHA256SUMS says."""
+        parts = (line.partition("  ") for line in self.listing.decode().splitlines())
+        return {name: value for value, _, name in parts}
 
     @property
     def texts(self) -> dict[str, bytes]:
         """Files that are written after all others, in their order."""
-        return {RELEASE: self.release, SUMS: (self.folder / SUMS).read_bytes()}
+        return {RELEASE: self.release, SUMS: self.listing}
 
     @property
     def all_sums(self) -> dict[str, str]:
@@ -68,16 +74,15 @@ class Destination(Protocol):
         ...
 
 
-def read_sums(folder: Path) -> dict[str, str]:
-    """File -> sha256 of an exported data set.
+def read_listing(folder: Path) -> bytes:
+    """SHA256SUMS of an exported data set.
 
     Raises:
-        BadInput: it has no SHA256SUMS.
+        BadInput: there is none.
     """
     if not (folder / SUMS).is_file():
         raise BadInput(f"{folder / SUMS}: missing; run dvc repro export")
-    lines = (folder / SUMS).read_text().splitlines()
-    return {name: value for value, _, name in (line.partition("  ") for line in lines)}
+    return (folder / SUMS).read_bytes()
 
 
 def place_of(text: str) -> Destination:
@@ -136,6 +141,12 @@ class Folder:
         return bool(files)
 
     def copy(self, contents: Contents) -> None:
+        try:
+            self._copy(contents)
+        except OSError as error:
+            raise WorkFailed(f"destination {self.path}: {error}; run again, {self.partial} is gone on with") from error
+
+    def _copy(self, contents: Contents) -> None:
         self.partial.mkdir(parents=True, exist_ok=True)
         for file in self.partial.rglob("*"):
             if file.is_file() and str(file.relative_to(self.partial)) not in contents.sums:

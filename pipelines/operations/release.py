@@ -12,12 +12,12 @@ every face, which are nobody's business but the makers'. Who wants their own rem
 
 import argparse
 import configparser
+import hashlib
 import json
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import yaml
@@ -28,8 +28,8 @@ from pipelines.erasure.elsewhere import COPY
 from pipelines.erasure.note import NOTE
 from pipelines.locks import alone
 from pipelines.operations import repository, stores
-from pipelines.operations.copies import SUMS, Contents, Destination, place_of, read_sums
-from pipelines.shards import WORK, file_digest
+from pipelines.operations.copies import Contents, Destination, place_of, read_listing
+from pipelines.shards import WORK
 from umo.errors import BadInput, WorkFailed
 
 NAME = "multi-identity-sets"  # of the artifact in dvc.yaml
@@ -110,6 +110,7 @@ def release(version: str, destination: str | None = None, remote: str | None = N
         BadInput: it is not fit to be released, or settings are wrong; nothing was done.
         WorkFailed: a store failed, or another run is at work; nothing is tagged, and the next run goes on.
     """
+    repository.check()
     with alone("release", WORK / "release.lock"):
         planned = plan(version, destination, remote, log)
         done = planned.released
@@ -141,7 +142,8 @@ def plan(version: str, destination: str | None, remote: str | None, log: Log = p
     commit = repository.git("rev-parse", "HEAD")
     store = stores.check_remote(remote)
     log(f"DVC remote {store.name}: {store.place}")
-    contents = Contents(products.EXPORTED, read_sums(products.EXPORTED), _description(version, tag, commit))
+    listing = read_listing(products.EXPORTED)
+    contents = Contents(products.EXPORTED, listing, _description(version, tag, commit, listing))
     place = place_of(destination) if destination else None
     whole = place.is_whole(contents) if place else False
     where = str(place) if place else None
@@ -221,10 +223,10 @@ def _terms() -> Iterator[str]:
         yield f"{count} sets: licence {licence or 'none stated'}, consent {consent or 'none stated'}"
 
 
-def _description(version: str, tag: str, commit: str) -> bytes:
+def _description(version: str, tag: str, commit: str, listing: bytes) -> bytes:
     """RELEASE.json of a copy. It has no date, so that the same release is the same bytes; the tag has one."""
-    sums = file_digest(products.EXPORTED / SUMS)
-    entries: dict[str, Any] = {"name": NAME, "version": version, "tag": tag, "commit": commit, "sha256sums": sums}
+    sums = hashlib.sha256(listing).hexdigest()
+    entries = {"name": NAME, "version": version, "tag": tag, "commit": commit, "sha256sums": sums}
     return (json.dumps(entries, indent=1) + "\n").encode()
 
 
@@ -232,8 +234,10 @@ def _push(remote: str) -> None:
     command = ["dvc", "push", "--remote", remote, str(products.EXPORTED)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
-        raise WorkFailed(f"dvc push to {remote} failed: {'; '.join(said) or done.stderr.strip()}; nothing is tagged")
+        errors = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+        said = "; ".join(errors) or " ".join(done.stderr.split())
+        raise WorkFailed(f"dvc push to {remote} failed: {said}; nothing is tagged")
+    stores.complete(remote, products.EXPORTED)
 
 
 def _tag(done: Released) -> None:

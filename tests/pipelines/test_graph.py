@@ -17,7 +17,8 @@ from pipelines import products
 from pipelines.shards import sources, tree_digest
 
 ROOT = Path(__file__).resolve().parents[2]
-GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+GRAPH_FILE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+GRAPH = GRAPH_FILE["stages"]
 OUTPUTS = ("datasets", "runs")
 
 
@@ -125,5 +126,27 @@ def test_processes_make_the_same_products_as_one(repro, workspace):
 
 
 def test_metrics_are_shown_by_dvc(repro):
+    """The few that are worth laying side by side: a mean for each method, as its own metrics.json has it."""
     shown = json.loads(repro.run("dvc", "metrics", "show", "--json").stdout)[""]["data"]
-    assert "runs/evaluate/target/metrics.json" in shown
+    summary = shown["runs/evaluate/summary.json"]["data"]
+    assert summary["id_sim_strict"].keys() == {"base", "mimr", "pasted", "sft", "shuffled", "sir", "target"}
+    for metric, methods in summary.items():
+        for method, mean in methods.items():
+            own = json.loads((repro.path / f"runs/evaluate/{method}/metrics.json").read_text())
+            assert mean == own[metric]["mean"]
+    assert set(shown) == {"runs/evaluate/summary.json", "models/tiny-uno/training.json"}
+
+
+@pytest.mark.slow
+def test_versions_are_laid_side_by_side(workspace):
+    """The commands of docs/versions.md; what the pages hold is tested on made tables (test_report_plots.py)."""
+    workspace.run("git", "add", "--all")
+    workspace.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "made")
+    guide = (ROOT / "docs/versions.md").read_text()
+    lines = guide.partition("## Compare\n```sh\n")[2].partition("```")[0].splitlines()
+    assert len(lines) == 3
+    said = [workspace.run("bash", "-c", line).stdout for line in lines]
+    assert "id_sim_strict.mimr" in said[0]
+    page = (workspace.path / "dvc_plots/index.html").read_text()
+    titles = [plot["title"] for entry in GRAPH_FILE["plots"] for plot in entry.values()]
+    assert titles and all(json.dumps(title)[1:-1] in page for title in titles)

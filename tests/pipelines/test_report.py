@@ -324,7 +324,7 @@ class References(HTMLParser):
 
 def test_the_report_is_one_file_with_everything(repro):
     folder = repro.path / products.REPORT
-    assert [path.name for path in folder.iterdir()] == ["report.html"]
+    assert {path.name for path in folder.iterdir()} == {"report.html", "plots"}, "plots: the tables of dvc plots"
     page = (folder / "report.html").read_text()
     assert References(page).found == []
     for part in ("id_sim_strict", "funnel"):

@@ -1,8 +1,10 @@
 """Releases: what stops one, that nothing is half-released, and that a version stays what it was."""
 
+import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -100,6 +102,7 @@ def test_a_lock_that_git_does_not_keep(producer):
 def test_no_git(producer):
     producer.run("rm", "-rf", ".git")
     refused(BadInput, "not the top of a git repository")
+    assert not Path(".work").exists()
 
 
 def test_no_dvc(producer):
@@ -127,6 +130,29 @@ def test_a_product_that_was_edited(producer):
     with Path("datasets/exported/README.md").open("a") as file:
         file.write("edited")
     refused(BadInput, "not up to date: export")
+
+
+@pytest.mark.parametrize("lost", ["everything", "a file"])
+def test_a_cache_that_lost_something(producer, lost):
+    """DVC would push what is left, say nothing, and the version could not be had."""
+    tar = Path("datasets/exported/webdataset/n1.tar")
+    md5 = hashlib.md5(tar.read_bytes()).hexdigest()
+    producer.run("rm", "-rf", ".dvc/cache" if lost == "everything" else f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}")
+    refused(BadInput, "not up to date: export")
+
+
+@pytest.mark.parametrize("lost", ["everything", "a file"])
+def test_a_remote_that_lost_something_is_filled_again(producer, tmp_path, lost):
+    """`dvc push` alone would say that everything is up to date."""
+    release("1.0.0", log=lambda line: None)
+    first = producer.exported()
+    held = sorted(path for path in Path(".dvc/versions").rglob("*") if path.is_file())
+    for path in held if lost == "everything" else [path for path in held if path.suffix != ".dir"][:1]:
+        path.unlink()
+    release("1.0.1", log=lambda line: None)
+    producer.run("rm", "-rf", ".dvc/cache")
+    producer.run("dvc", "get", ".", "datasets/exported", "--rev", TAG, "--out", str(tmp_path / "sets"))
+    assert files(tmp_path / "sets") == first
 
 
 def test_a_failed_validation(producer):
@@ -339,3 +365,22 @@ def test_the_command(producer, tmp_path):
     assert done.returncode == 0, done.stderr
     assert producer.tags() == [TAG]
     assert run("1.0.0").returncode == 2
+
+
+@pytest.mark.slow
+def test_a_data_set_that_the_graph_made(small, tmp_path, monkeypatch):
+    """The real stages, and the tag already holds all that is needed: nothing is to be committed by hand."""
+    shutil.copytree(small.path, tmp_path / "umo", symlinks=True)
+    monkeypatch.chdir(tmp_path / "umo")
+    for key, value in {"user.name": "t", "user.email": "t@example.org"}.items():
+        repository.git("config", key, value)
+    said = []
+    done = release("0.1.0", "../out", None, said.append)
+    assert any(re.fullmatch(r"\d+ sets: licence .+, consent .+", line) for line in said)
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=tmp_path / "out", check=True)
+    got = str(tmp_path / "sets")
+    small.run("dvc", "artifacts", "get", str(tmp_path / "umo"), "multi-identity-sets", "--rev", "v0.1.0", "--out", got)
+    copied = files(tmp_path / "out")
+    del copied["RELEASE.json"]
+    assert files(tmp_path / "sets") == copied
+    assert len(copied) == done.files + 1
