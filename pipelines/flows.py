@@ -142,7 +142,7 @@ def _stages(choose: Callable[[graph.Graph], list[str]], changes: DataOverrides, 
     """Run the chosen stages with the overrides; commit or keep what came of it, and show it."""
     log, flow_name, name = get_run_logger().info, str(flow_run.flow_name), str(flow_run.name)
     every, stale = graph.look(ROOT)
-    stages = choose(every)
+    stages, revision = choose(every), repository.revision(ROOT)
     values = changes.values(overrides.trained_base(ROOT))
     overrides.refuse_foreign(values, stages, flow_name)
     if commit and values:
@@ -156,8 +156,8 @@ def _stages(choose: Callable[[graph.Graph], list[str]], changes: DataOverrides, 
         if values:
             overrides.keep(name, stages, every.kept, log, ROOT)
         if commit:
-            kept.commit(f"{flow_name}: {', '.join(ran)}", every.kept, log, ROOT)
-        _show(stages, f"{repository.revision(ROOT)}{f', experiment {name}' if values else ''}")
+            kept.commit(f"{flow_name}: {', '.join(ran) or 'what runs before made'}", every.kept, log, ROOT)
+        _show(stages, f"{revision}, experiment {name}" if values else repository.revision(ROOT))
     finally:
         if values:
             overrides.restore(every.kept, log, ROOT)

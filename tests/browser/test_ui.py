@@ -55,6 +55,9 @@ def page(ui: Served):
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, base_url=f"http://127.0.0.1:{ui.port}")
         page.set_default_timeout(MINUTES)
+        page.route(
+            lambda url: "//127.0.0.1:" not in url, lambda route: route.abort()
+        )  # Data Docs ask the web for styles
         yield page
         browser.close()
 

@@ -66,7 +66,8 @@ def test_overrides_reach_the_stages_and_leave_no_trace(served):
     assert toy.products() == before
     assert toy.repro() == []
     name = api.call(served.url, "GET", f"flow_runs/{run}")["name"]
-    assert f"experiment {name}" in served.artifacts(run)["funnel"]
+    head = toy.run("git", "rev-parse", "--short=12", "HEAD").stdout.strip()
+    assert f"git `{head}, experiment {name}`" in served.artifacts(run)["funnel"]
     kept = toy.run("git", "for-each-ref", "--format=%(objectname)", f"refs/exps/**/{name}").stdout.split()
     assert "min_cosine: 0.25" in toy.run("git", "show", f"{kept[0]}:params.yaml").stdout
     assert toy.run("git", "show", f"{kept[0]}:datasets/splits.csv").stdout.endswith("25\n")
