@@ -1,19 +1,22 @@
 """Prefect's server, as far as it is asked without Prefect: is it there, and what became of runs that were killed."""
 
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from pipelines.operations import writer
 
+ATTEMPTS, PAUSE = 10, 1.0  # seconds; SQLite is locked for a moment when several write
 UNFINISHED = ("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")
 
 
 def call(url: str, method: str, path: str, body: Any = None, timeout: float = 10) -> Any:
-    """A request to the REST API; None where it answers that there is no such thing.
+    """A request to the REST API, again while its database is busy; None where it answers that there is no such thing.
 
     Raises:
         OSError: nobody answers, or it answers with another error.
@@ -21,14 +24,18 @@ def call(url: str, method: str, path: str, body: Any = None, timeout: float = 10
     data = None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(f"{url.rstrip('/')}/{path.lstrip('/')}", data, headers, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=timeout) as answer:
-            text = answer.read()
-    except urllib.error.HTTPError as error:
-        if error.code == 404:
-            return None
-        raise
-    return json.loads(text) if text else None
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as answer:
+                text = answer.read()
+                return json.loads(text) if text else None
+        except urllib.error.HTTPError as error:
+            if error.code == HTTPStatus.NOT_FOUND:
+                return None
+            if error.code != HTTPStatus.SERVICE_UNAVAILABLE or not left:
+                raise
+            time.sleep(PAUSE)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def report_killed(url: str, log: Callable[[str], None], root: Path = Path()) -> None:
