@@ -140,7 +140,7 @@ def _guarded(wait_minutes: float, work: Callable[[int], str]) -> State:
 
 def _stages(choose: Callable[[graph.Graph], list[str]], changes: DataOverrides, commit: bool, hold: int) -> str:
     """Run the chosen stages with the overrides; commit or keep what came of it, and show it."""
-    log, flow_name, name = get_run_logger().info, str(flow_run.flow_name), str(flow_run.name)
+    log, flow_name, name = get_run_logger().info, str(flow_run.flow_name), overrides.experiment(str(flow_run.name))
     every, stale = graph.look(ROOT)
     stages, revision = choose(every), repository.revision(ROOT)
     values = changes.values(overrides.trained_base(ROOT))

@@ -7,6 +7,7 @@ as an experiment of DVC's.
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,6 +215,11 @@ def _check(text: str, root: Path) -> None:
         raise BadInput(str(error).replace(str(tried), "overrides")) from error
     finally:
         tried.unlink()
+
+
+def experiment(name: str) -> str:
+    """A run's name as DVC takes it for an experiment: people may write what they like into a form."""
+    return re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-") or "run"
 
 
 def keep(name: str, stages: Sequence[str], kept: Sequence[str], log: Callable, root: Path) -> None:

@@ -178,6 +178,33 @@ def test_a_killed_worker_is_told_and_the_next_run_goes_on(served):
     assert served.workspace.dirty() == []
 
 
+def test_a_killed_stage_is_tried_again_from_where_it_was(served):
+    """As for want of memory; a failed validation is not tried again (above)."""
+    run = slow_training(served)
+    [stage] = trainings()
+    stage.kill()
+    assert served.wait(run)[0] == "COMPLETED"
+    begun = [int(line.split()[-1]) for line in served.logs(run) if line.startswith("train begins at")]
+    assert len(begun) == 2
+    assert begun[1] > begun[0] == 0
+
+
+def trainings() -> list[psutil.Process]:
+    """Processes of the toy's training."""
+    found = psutil.process_iter(["cmdline"])
+    return [process for process in found if (process.info["cmdline"] or [])[1:] == ["stage.py", "train"]]
+
+
+def test_a_cancelled_run_ends_its_stage_and_leaves_no_trace(served):
+    run = slow_training(served)
+    body = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
+    api.call(served.url, "POST", f"flow_runs/{run}/set_state", body)
+    assert served.wait(run)[0] == "CANCELLED"
+    until(lambda: trainings() == [], 20)
+    assert served.run("build_dataset")[1:] == ("COMPLETED", "everything is up to date")
+    assert served.workspace.dirty() == []
+
+
 def test_after_a_kill_another_run_puts_the_workspace_back_first(served):
     run = slow_training(served)
     kill_group(served.processes()["worker"])

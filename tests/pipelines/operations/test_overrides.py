@@ -159,3 +159,10 @@ def test_the_result_is_kept_with_its_ledger(toy):
     toy.run("dvc", "exp", "apply", "tried")
     assert (toy.path / "datasets/splits.csv").read_text().endswith("20\n")
     assert "min_cosine: 0.2" in (toy.path / "params.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("brown-otter", "brown-otter"), ("What if? 0.5/0.6", "What-if-0-5-0-6"), ("…", "run")]
+)
+def test_any_name_of_a_run_is_one_of_an_experiment(name, expected):
+    assert overrides.experiment(name) == expected
