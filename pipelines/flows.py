@@ -202,7 +202,8 @@ def _links() -> Links:
 
 def _publish(pages: Mapping[str, str]) -> None:
     for key, markdown in pages.items():
-        create_markdown_artifact(markdown, key=key, description=artifacts.version_of(markdown))
+        body, version = artifacts.parted(markdown)
+        create_markdown_artifact(body, key=key, description=version)
 
 
 @task(task_run_name="release", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=30, retry_condition_fn=_may_help)

@@ -28,9 +28,10 @@ def page(title: str, revision: str, output: Path, links: Links, *parts: str) -> 
     return "\n\n".join([f"# {title}", *parts, f"git `{revision}` · `{output}` `{product}`"])
 
 
-def version_of(markdown: str) -> str:
-    """The line of a page that says which version it speaks of; lists of artifacts show it."""
-    return markdown.splitlines()[-1]
+def parted(markdown: str) -> tuple[str, str]:
+    """A page without its last line, and that line, which version it speaks of: Prefect's lists show it."""
+    body, _, version = markdown.rpartition("\n\n")
+    return body, version
 
 
 def funnel(found: Mapping[str, Any], revision: str, links: Links) -> str:

@@ -190,9 +190,9 @@ class Served:
         return {task["name"]: task["state_type"] for task in found}
 
     def artifacts(self, run: str) -> dict[str, str]:
-        """Key -> Markdown."""
+        """Key -> description and Markdown."""
         found = api.call(self.url, "POST", "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
-        return {artifact["key"]: artifact["data"] for artifact in found}
+        return {artifact["key"]: f"{artifact['description']}\n{artifact['data']}" for artifact in found}
 
     def processes(self) -> dict[str, int]:
         """Name -> process id of what serve started and still lives."""
