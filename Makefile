@@ -12,7 +12,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 PORT ?= 4200
 
-.PHONY: help install repro serve stop smoke ladder bench chaos test lint pretrain calibrate lock clean-work
+.PHONY: help install repro serve stop smoke ladder bench chaos docs test lint pretrain calibrate lock clean-work
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -51,8 +51,12 @@ bench: install ## bench/results/*.json: ratios, each measured in one run
 chaos: install ## kill -9 at a hundred random moments, two runs at once, a full disk: nothing lost, doubled or half-written
 	python -m tests.chaos
 
+docs: install ## the documentation site: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "documentation: $(CURDIR)/site/index.html"
+
 test: install lint ## lint, types, tests
-	pytest
+	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: install ## format, lint, types
 	ruff format --check .

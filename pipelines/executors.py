@@ -45,7 +45,7 @@ class Machine(Section):
     ray_address: null starts Ray on this machine for as long as the stage runs; auto or ray://HOST:PORT joins a cluster
         whose nodes have this environment and this folder, with its `.work` and `datasets`, at the same path (a shared
         file system).
-    device: of the networks that train and draw: cpu, cuda, ...
+    device: of the networks that train, draw and (opencv_zoo) measure: cpu, cuda, ...; under Ray an actor has one GPU.
     processes: that share a training batch, one a GPU.
     """
 

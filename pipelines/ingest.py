@@ -236,7 +236,7 @@ def _describe(
         "clip": member.clip,
         "time": member.time,
         "licence": source.licence_of(member.fields),
-        "consent": source.consent,
+        "consent": source.consent_of(member.fields),
         "label": source.label_of(name, folder, member.fields),
         "status": "ok",
         "error": member.error,

@@ -45,19 +45,20 @@ def run(params: Params, machine: Machine, of: str) -> None:
         for folder in products.shard_folders(product, products.IMAGES_TABLE)
     ]
     model = faces.load(params.faces)
+    device = machine.device if params.faces in faces.ON_DEVICES else "cpu"  # no GPU is taken that would lie idle
     run_shards(
         "measure",
-        partial(_measure, params),
+        partial(_measure, params, device),
         shards,
         products.MEASURED / of,
         params=params,
         files=model.files,
-        machine=machine,
+        machine=machine.model_copy(update={"device": device}),
     )
 
 
-def _measure(params: Params, shard: Shard, folder: Path) -> Counts:
-    model = faces.load(params.faces)
+def _measure(params: Params, device: str, shard: Shard, folder: Path) -> Counts:
+    model = faces.load_on(device, params.faces)
     counts = Counts({"pictures": 0, "faces": 0})
     images: list[dict] = []
     found: list[dict] = []

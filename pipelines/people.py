@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from pipelines.ledger import SPLITS, Ledger, numbers
 from umo import neighbours, records
@@ -162,6 +160,9 @@ class People:
 
         A picture that would make a component of more than `max_component` people is dropped.
         """
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
         count = len(self.names)
         graph = coo_array((np.ones(len(alike), bool), (alike[:, 0], alike[:, 1])), shape=(count, count))
         label = connected_components(graph, directed=False)[1]

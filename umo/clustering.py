@@ -6,9 +6,6 @@ if two parts of them do, so that the pairs of parts that reach it are all that n
 """
 
 import numpy as np
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.sparse import csr_array
-from scipy.spatial.distance import squareform
 
 from umo import neighbours
 
@@ -17,6 +14,9 @@ NEIGHBOURS = 24  # of a cluster that are looked at; where all of them reach the 
 
 def clusters(embeddings: np.ndarray, min_cosine: float) -> np.ndarray:
     """Average-linkage clusters of unit vectors (n, d): (n,) labels; two merge while their mean cosine allows."""
+    from scipy.cluster.hierarchy import fcluster, linkage  # slow to load: not where a stage only reads its params
+    from scipy.spatial.distance import squareform
+
     if len(embeddings) < 2:
         return np.arange(len(embeddings))
     distance = np.clip(1 - embeddings @ embeddings.T, 0, 2).astype(np.float64)
@@ -68,6 +68,8 @@ def link(embeddings: np.ndarray, labels: np.ndarray, min_cosine: float, exact: i
 
 def sums_of(vectors: np.ndarray, labels: np.ndarray, count: int | None = None) -> np.ndarray:
     """(count, d): the sum of each label's vectors (n, d); a negative label is nobody's."""
+    from scipy.sparse import csr_array
+
     chosen = np.flatnonzero(labels >= 0)
     size = int(labels.max(initial=-1)) + 1 if count is None else count
     ones = np.ones(len(chosen), vectors.dtype)

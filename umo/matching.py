@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 NONE = -1
 
@@ -50,6 +49,8 @@ def assign(cosines: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: not a matrix; `NotFinite` where a cosine is not finite.
     """
+    from scipy.optimize import linear_sum_assignment  # slow to load: not where a stage only reads its params
+
     cosines = np.asarray(cosines)
     if cosines.ndim != 2:
         raise ValueError(f"cosines must be a matrix (references, faces), not of shape {cosines.shape}")

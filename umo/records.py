@@ -25,20 +25,20 @@ IMAGES = pa.schema(
         # digest of (the video's sha256, the frame's timestamp), then half the video's sha256; a frame's encoding may
         # change with a library, and the ledger and the tombstones go by this id.
         ("image_id", pa.string()),
-        ("shard", pa.string()),
+        ("shard", pa.string()),  # folder of the product that holds the picture
         ("key", pa.string()),  # member of the shard's tar; null where the picture cannot be used
         ("width", pa.int32()),  # of the stored picture: upright, tight crops padded
-        ("height", pa.int32()),
+        ("height", pa.int32()),  # of the stored picture, as width
         ("source", pa.string()),  # key of datasets/sources.yaml, or the generator of a synthesised picture
         ("path", pa.string()),  # inside its source: FILE, TAR/MEMBER, TABLE#ROW, VIDEO#t=SECONDS
         ("group", pa.string()),  # album or long video
         ("clip", pa.string()),  # shot of a long video: VIDEO#RANK
         ("time", pa.float64()),  # seconds from the start of a long video
-        ("licence", pa.string()),
-        ("consent", pa.string()),
+        ("licence", pa.string()),  # on what terms the picture may be used
+        ("consent", pa.string()),  # given | research | public | drawn (of nobody) | unknown
         ("label", pa.string()),  # a folder's name, kept for checking and never read by identify
         ("status", pa.string()),  # ok | duplicate | rejected (drawn, and not as asked) | error
-        ("error", pa.string()),
+        ("error", pa.string()),  # why the picture cannot be used; null where it can
     ],
     metadata={"record": "images"},
 )
@@ -47,8 +47,8 @@ MEASURED_IMAGES = pa.schema(
         ("image_id", pa.string()),
         ("phash", pa.string()),  # 64 bits as 16 hexadecimal digits
         ("sharpness", pa.float32()),  # variance of the Laplacian of the luminance in [0, 1]
-        ("n_faces", pa.int32()),
-        ("error", pa.string()),
+        ("n_faces", pa.int32()),  # faces found
+        ("error", pa.string()),  # why it could not be measured; null where it was
     ],
     metadata={"record": "measured_images"},
 )
@@ -62,12 +62,12 @@ def measured_faces(dimension: int) -> pa.Schema:
             ("image_id", pa.string()),
             ("box", _box),  # x0, y0, x1, y1 in pixels
             ("landmarks", _landmarks),  # five times x, y in pixels
-            ("score", pa.float32()),
-            ("side_px", pa.float32()),
+            ("score", pa.float32()),  # the detector's confidence
+            ("side_px", pa.float32()),  # the shorter side of the box
             ("pose", pa.list_(pa.float32(), 3)),  # rough yaw, pitch, roll in degrees
-            ("sharpness", pa.float32()),
-            ("embedding", pa.list_(pa.float16(), dimension)),
-            ("embedder", pa.string()),
+            ("sharpness", pa.float32()),  # as of a picture, of the face alone
+            ("embedding", pa.list_(pa.float16(), dimension)),  # unit vector
+            ("embedder", pa.string()),  # name of the face model
         ],
         metadata={"record": "measured_faces"},
     )
@@ -75,17 +75,17 @@ def measured_faces(dimension: int) -> pa.Schema:
 
 PEOPLE = pa.schema(
     [
-        ("person_id", pa.string()),
+        ("person_id", pa.string()),  # pseudonym; the same as long as the ledger has one of the person's faces
         ("n", pa.int32()),  # faces kept
         ("centre", pa.list_(pa.float32())),  # unit vector
         ("spread", pa.float32()),  # mean cosine of the faces to the centre
-        ("nearest_person", pa.string()),
-        ("nearest_cosine", pa.float32()),
+        ("nearest_person", pa.string()),  # the most alike other person
+        ("nearest_cosine", pa.float32()),  # between the two centres
         ("alike", pa.bool_()),  # too alike to the nearest person to be told apart
-        ("component", pa.string()),
-        ("split", pa.string()),
-        ("keep", pa.bool_()),
-        ("reason", pa.string()),
+        ("component", pa.string()),  # people who share a picture or are too alike go into one split
+        ("split", pa.string()),  # train | validation | test
+        ("keep", pa.bool_()),  # whether the row is used further
+        ("reason", pa.string()),  # why it is not; null where it is
     ],
     metadata={"record": "people"},
 )
@@ -107,7 +107,7 @@ LAYOUT = pa.schema(
         ("person_id", pa.string()),
         ("role", pa.string()),  # target | reference (the other half of a diptych, drawn for somebody who is no one)
         ("source_face_id", pa.string()),  # null for somebody who was drawn without a photograph
-        ("source_image_id", pa.string()),
+        ("source_image_id", pa.string()),  # the photograph of that face
         ("guide_face_id", pa.string()),  # of the same person: its head's place, scale and roll were taken; or null
         ("box", _box),  # of the face as placed
     ],
@@ -116,11 +116,11 @@ LAYOUT = pa.schema(
 SCENES = pa.schema(
     [
         ("image_id", pa.string()),
-        ("n", pa.int32()),
+        ("n", pa.int32()),  # people asked for
         ("split", pa.string()),
-        ("generator", pa.string()),
-        ("background", pa.string()),
-        ("prompt", pa.string()),
+        ("generator", pa.string()),  # composite | diffusion
+        ("background", pa.string()),  # such as plain blue; null where none was asked for
+        ("prompt", pa.string()),  # what was asked for
     ],
     metadata={"record": "scenes"},
 )
@@ -138,23 +138,23 @@ _reference = pa.struct(
 )
 SETS = pa.schema(
     [
-        ("set_id", pa.string()),
-        ("n", pa.int32()),
+        ("set_id", pa.string()),  # s and the first 16 digits of target_image_id
+        ("n", pa.int32()),  # people
         ("person_ids", pa.list_(pa.string())),  # from left to right in the target
-        ("target_image_id", pa.string()),
+        ("target_image_id", pa.string()),  # image_id of the target
         ("target_kind", pa.string()),  # ingested | synthesised
-        ("target_face_ids", pa.list_(pa.string())),
-        ("target_boxes", pa.list_(_box)),
-        ("target_landmarks", pa.list_(_landmarks)),
+        ("target_face_ids", pa.list_(pa.string())),  # an entry a person
+        ("target_boxes", pa.list_(_box)),  # an entry a person, in the target's pixels
+        ("target_landmarks", pa.list_(_landmarks)),  # an entry a person, in the target's pixels
         ("target_sources", pa.list_(pa.string())),  # image_id of the photographs that the target was made from
         ("pool", pa.list_(pa.list_(_reference))),  # a list a person; the first is the reference, the others spare
         ("reference_cosine", pa.list_(pa.float32())),  # reference to target face
         ("cross_cosine", pa.float32()),  # highest between two people of the set; null for n = 1
-        ("background", pa.string()),
-        ("prompt", pa.string()),
-        ("licence", pa.string()),
-        ("consent", pa.string()),
-        ("source", pa.string()),
+        ("background", pa.string()),  # as in scenes; null of a photograph
+        ("prompt", pa.string()),  # from the measured layout; names nobody
+        ("licence", pa.string()),  # of the target and of all photographs used
+        ("consent", pa.string()),  # the weakest of the target's and of all photographs'
+        ("source", pa.string()),  # of the target
         ("split", pa.string()),
         ("keep", pa.bool_()),
         ("reason", pa.string()),
@@ -164,33 +164,33 @@ SETS = pa.schema(
 CAPTIONS = pa.schema(
     [
         ("set_id", pa.string()),
-        ("prompt", pa.string()),
+        ("prompt", pa.string()),  # what the export and the training take
         ("captioner", pa.string()),  # template, or the name of a vision-language model
     ],
     metadata={"record": "captions"},
 )
 SCORES = pa.schema(
     [
-        ("case_id", pa.string()),
+        ("case_id", pa.string()),  # as CASES.jsonl gives it
         ("image", pa.string()),  # path as the case gives it
         ("seed", pa.int32()),  # rank of the image in its case
-        ("judge", pa.string()),
+        ("judge", pa.string()),  # name of the face model
         ("people", pa.list_(pa.string())),  # null where the case does not say
         ("n", pa.int32()),  # references
-        ("n_faces", pa.int32()),
+        ("n_faces", pa.int32()),  # faces found; null where the picture could not be read
         ("cosines", pa.list_(pa.list_(pa.float32()))),  # a row a reference, a column a drawn face
         ("assignment", pa.list_(pa.int32())),  # a face a reference; -1 where none is left
-        ("boxes", pa.list_(_box)),
-        ("id_sim", pa.float32()),
+        ("boxes", pa.list_(_box)),  # an entry a drawn face
+        ("id_sim", pa.float32()),  # this and the next three as in umo/metrics.py
         ("id_conf", pa.float32()),  # null where the released code skips the picture
-        ("id_sim_strict", pa.float32()),
+        ("id_sim_strict", pa.float32()),  # over the assignment; a missing person counts 0
         ("id_conf_strict", pa.float32()),  # null for n = 1
-        ("covered", pa.int32()),
-        ("missing", pa.int32()),
-        ("duplicated", pa.int32()),
-        ("extra", pa.int32()),
+        ("covered", pa.int32()),  # references whose assigned face is the same person
+        ("missing", pa.int32()),  # the other references
+        ("duplicated", pa.int32()),  # faces left over that are the same person as a reference
+        ("extra", pa.int32()),  # the other faces left over
         ("copy_paste", pa.float32()),  # null without a target
-        ("error", pa.string()),
+        ("error", pa.string()),  # why the picture could not be scored; null where it was
     ],
     metadata={"record": "scores"},
 )
@@ -205,11 +205,11 @@ SIDE_EFFECTS = pa.schema(
     [
         ("case_id", pa.string()),
         ("seed", pa.int32()),
-        ("n", pa.int32()),
-        ("people", pa.list_(pa.string())),
-        ("people_right", pa.bool_()),  # these three as in umo/adherence.py; null where there is nothing to judge
-        ("order_right", pa.bool_()),
-        ("background_right", pa.bool_()),
+        ("n", pa.int32()),  # people asked for
+        ("people", pa.list_(pa.string())),  # as in scores
+        ("people_right", pa.bool_()),  # as many faces as people; of this and the next two, null where none can tell
+        ("order_right", pa.bool_()),  # the people stand in the order of their references
+        ("background_right", pa.bool_()),  # the background has the colour that the prompt names
         ("sharpness_error", pa.float32()),  # |log2| of the drawn picture's sharpness over the target's
         ("diffusion_loss", pa.float32()),  # the case's, as in LOSSES; null for a method that draws with no model
         ("variety", pa.float32()),  # the case's, in [0, 1]; null where it was not drawn with several seeds

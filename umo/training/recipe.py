@@ -16,7 +16,9 @@ class Recipe(BaseModel):
         steps: updates. Not in the paper.
         batch: samples an update, over all processes (paper: 8).
         micro_batch: samples that go through the network at once; a divisor of a process's share.
-        learning_rate: paper 5e-6; reached after `warmup` updates, then constant or falling as a cosine.
+        learning_rate: paper 5e-6; reached after `warmup` updates.
+        schedule: after them the learning rate stays (`constant`) or falls to 0 (`cosine`). Not in the paper.
+        warmup: updates over which the learning rate rises in a line. Not in the paper.
         weight_decay: of AdamW. Not in the paper.
         max_gradient: norm to which the gradient is clipped. Not in the paper.
         ema: decay of the averaged weights, which are validated and saved; it is less while the average is young; 0

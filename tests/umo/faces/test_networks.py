@@ -132,5 +132,5 @@ def test_dequantisation_per_channel_and_per_tensor():
 
 
 def test_options_are_checked():
-    with pytest.raises(BadInput, match=r"detector_runtime 'tensorrt': one of auto, onnxruntime, torch"):
-        OpenCVZoo(detector_runtime="tensorrt")
+    with pytest.raises(BadInput, match=r"runtime 'tensorrt': one of auto, onnxruntime, torch"):
+        OpenCVZoo(runtime="tensorrt")

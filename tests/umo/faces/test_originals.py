@@ -28,11 +28,13 @@ def zoo():
     return faces.load("opencv_zoo")
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
-def test_yunet_is_opencvs(runtime, group, portrait, tensor_of):
-    model = OpenCVZoo(detector_runtime=runtime, calibrated=False)
+@pytest.mark.parametrize(
+    ("runtime", "of"), [("onnxruntime", "array"), ("torch", "array"), ("torch", "tensor")], ids=" of ".join
+)
+def test_yunet_is_opencvs(runtime, of, group, portrait, tensor_of):
+    model = OpenCVZoo(runtime=runtime, calibrated=False)
     for picture in (group, portrait(1, 1), portrait(9, 4), group[60:380, 100:420]):
-        (found,) = model.detect(tensor_of(picture)) if runtime == "torch" else model.detect([picture])
+        (found,) = model.detect([picture] if of == "array" else tensor_of(picture))
         size = picture.shape[1::-1]
         original = cv2.FaceDetectorYN.create(str(model.files[0]), "", size, model.min_score, model.max_overlap, 5000)
         rows = original.detect(np.ascontiguousarray(picture[..., ::-1]))[1]
@@ -46,9 +48,7 @@ def test_yunet_is_opencvs(runtime, group, portrait, tensor_of):
 
 def test_both_detector_runtimes_agree_on_a_batch_that_is_scaled(portrait, tensor_of):
     tensor = tensor_of(*[portrait(person, 1)[::2, ::2] for person in (1, 2, 3)])
-    one, other = (
-        OpenCVZoo(detector_runtime=name, calibrated=False).detect(tensor) for name in ("torch", "onnxruntime")
-    )
+    one, other = (OpenCVZoo(runtime=name, calibrated=False).detect(tensor) for name in ("torch", "onnxruntime"))
     assert [len(row) for row in one] == [len(row) for row in other] == [1, 1, 1]
     for a, b in zip(one, other, strict=True):
         np.testing.assert_allclose(a[0].landmarks, b[0].landmarks, atol=MAX_PIXELS)
@@ -63,6 +63,8 @@ def test_sface_is_opencvs(zoo, group):
     assert cosine_distance(zoo.embed([group], [found]), expected).max() < MAX_COSINE_DISTANCE
     (vectors,) = zoo._embedder_torch(torch.from_numpy(crops)).values()
     assert cosine_distance(vectors, expected).max() < MAX_COSINE_DISTANCE
+    by_torch = OpenCVZoo(runtime="torch", calibrated=False).embed([group], [found])
+    assert cosine_distance(by_torch, expected).max() < MAX_COSINE_DISTANCE
 
 
 def test_sface_crops_as_opencv_does(zoo, group):

@@ -101,7 +101,7 @@ def test_the_trainers_updates_raise_the_reward_of_the_same_draws(photographs: li
 def test_faces_are_measured_in_full_precision_where_the_rest_is_bf16(photographs: list[Sample], tmp_path: Path) -> None:
     """A detector that runs in torch hands numpy its numbers, which has no bf16."""
     trainer = build_real(tmp_path, photographs[:2], precision="bf16", validation_samples=2)
-    trainer.reward.faces = OpenCVZoo(detector_runtime="torch")
+    trainer.reward.faces = OpenCVZoo(runtime="torch")
     watched = Watched(trainer, gradient=False)
     row = measure(trainer.customizer, trainer.train, trainer.reward, trainer.recipe, trainer.accelerator)
     assert all(math.isfinite(value) for value in row.values())

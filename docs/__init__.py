@@ -1,0 +1,1 @@
+"""The documentation site: pages, and the code that writes its reference."""
