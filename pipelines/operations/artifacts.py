@@ -71,7 +71,7 @@ def validation(found: Mapping[str, Any], revision: str, links: Links, key: str =
     return page(
         "Validation failed" if found["faults"] else "Validation",
         revision,
-        products.VALIDATED,
+        output,
         links,
         faults,
         docs,

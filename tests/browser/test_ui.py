@@ -125,7 +125,8 @@ def test_a_failed_validation_is_seen(ui, page, keep):
     assert state == "FAILED"
     page.goto(f"/runs/flow-run/{run}")
     page.get_by_text("Failed", exact=True).first.wait_for()
-    page.get_by_text("fewer sets than validate.min_sets").first.wait_for()
+    page.get_by_text("Details", exact=True).click()
+    page.get_by_text("fewer sets than validate.min_sets").first.wait_for()  # the state's message
     page.get_by_text("Artifacts", exact=True).click()
     page.get_by_text("validation", exact=True).first.click()
     page.get_by_text("Validation failed").wait_for()
