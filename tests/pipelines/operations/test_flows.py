@@ -142,6 +142,7 @@ LONG = iter(range(100, 200))  # steps; never the same twice, for DVC knows what 
 def slow_training(served: Served, n: int | None = None) -> str:
     """A run that is in the middle of train."""
     steps = served.workspace.path / ".work/train/toy.partial/steps"
+    steps.unlink(missing_ok=True)  # of a test before this one
     run = served.start("train_and_evaluate", overrides={"steps": n or next(LONG)})
     until(lambda: steps.exists() and len(steps.read_text()) > 2, 60, lambda: f"{served.state(run)} {served.logs(run)}")
     return run
