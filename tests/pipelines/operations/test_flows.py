@@ -49,7 +49,8 @@ def test_a_stale_stage_and_what_follows_are_tasks(served):
     # What ingest makes is other than before; curate's funnel comes out the same, so that nothing after it is run.
     assert (state, message) == ("COMPLETED", "2 stages ran: ingest, curate")
     assert served.tasks(run) == {"ingest": "COMPLETED", "curate": "COMPLETED"}
-    assert {"Running stage 'ingest':", "ingest says hello"} <= set(served.logs(run))
+    assert served.says(run, "Running stage 'ingest':")
+    assert served.says(run, "ingest says hello")
     changed = toy.run("git", "show", "--name-only", "--format=%s").stdout.split("\n")
     assert changed[0] == "build_dataset: ingest, curate"
     assert set(changed[2:-1]) == {"dvc.lock", "datasets/splits.csv"}
@@ -158,7 +159,7 @@ def test_of_two_flows_one_waits_or_is_refused(served):
     assert "\n" not in message
     assert served.wait(first)[0] == "COMPLETED"
     assert served.wait(waiting) == ("COMPLETED", "everything is up to date")
-    assert any("waiting for at most 60 minutes" in line for line in served.logs(waiting))
+    assert served.says(waiting, "waiting for at most 60 minutes")
 
 
 def test_a_killed_worker_is_told_and_the_next_run_goes_on(served):
@@ -174,6 +175,7 @@ def test_a_killed_worker_is_told_and_the_next_run_goes_on(served):
     assert set(served.tasks(run).values()) <= {"COMPLETED", "CRASHED"}
     again, state, message = served.run("train_and_evaluate", overrides={"steps": n})
     assert (state, message) == ("COMPLETED", "2 stages ran: train@mimr, compare")
+    assert served.says(again, "train begins at")
     begun = next(int(line.split()[-1]) for line in served.logs(again) if line.startswith("train begins at"))
     assert begun >= left
     assert served.workspace.dirty() == []
@@ -185,6 +187,7 @@ def test_a_killed_stage_is_tried_again_from_where_it_was(served):
     [stage] = trainings()
     stage.kill()
     assert served.wait(run)[0] == "COMPLETED"
+    assert served.says(run, "Finished in state Completed('2 stages ran")
     begun = [int(line.split()[-1]) for line in served.logs(run) if line.startswith("train begins at")]
     assert len(begun) == 2
     assert begun[1] > begun[0] == 0
@@ -215,7 +218,7 @@ def test_after_a_kill_another_run_puts_the_workspace_back_first(served):
     assert served.state(run)[0] == "CRASHED"
     again, state, message = served.run("reproduce")
     assert (state, message) == ("COMPLETED", "everything is up to date")
-    assert any("was interrupted: putting params.yaml and the products back" in line for line in served.logs(again))
+    assert served.says(again, "was interrupted: putting params.yaml and the products back")
     assert served.workspace.dirty() == []
 
 
@@ -231,7 +234,7 @@ def test_an_orphaned_stage_is_waited_for(served):
                 process.kill()
     again, state, _ = served.run("train_and_evaluate", overrides={"steps": n})
     assert state == "COMPLETED"
-    assert any("was killed, and the stage that it began is still at work" in line for line in served.logs(again))
+    assert served.says(again, "was killed, and the stage that it began is still at work")
     assert served.state(run)[0] == "CRASHED"
 
 

@@ -183,6 +183,11 @@ class Served:
         wanted = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200, "sort": "TIMESTAMP_ASC"}
         return [entry["message"] for entry in api.call(self.url, "POST", "logs/filter", wanted)]
 
+    def says(self, run: str, text: str) -> bool:
+        """Whether a line of its log has the text; what a run said last comes after its end."""
+        until(lambda: any(text in line for line in self.logs(run)), 30, lambda: f"no '{text}' in {self.logs(run)}")
+        return True
+
     def tasks(self, run: str) -> dict[str, str]:
         """Name -> state's type, in the order in which they began."""
         wanted = {"flow_runs": {"id": {"any_": [run]}}, "sort": "EXPECTED_START_TIME_ASC"}
