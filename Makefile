@@ -10,8 +10,6 @@ export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-PORT ?= 4200
-
 .PHONY: help install repro serve stop smoke ladder bench chaos docs test lint pretrain calibrate lock clean-work
 .DEFAULT_GOAL := help
 
@@ -33,7 +31,7 @@ repro: install ## data, training, evaluation, report: runs/report/report.html
 	dvc repro
 	@echo "report: $(CURDIR)/runs/report/report.html"
 
-serve: install ## Prefect's UI, schedules and a worker on this machine, in the background (PORT=4200); docs/operations.md
+serve: install ## Prefect's UI, schedules and a worker on this machine, in the background (PORT=4300: another port); docs/operations.md
 	@PORT=$(PORT) python -m pipelines serve
 
 stop: ## end what make serve started

@@ -4,7 +4,6 @@ An address is OUTPUT/HASH/PATH. The file server (files.py) finds the file in DVC
 workspace; `forget` reaches both. Only what is meant to be looked at is served.
 """
 
-import fnmatch
 import json
 import re
 from collections.abc import Mapping
@@ -20,11 +19,11 @@ from pipelines.shards import WORK
 FILES_URL = "UMO_FILES_URL"  # the environment variable that tells a flow where the file server is
 VALIDATIONS = WORK / "validate"  # where a failed validation's pages are kept, by the key of the work
 SERVED = {
-    str(products.VALIDATED): ("data_docs/*",),
-    str(VALIDATIONS): ("data_docs/*",),
-    str(products.EXPORTED): ("README.md", "contact_sheet_*.jpg"),
-    str(products.REPORT): ("*",),
-}
+    str(products.VALIDATED): r"data_docs/.+",
+    str(VALIDATIONS): r"data_docs/.+",
+    str(products.EXPORTED): r"README\.md|contact_sheet_\w+\.jpg",
+    str(products.REPORT): r"report\.html",
+}  # output -> which of its files, as a pattern of the whole path
 WORKSPACE = "now"  # in place of a hash: as the file lies in the workspace
 HASH, KEY = re.compile(r"[0-9a-f]{32}\.dir"), re.compile(r"[0-9a-f]{64}")
 
@@ -68,9 +67,11 @@ def find(address: str, root: Path, cache: Path) -> Path | None:
         cache: DVC's, `files/md5` below it.
     """
     address = unquote(address.partition("?")[0]).lstrip("/")
-    for output, patterns in SERVED.items():
+    if ".." in address.split("/"):
+        return None
+    for output, pattern in SERVED.items():
         version, _, path = address.removeprefix(f"{output}/").partition("/")
-        if not address.startswith(f"{output}/") or not any(fnmatch.fnmatch(path, pattern) for pattern in patterns):
+        if not address.startswith(f"{output}/") or not re.fullmatch(pattern, path):
             continue
         if version == WORKSPACE:
             return _inside(root / output, path)

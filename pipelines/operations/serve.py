@@ -83,18 +83,21 @@ class Note:
 
 
 def serve(root: Path = Path()) -> str:
-    """Start what does not run yet; returns where the UI is. The port is PORT in the environment, or 4200.
+    """Start what does not run yet; returns where the UI is.
+
+    The port is PORT in the environment, or else that of what runs, or else 4200.
 
     Raises:
         BadInput: no repository, a port that is none or is taken, or it runs already on another.
         WorkFailed: something did not start; all that was started is ended again.
     """
     repository.check(root)
-    port = _port()
+    asked = _asked_port()
     (root / HOME / "logs").mkdir(parents=True, exist_ok=True)
     with alone("serve", root / HOME / "serve.lock"):
-        note = Note.read(root) or Note(port)
+        note = Note.read(root) or Note(PORT)
         there = note.alive()
+        port = asked or (note.port if there else PORT)
         if there and note.port != port:
             raise BadInput(f"it runs already at {note.ui}: make stop first, or leave PORT out")
         wanted = _commands(root, port)
@@ -124,8 +127,11 @@ def stop(root: Path = Path()) -> str:
     return f"ended: {', '.join(service.name for service in there)}" if there else "nothing runs here"
 
 
-def _port() -> int:
-    text = os.environ.get("PORT") or str(PORT)
+def _asked_port() -> int | None:
+    """PORT in the environment; None where it says nothing."""
+    text = os.environ.get("PORT")
+    if not text:
+        return None
     if not text.isdigit() or not 1024 <= int(text) < 65535:
         raise BadInput(f"PORT={text}: not a port; name one between 1024 and 65534")
     return int(text)
@@ -156,6 +162,8 @@ def settings(root: Path, port: int) -> dict[str, str]:
         "PREFECT_HOME": str((root / HOME).resolve()),
         "PREFECT_API_URL": url,
         "PREFECT_SERVER_UI_API_URL": url,  # without it the UI is blank on another port than 4200
+        # Only its own pages may ask the server: another that is open in the browser must not start a flow.
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{LOOPBACK}:{port},http://localhost:{port}",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(root.resolve()), os.environ.get("PYTHONPATH")])),
         FILES_URL: f"http://{LOOPBACK}:{port + 1}",
     }

@@ -113,10 +113,15 @@ def test_a_failed_validation_is_found_by_its_work(toy, base):
         "datasets/validated/now/data_docs/%2e%2e/%2e%2e/%2e%2e/params.yaml",
         f".work/validate/{'..'}/data_docs/index.html",
         f"datasets/exported/{'0' * 32}.dir/README.md",
+        "datasets/exported/now/contact_sheet_a/../train-00000.parquet",
+        "datasets/validated/now/data_docs/../results.json",
+        "runs/report/HASH/train-00000.parquet",  # another output's, by its hash
+        "runs/report/HASH/README.md",
     ],
 )
 def test_nothing_else_is_served(toy, base, path):
     (toy.path / "datasets/photos.jpg").write_text("a face")
+    path = path.replace("HASH", Links.read("").hashes[str(products.EXPORTED)])
     connection = HTTPConnection(base.removeprefix("http://"))
     connection.request("GET", f"/{path}")
     assert connection.getresponse().status == 404

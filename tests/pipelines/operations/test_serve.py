@@ -73,13 +73,21 @@ def test_stop_ends_exactly_what_was_started(toy):
             process.wait()
 
 
-def test_it_stays_with_the_port_that_it_has(toy, port):
+def test_it_stays_with_the_port_that_it_has(toy, port, monkeypatch):
     (toy.path / HOME).mkdir()
     process = subprocess.Popen(SLEEPS)
     try:
         Note(port + 7, (Service("server", process.pid, psutil.Process(process.pid).create_time()),)).write(toy.path)
-        with pytest.raises(BadInput, match=f"runs already at http://127.0.0.1:{port + 7}"):
+        with pytest.raises(
+            BadInput, match=f"runs already at http://127.0.0.1:{port + 7}: make stop first, or leave PORT"
+        ):
             serve.serve()
+        monkeypatch.delenv("PORT")
+        monkeypatch.setattr(serve, "_start", lambda root, note, wanted, begun: began.append(note.port))
+        monkeypatch.setattr(serve.api, "report_killed", lambda *args: None)
+        began: list[int] = []
+        assert f":{port + 7} " in serve.serve()  # what has died of it is started again there
+        assert began == [port + 7]
     finally:
         process.kill()
         process.wait()
