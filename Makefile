@@ -10,7 +10,7 @@ export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help install repro smoke ladder bench chaos docs test lint pretrain calibrate lock clean-work
+.PHONY: help install repro serve stop smoke ladder bench chaos docs test lint pretrain calibrate lock clean-work
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -30,6 +30,12 @@ repro: install ## data, training, evaluation, report: runs/report/report.html
 	python -m pipelines unlock
 	dvc repro
 	@echo "report: $(CURDIR)/runs/report/report.html"
+
+serve: install ## Prefect's UI, schedules and a worker on this machine, in the background (PORT=4300: another port); docs/operations.md
+	@PORT=$(PORT) python -m pipelines serve
+
+stop: ## end what make serve started
+	@python -m pipelines stop
 
 smoke: install ## the same way on little data, in a few minutes: to see that it works; its numbers mean nothing
 	python -m pipelines smoke

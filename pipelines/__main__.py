@@ -46,6 +46,8 @@ TOOLS = {
     "ladder": ("ladder.write_ladder", "keeps the present scores as docs/results/ladder.json"),
     "unlock": ("dvc_locks.clear_stale", "removes what killed runs left in DVC's list of locks"),
     "forget": ("forget.main", "removes a person from every product (forget --help)"),
+    "serve": ("operations.serve.serve", "starts Prefect's server, worker and deployments on this machine"),
+    "stop": ("operations.serve.stop", "ends what serve started"),
     "release": ("operations.release.main", "makes a version of the data set that others can get (release --help)"),
     "smoke": ("smoke.run_smoke", "runs the whole graph on little data, in a copy"),
 }

@@ -56,6 +56,22 @@ def test_no_stage_knows_another():
         assert not known & set(STAGES), stage
 
 
+def test_prefect_is_known_to_the_flows_alone():
+    """Everything that they are made of can be used, and tested, without it."""
+    files = [*(ROOT / "pipelines").rglob("*.py"), *(ROOT / "umo").rglob("*.py")]
+    knowing = {str(path.relative_to(ROOT)) for path in files if "prefect" in {n.split(".")[0] for n in imports(path)}}
+    assert knowing == {"pipelines/flows.py"}
+
+
+def test_no_stage_depends_on_the_operations():
+    """Else an edit of a page in the UI would make data stale."""
+    from pipelines.__main__ import STAGES
+    from pipelines.shards import sources
+
+    for stage in STAGES:
+        assert not [path for path in sources(f"pipelines.{stage}") if "operations" in path.parts], stage
+
+
 def test_datasets_is_no_package():
     """With an __init__.py it would shadow Hugging Face's `datasets`."""
     assert not list((ROOT / "datasets").rglob("*.py"))

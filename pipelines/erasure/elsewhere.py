@@ -13,6 +13,8 @@ from pipelines.sources import read_sources
 
 LOCK = Path("dvc.lock")
 MODELS = Path("models")
+EXPERIMENTS = "refs/exps/"
+INTERNAL = (f"{EXPERIMENTS}exec/", f"{EXPERIMENTS}stash", f"{EXPERIMENTS}celery/")  # DVC's own, that no command names
 COPY = "Destination"  # in a release's tag: where a copy was laid down
 
 
@@ -54,7 +56,8 @@ def refs(image_ids: frozenset[str], known: str | None) -> list[str]:
         known: `ingested_hash` as it was before; a version with the same ingested pictures has them too.
     """
     names = _git("for-each-ref", "--format=%(refname)", "refs/tags", "refs/heads", "refs/remotes", "refs/exps")
-    return [_short(ref) for ref in (names or "").split() if _has(ref, image_ids, known)]
+    named = [ref for ref in (names or "").split() if not ref.startswith(INTERNAL)]
+    return [_short(ref) for ref in named if _has(ref, image_ids, known)]
 
 
 def _has(ref: str, image_ids: frozenset[str], known: str | None) -> bool:
@@ -75,7 +78,10 @@ def ingested_hash(lock: str | None) -> str | None:
 
 def _short(ref: str) -> str:
     kind, _, name = ref.removeprefix("refs/").partition("/")
-    word = {"tags": "tag", "heads": "branch", "remotes": "remote branch", "exps": "experiment"}[kind]
+    if ref.startswith(EXPERIMENTS):  # refs/exps/AB/CDEF.../NAME, of the commit that it began from
+        name = name.rpartition("/")[2]
+        return f"experiment {name} (dvc exp remove {name})"
+    word = {"tags": "tag", "heads": "branch", "remotes": "remote branch"}[kind]
     copy = (_git("for-each-ref", f"--format=%(contents:trailers:key={COPY},valueonly)", ref) or "").strip()
     return f"{word} {name}" + (f" (a release, with a copy in {copy})" if copy else "")
 
@@ -91,7 +97,8 @@ def remotes() -> Iterator[str]:
         places = {name: str(remote["url"]) for name, remote in repo.config["remote"].items()}
     for name, place in places.items():
         if "://" in place or (Path(place).is_dir() and any(Path(place).iterdir())):
-            yield f"DVC remote {name}: dvc gc --workspace --cloud --remote {name}"
+            command = f"dvc gc --workspace --all-tags --all-experiments --cloud --remote {name}"
+            yield f"DVC remote {name}: {command}, once tags and experiments that have them are deleted"
     for name in (_git("remote") or "").split():
         yield f"git remote {name}: push this commit; its history holds hashes of their files, not their pictures"
 

@@ -93,6 +93,8 @@ def forgotten(small, tmp_path_factory):
         (path / report).parent.mkdir(parents=True)
         (path / report).write_text("scaled pictures without ids")
     (lora / products.TRAINING).write_text(json.dumps({"people": [person_of(path, 1), "p000000000000"]}))
+    for ref in (f"refs/exps/ab/{'c' * 38}/tried", "refs/exps/exec/EXEC_HEAD"):  # of an experiment, and DVC's own
+        workspace.run("git", "update-ref", ref, "HEAD")
     command = ["python", "-m", "pipelines", "forget", "--photo", str(photograph(1, 9))]
     for sign in (lambda: len(Tombstones.read(path / TOMBSTONES).rows()), lambda: _remade(path)):
         process = subprocess.Popen(
@@ -158,6 +160,8 @@ def test_what_forget_cannot_remove_is_named(small, forgotten):
     assert re.search(r"^\.dvc/cache +\d+ +\d+ +0 +0 +0 +0$", said, re.M), "the table of the scan"
     assert f"model that saw them: {products.TRAINED}/sft:" in said
     assert "version that still has them: tag v1" in said
+    assert "version that still has them: experiment tried (dvc exp remove tried)" in said
+    assert "EXEC_HEAD" not in said
     assert f"{photograph(1, 3)}: delete it" in said
     assert "datasets/photos/mine/both.png: delete it" in said
     assert f"{photograph(2, 1)}: delete it" not in said

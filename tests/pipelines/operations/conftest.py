@@ -12,6 +12,7 @@ import yaml
 
 from pipelines.shards import ROOT
 from tests.pipelines.conftest import Workspace
+from tests.pipelines.operations.toy import Served, Toy, free_port
 
 BUCKET = "versions"
 EXPORT = """
@@ -179,3 +180,30 @@ def s3(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
     for key in server.stored():
         server.s3.delete_object(Bucket=BUCKET, Key=key)
     server.s3.delete_bucket(Bucket=BUCKET)
+
+
+@pytest.fixture(scope="session")
+def made_toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    """Do not change it: take `toy`, a copy."""
+    return Toy.make(tmp_path_factory.mktemp("toy") / "umo")
+
+
+@pytest.fixture
+def toy(made_toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    """A repository with stages that take no time, all up to date; the current folder for the test."""
+    shutil.copytree(made_toy.path, tmp_path / "umo", symlinks=True)
+    monkeypatch.chdir(tmp_path / "umo")
+    return Toy(tmp_path / "umo")
+
+
+@pytest.fixture(scope="session")
+def served(made_toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One server, with worker and deployments, for all tests of a session; each leaves the workspace as it was."""
+    path = tmp_path_factory.mktemp("served") / "umo"
+    shutil.copytree(made_toy.path, path, symlinks=True)
+    toy, port = Toy(path), free_port()
+    toy.environ = {"PORT": str(port)}
+    served = Served(toy, port)
+    served.serve()
+    yield served
+    served.stop()

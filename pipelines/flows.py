@@ -1,0 +1,233 @@
+"""The flows that Prefect schedules and shows. DVC decides whether a stage runs, and the stage's command does the work.
+
+A flow asks DVC once what is not up to date; each such stage is a task, `dvc repro --single-item STAGE`, in the graph's
+order. How it is made fit for a server is in pipelines/operations, which knows no Prefect.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL
+from prefect.states import Completed, Failed, State
+
+from pipelines.operations import api, artifacts, forgetting, graph, kept, overrides, repository, writer
+from pipelines.operations.links import FILES_URL, Links
+from pipelines.operations.overrides import DataOverrides, TrainingOverrides
+from umo.errors import BadInput, WorkFailed
+
+ROOT = Path()
+ON_GPU = ("train", "generate")
+INTERRUPTED = "Interrupted"  # the name of a failed state after which the same again may go well
+EXPORT = "export"  # the last stage of the data
+AS_IN_PARAMS, TRAINED_AS_IN_PARAMS = DataOverrides(), TrainingOverrides()
+
+
+def _may_help(task: object, run: object, state: State) -> bool:
+    return state.name == INTERRUPTED
+
+
+@task(task_run_name="{stage}", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=30, retry_condition_fn=_may_help)
+def run_stage(stage: str, hold: int) -> State:
+    """A stage of dvc.yaml."""
+    try:
+        graph.reproduce(stage, get_run_logger().info, ROOT, [hold])
+    except (BadInput, WorkFailed) as error:
+        return Failed(message=str(error), name=INTERRUPTED if isinstance(error, graph.Interrupted) else "Failed")
+    return Completed(message="done")
+
+
+@flow(name="build_dataset")
+def build_dataset(overrides: DataOverrides = AS_IN_PARAMS, commit: bool = False, wait_minutes: float = 60) -> State:
+    """The data stages, ingest to export: what photographs, params.yaml and code ask for, and is not there yet.
+
+    Args:
+        overrides: Other values for this run alone; the result is kept as an experiment (dvc exp show).
+        commit: Commit dvc.lock and what else the stages wrote and git keeps. Not with overrides.
+        wait_minutes: How long to wait while another run is at work in this workspace.
+    """
+    return _guarded(wait_minutes, partial(_stages, lambda all: all.up_to(EXPORT), overrides, commit))
+
+
+@flow(name="train_and_evaluate")
+def train_and_evaluate(
+    overrides: TrainingOverrides = TRAINED_AS_IN_PARAMS, commit: bool = False, wait_minutes: float = 60
+) -> State:
+    """The stages after the data set, cases to report, on the data set as it is.
+
+    Args:
+        overrides: Other values for this run alone; the result is kept as an experiment (dvc exp show).
+        commit: Commit dvc.lock and what else the stages wrote and git keeps. Not with overrides.
+        wait_minutes: How long to wait while another run is at work in this workspace.
+    """
+    return _guarded(wait_minutes, partial(_stages, lambda all: all.after(EXPORT), overrides, commit))
+
+
+@flow(name="reproduce")
+def reproduce(
+    overrides: TrainingOverrides = TRAINED_AS_IN_PARAMS, commit: bool = False, wait_minutes: float = 60
+) -> State:
+    """Every stage that is not up to date, ingest to report, as `dvc repro` would.
+
+    Args:
+        overrides: Other values for this run alone; the result is kept as an experiment (dvc exp show).
+        commit: Commit dvc.lock and what else the stages wrote and git keeps. Not with overrides.
+        wait_minutes: How long to wait while another run is at work in this workspace.
+    """
+    return _guarded(wait_minutes, partial(_stages, lambda all: list(all.before), overrides, commit))
+
+
+@flow(name="release_dataset")
+def release_dataset(
+    version: str, destination: str | None = None, remote: str | None = None, wait_minutes: float = 60
+) -> State:
+    """Give the exported data set out as a version: tag it, push it, and copy it with its card.
+
+    Args:
+        version: As in 1.2.0.
+        destination: A folder or s3://bucket/prefix for a copy that needs no DVC.
+        remote: The DVC remote to push to; empty: the default one.
+        wait_minutes: How long to wait while another run is at work in this workspace.
+    """
+    return _guarded(wait_minutes, lambda hold: _release(version, destination, remote))
+
+
+@flow(name="forget_person")
+def forget_person(
+    person: str | None = None,
+    photo: str | None = None,
+    dry_run: bool = True,
+    drop_models: bool = False,
+    delete_originals: bool = False,
+    wait_minutes: float = 60,
+) -> State:
+    """Remove a person from every product and cache, and prove it; first look what would go, with dry_run.
+
+    Args:
+        person: A person_id of datasets/people.
+        photo: In its place, the path of a photograph that shows the person alone. Prefect keeps what is written here.
+        dry_run: Only list what would go.
+        drop_models: Also remove the LoRAs that saw them.
+        delete_originals: Also delete their photographs below datasets/photos.
+        wait_minutes: How long to wait while another run is at work in this workspace.
+    """
+    switches = {"--dry-run": dry_run, "--drop-models": drop_models, "--delete-originals": delete_originals}
+    chosen = [key for key, on in switches.items() if on]
+    return _guarded(wait_minutes, partial(_forget, person, photo, chosen))
+
+
+def _guarded(wait_minutes: float, work: Callable[[int], str]) -> State:
+    """Work as the one writer of the workspace; the state's message is what the work says, or its one line of error."""
+    log = get_run_logger()
+    run = writer.Run(str(flow_run.flow_name), str(flow_run.id), str(flow_run.name))
+    try:
+        repository.check(ROOT)
+        with writer.noted(run, ROOT), writer.alone(run, wait_minutes, log.info, ROOT) as hold:
+            try:
+                api.report_killed(str(PREFECT_API_URL.value()), log.info, ROOT)
+            except OSError as error:
+                log.warning(f"runs that were killed could not be reported: {error}")
+            return Completed(message=work(hold))
+    except (BadInput, WorkFailed) as error:
+        log.error(str(error))
+        return Failed(message=str(error))
+
+
+def _stages(choose: Callable[[graph.Graph], list[str]], changes: DataOverrides, commit: bool, hold: int) -> str:
+    """Run the chosen stages with the overrides; commit or keep what came of it, and show it."""
+    log, flow_name, name = get_run_logger().info, str(flow_run.flow_name), overrides.experiment(str(flow_run.name))
+    every, stale = graph.look(ROOT)
+    stages, revision = choose(every), repository.revision(ROOT)
+    values = changes.values(overrides.trained_base(ROOT))
+    overrides.refuse_foreign(values, stages, flow_name)
+    if commit and values:
+        raise BadInput("commit goes with no overrides: their result is kept as an experiment")
+    if overrides.begin(values, stages, every.kept, log, ROOT):
+        _, stale = graph.look(ROOT)
+    try:
+        if commit:
+            kept.refuse_other_changes(every.kept, ROOT)
+        ran = _run(every, stages, stale, hold)
+        if values:
+            overrides.keep(name, stages, every.kept, log, ROOT)
+        if commit:
+            kept.commit(f"{flow_name}: {', '.join(ran) or 'what runs before made'}", every.kept, log, ROOT)
+        _show(stages, f"{revision}, experiment {name}" if values else repository.revision(ROOT))
+    finally:
+        if values:
+            overrides.restore(every.kept, log, ROOT)
+    return f"{len(ran)} stages ran: {', '.join(ran)}" if ran else "everything is up to date"
+
+
+def _run(every: graph.Graph, stages: Sequence[str], stale: set[str], hold: int) -> list[str]:
+    """A task for each stage that is not up to date, or is no more since a stage before it ran; returns those.
+
+    Raises:
+        WorkFailed: a stage failed; nothing that depends on it, and nothing else, is begun after that.
+    """
+    log = get_run_logger()
+    if others := sorted(stale - set(stages) & set().union(*map(every.up_to, stages))):
+        log.warning(f"not up to date, and used as they are: {', '.join(others)}; reproduce makes them anew")
+    done: dict[str, State] = {}
+    for stage in stages:
+        followed = every.before[stage] & done.keys()
+        if stage not in stale and not (followed and graph.changed([stage], ROOT)):
+            continue
+        on_gpu = stage.partition("@")[0] in ON_GPU
+        body = run_stage.with_options(tags={"gpu"}) if on_gpu else run_stage
+        done[stage] = body(stage, hold, wait_for=[done[name] for name in sorted(followed)], return_state=True)
+        if not done[stage].is_completed():
+            if stage == "validate":
+                _publish(artifacts.of_failed_validation(ROOT, repository.revision(ROOT), _links()))
+            raise WorkFailed(str(done[stage].message))
+    return list(done)
+
+
+def _show(stages: Sequence[str], revision: str) -> None:
+    """Artifacts of what the stages made, now or earlier."""
+    if "curate" in stages:
+        _publish(artifacts.of_data(ROOT, revision, _links()))
+    if "compare" in stages:
+        _publish(artifacts.of_training(ROOT, revision, _links()))
+
+
+def _links() -> Links:
+    return Links.read(os.environ.get(FILES_URL, ""), ROOT)
+
+
+def _publish(pages: Mapping[str, str]) -> None:
+    for key, markdown in pages.items():
+        body, version = artifacts.parted(markdown)
+        create_markdown_artifact(body, key=key, description=version)
+
+
+@task(task_run_name="release", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=30, retry_condition_fn=_may_help)
+def run_release(version: str, destination: str | None, remote: str | None) -> State:
+    """Tag, push and copy; again where a remote did not answer."""
+    from pipelines.operations.release import release
+
+    try:
+        released = release(version, destination, remote, log=get_run_logger().info)
+    except (BadInput, WorkFailed) as error:
+        return Failed(message=str(error), name=INTERRUPTED if isinstance(error, WorkFailed) else "Failed")
+    return Completed(message=f"{released.tag} at {released.revision}, {released.files} files")
+
+
+def _release(version: str, destination: str | None, remote: str | None) -> str:
+    state = run_release(version, destination, remote, return_state=True)
+    if not state.is_completed():
+        raise WorkFailed(str(state.message))
+    _show(["curate"], repository.revision(ROOT))
+    return str(state.message)
+
+
+def _forget(person: str | None, photo: str | None, switches: Sequence[str], hold: int) -> str:
+    if bool(person) == bool(photo):
+        raise BadInput("forget_person: name either a person or a photo")
+    who = ["--photo", photo] if photo else [str(person)]
+    return forgetting.forget([*who, *switches], get_run_logger().info, ROOT, [hold])

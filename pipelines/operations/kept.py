@@ -1,0 +1,36 @@
+"""Committing what a run made: dvc.lock and what git keeps of the stages' files, and nothing else."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pipelines.operations.commands import author
+from pipelines.operations.overrides import LOCK_FILE
+from pipelines.operations.repository import changes, git
+from umo.errors import BadInput
+
+
+def refuse_other_changes(kept: Sequence[str], root: Path = Path()) -> None:
+    """
+    Raises:
+        BadInput: files that would not be committed differ from the last commit, so that the commit would describe a
+            run of something that is in none.
+    """
+    others = [name for name in changes(root) if name not in {LOCK_FILE, *kept}]
+    if others:
+        more = f" and {len(others) - 1} others" if others[1:] else ""
+        raise BadInput(f"commit needs a clean tree, and {others[0]}{more} is not committed: commit or restore it")
+
+
+def commit(message: str, kept: Sequence[str], log: Callable[[str], None], root: Path = Path()) -> bool:
+    """Commit those files where they differ; False where none does.
+
+    Raises:
+        BadInput: git refused.
+    """
+    there = [name for name in (LOCK_FILE, *kept) if (root / name).exists()]
+    git("add", "--", *there, root=root)
+    if not git("diff", "--cached", "--name-only", "--", *there, root=root):
+        return False
+    git(*author(), "commit", "--quiet", "--message", message, "--only", "--", *there, root=root)
+    log(f"committed {git('rev-parse', '--short=12', 'HEAD', root=root)}: {message}")
+    return True

@@ -1,0 +1,149 @@
+"""One writer a workspace: who is refused, who waits, and what is left by the killed."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from pipelines.operations import commands, writer
+from pipelines.operations.writer import Run
+from tests.pipelines.operations.toy import until
+from umo.errors import WorkFailed
+
+HOLD = """
+import sys, time
+from pipelines.operations import writer
+with writer.alone(writer.Run("reproduce", "1", "first"), 0, print) as hold:
+    if sys.argv[1:]:
+        import subprocess
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=[hold])
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def hold(workspace: Path):
+    """Start a process that writes in the workspace, or one with a child of its own that holds on."""
+    started = []
+
+    def start(*arguments: str) -> subprocess.Popen:
+        command = [sys.executable, "-c", HOLD, *arguments]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        started.append(process)
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, 9)
+        process.wait()
+
+
+def me() -> Run:
+    return Run("build_dataset", "2", "second")
+
+
+def test_a_second_is_refused_in_a_line(hold):
+    first = hold()
+    with (
+        pytest.raises(WorkFailed, match=rf"the flow reproduce \(run first, process {first.pid}\) is at work") as error,
+        writer.alone(me(), 0, print),
+    ):
+        pass
+    assert "\n" not in str(error.value)
+
+
+def test_a_second_waits_and_says_so_once(hold):
+    first, said = hold(), []
+
+    def log(line: str) -> None:
+        said.append(line)
+        first.kill()
+
+    with writer.alone(me(), 1, log):
+        assert json.loads(writer.LOCK.read_text())["name"] == "second"
+    assert len(said) == 1
+    assert "waiting for at most 1 minutes" in said[0]
+
+
+def test_a_killed_one_leaves_no_lock(hold):
+    first = hold()
+    first.kill()
+    first.wait()
+    with writer.alone(me(), 0, print):
+        pass
+
+
+def test_what_a_killed_one_left_at_work_still_holds(hold):
+    first = hold("with a child")
+    first.kill()
+    first.wait()
+    with pytest.raises(WorkFailed, match="was killed, and the stage that it began is"), writer.alone(me(), 0, print):
+        pass
+
+
+def test_a_dvc_command_by_hand_is_waited_for(workspace):
+    (workspace / ".dvc/tmp").mkdir(parents=True)
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    process = subprocess.Popen(command)
+    rwlock = workspace / ".dvc/tmp/rwlock"
+    until(lambda: commands.psutil.Process(process.pid).cmdline() == command, 10)
+    rwlock.write_text(json.dumps({"write": {"/x": {"pid": process.pid, "cmd": " ".join(command[1:])}}}))
+    try:
+        with pytest.raises(WorkFailed, match=f"process {process.pid}"), writer.alone(me(), 0, print):
+            pass
+    finally:
+        process.kill()
+        process.wait()
+    with writer.alone(me(), 0, print):  # its entry is that of a dead process now
+        assert "/x" not in rwlock.read_text()
+
+
+def test_only_the_killed_stay_noted(workspace):
+    with writer.noted(me()):
+        assert writer.killed() == []
+    assert list(writer.RUNS.iterdir()) == []
+    gone = Run("reproduce", "3", "third", pid=os.getpid(), started=time.time() - 1e6)  # the id is another's now
+    other = Run("reproduce", "4", "fourth", pid=1, started=0, host="elsewhere")
+    notes = [writer.noted(run) for run in (gone, other)]
+    for note in notes:  # never left: they were killed
+        note.__enter__()
+    assert writer.killed() == [gone]
+    writer.forget(gone)
+    assert writer.killed() == []
+
+
+def test_commands_end_with_all_that_they_began(workspace):
+    """A cancelled flow leaves no stage at work."""
+    script = (
+        "import subprocess, sys, time; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); time.sleep(60)"
+    )
+    found = []
+
+    def hear(line: str) -> None:
+        found.append(int(line))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        commands.follow([sys.executable, "-c", script], hear)
+    assert not commands.psutil.pid_exists(found[0])
+
+
+def test_lines_are_heard_without_progress_bars(workspace):
+    lines = []
+    script = "print('one'); print('draw: 50%|###  | 1/2'); print(); print('two'); raise SystemExit(3)"
+    assert commands.follow([sys.executable, "-c", script], lines.append) == 3
+    assert lines == ["one", "two"]
