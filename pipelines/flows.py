@@ -94,7 +94,7 @@ def release_dataset(
         remote: The DVC remote to push to; empty: the default one.
         wait_minutes: How long to wait while another run is at work in this workspace.
     """
-    return _guarded(wait_minutes, lambda hold: _release(version, destination, remote))
+    return _guarded(wait_minutes, partial(_release, version, destination, remote))
 
 
 @flow(name="forget_person")
@@ -141,26 +141,28 @@ def _guarded(wait_minutes: float, work: Callable[[int], str]) -> State:
 def _stages(choose: Callable[[graph.Graph], list[str]], changes: DataOverrides, commit: bool, hold: int) -> str:
     """Run the chosen stages with the overrides; commit or keep what came of it, and show it."""
     log, flow_name, name = get_run_logger().info, str(flow_run.flow_name), overrides.experiment(str(flow_run.name))
-    every, stale = graph.look(ROOT)
-    stages, revision = choose(every), repository.revision(ROOT)
     values = changes.values(overrides.trained_base(ROOT))
-    overrides.refuse_foreign(values, stages, flow_name)
     if commit and values:
         raise BadInput("commit goes with no overrides: their result is kept as an experiment")
-    if overrides.begin(values, stages, every.kept, log, ROOT):
-        _, stale = graph.look(ROOT)
+    overrides.recover(log, ROOT, [hold], values, flow_name)
+    every, stale = graph.look(ROOT)
+    stages, revision = choose(every), repository.revision(ROOT)
+    overrides.refuse_foreign(values, stages, flow_name)
     try:
+        if values:
+            overrides.begin(values, flow_name, stages, every.kept, log, ROOT)
+            _, stale = graph.look(ROOT)
         if commit:
             kept.refuse_other_changes(every.kept, ROOT)
         ran = _run(every, stages, stale, hold)
         if values:
-            overrides.keep(name, stages, every.kept, log, ROOT)
+            overrides.save(name, stages, every.kept, log, ROOT, [hold])
         if commit:
             kept.commit(f"{flow_name}: {', '.join(ran) or 'what runs before made'}", every.kept, log, ROOT)
         _show(stages, f"{revision}, experiment {name}" if values else repository.revision(ROOT))
     finally:
         if values:
-            overrides.restore(every.kept, log, ROOT)
+            overrides.restore(log, ROOT, [hold])
     return f"{len(ran)} stages ran: {', '.join(ran)}" if ran else "everything is up to date"
 
 
@@ -218,7 +220,8 @@ def run_release(version: str, destination: str | None, remote: str | None) -> St
     return Completed(message=f"{released.tag} at {released.revision}, {released.files} files")
 
 
-def _release(version: str, destination: str | None, remote: str | None) -> str:
+def _release(version: str, destination: str | None, remote: str | None, hold: int) -> str:
+    overrides.recover(get_run_logger().info, ROOT, [hold])
     state = run_release(version, destination, remote, return_state=True)
     if not state.is_completed():
         raise WorkFailed(str(state.message))
@@ -229,5 +232,6 @@ def _release(version: str, destination: str | None, remote: str | None) -> str:
 def _forget(person: str | None, photo: str | None, switches: Sequence[str], hold: int) -> str:
     if bool(person) == bool(photo):
         raise BadInput("forget_person: name either a person or a photo")
+    overrides.recover(get_run_logger().info, ROOT, [hold])
     who = ["--photo", photo] if photo else [str(person)]
     return forgetting.forget([*who, *switches], get_run_logger().info, ROOT, [hold])

@@ -75,6 +75,12 @@ def follow(command: Sequence[str], hear: Callable[[str], None], root: Path = Pat
         process.stdout.close()
 
 
+def reason(said: Sequence[str]) -> str:
+    """Why a command of DVC's failed, by what it said: its last error, or its last line; empty where it said nothing."""
+    errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
+    return (errors or list(said) or [""])[-1]
+
+
 def _is_progress(line: str) -> bool:
     return "%|" in line or "it/s]" in line
 

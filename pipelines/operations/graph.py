@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.operations.commands import dvc, follow
+from pipelines.operations.commands import dvc, follow, reason
 from umo.errors import BadInput, WorkFailed
 
 if TYPE_CHECKING:
@@ -124,8 +124,7 @@ def failure(stage: str, said: Sequence[str]) -> BadInput | WorkFailed:
     """What a failed `dvc repro` said, as the error that it is; the stage's own line where there is one."""
     codes = [int(match[1]) for line in said if (match := FAILED.match(line))]
     own = [line for line in said if line.startswith(f"{stage}: ")]
-    errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
-    line = (own or errors or list(said) or ["dvc repro failed without a word"])[-1]
+    line = own[-1] if own else reason(said) or "dvc repro failed without a word"
     line = line if line.startswith(f"{stage}: ") else f"{stage}: {line}"
     if any(sign in text for text in said for sign in BUSY):
         return Interrupted(line)

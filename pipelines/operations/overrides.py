@@ -1,22 +1,25 @@
 """Other values for one run: they reach the stages through params.yaml, and afterwards the workspace is as it was.
 
 DVC looks at params.yaml alone, so a run with other values writes them there. A note on disk is written first: after a
-kill the next run with the same values goes on, and any other puts everything back before it begins. The result is kept
-as an experiment of DVC's.
+kill the next run of the same flow with the same values goes on, and any other puts everything back before it begins.
+The result is saved as an experiment of DVC's.
 """
 
+import hashlib
 import io
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
-from pipelines.operations.commands import dvc, follow
+from pipelines.operations import graph
+from pipelines.operations.commands import dvc, follow, reason
 from pipelines.operations.repository import changes, git
 from pipelines.params import PARAMS, load_all
 from pipelines.shards import WORK
@@ -25,6 +28,7 @@ from umo.errors import BadInput, WorkFailed
 NOTE = WORK / "operations" / "overrides.json"
 TRIED = WORK / "operations" / "params.yaml"
 LOCK_FILE = "dvc.lock"
+EXPERIMENT = "dvc: commit experiment"  # the first words of the commits in which DVC saves
 ANY_STAGE = ("machine", "bases")  # sections that no single stage owns
 Format = Literal["parquet", "webdataset", "uno", "croissant"]
 
@@ -87,14 +91,28 @@ class TrainingOverrides(DataOverrides):
 
 @dataclass(frozen=True)
 class Note:
-    """The values that params.yaml holds now, and the stages that are to be run with them."""
+    """
+    Attributes:
+        values: those that params.yaml holds now.
+        flow: the flow that runs with them.
+        stages: those that are to be run, whose products are put back.
+        kept: files that stages write and git keeps.
+        branch: where HEAD was, as in refs/heads/main; empty where it was on none.
+        commit: what everything is put back to.
+        written: sha256 of params.yaml as it was written for the run.
+    """
 
     values: Mapping[str, Any]
+    flow: str
     stages: Sequence[str]
+    kept: Sequence[str]
+    branch: str
+    commit: str
+    written: str
 
     @staticmethod
     def read(root: Path = Path()) -> "Note | None":
-        """None where no run with other values was interrupted."""
+        """None where no run with other values is at work or was interrupted."""
         try:
             return Note(**json.loads((root / NOTE).read_text()))
         except (FileNotFoundError, ValueError, TypeError):
@@ -102,17 +120,24 @@ class Note:
 
     def write(self, root: Path = Path()) -> None:
         """Replace the note whole."""
-        temporary = (root / NOTE).with_suffix(".tmp")
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"values": self.values, "stages": list(self.stages)}))
-        temporary.replace(root / NOTE)
+        (root / NOTE).parent.mkdir(parents=True, exist_ok=True)
+        _replace(root / NOTE, json.dumps(asdict(self)))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file so that it is never there in part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def trained_base(root: Path = Path()) -> str:
     """`train.base` of params.yaml as it is committed or, where it is not, as it stands."""
     import yaml
 
-    text = git("show", f"HEAD:{PARAMS}", root=root, missing="") or (root / PARAMS).read_text()
+    left = Note.read(root)
+    text = git("show", f"{left.commit if left else 'HEAD'}:{PARAMS}", root=root, missing="")
+    text = text or (root / PARAMS).read_text()
     return str((yaml.safe_load(text).get("train") or {}).get("base", ""))
 
 
@@ -160,11 +185,38 @@ def overridden(text: str, values: Mapping[str, Any]) -> str:
     return out.getvalue()
 
 
-def begin(values: Mapping[str, Any], stages: Sequence[str], kept: Sequence[str], log: Callable, root: Path) -> bool:
-    """Put back what an interrupted run left, unless it is this one's; then write the values.
+def recover(
+    log: Callable, root: Path, hold: Iterable[int] = (), values: Mapping[str, Any] | None = None, flow: str = ""
+) -> None:
+    """Put back what an interrupted run left, unless it is this one's; before anything else of the workspace is read.
 
-    Returns:
-        Whether params.yaml or a product may have changed.
+    Args:
+        hold: open files that DVC holds too, see `writer`.
+        values, flow: of the run that begins; none where it has no values of its own.
+    """
+    left = Note.read(root)
+    if left is None:
+        return
+    _attach(left, root)
+    if values and left.values == values and left.flow == flow and _is_sound(root):
+        return
+    log(f"a run with {_in_words(left.values)} was interrupted: putting {PARAMS} and the products back")
+    restore(log, root, hold)
+
+
+def _is_sound(root: Path) -> bool:
+    """Whether DVC can read its files, of which one may have been half-written."""
+    try:
+        graph.look(root)
+    except BadInput:
+        return False
+    return True
+
+
+def begin(
+    values: Mapping[str, Any], flow: str, stages: Sequence[str], kept: Sequence[str], log: Callable, root: Path
+) -> None:
+    """Write the values into params.yaml; `recover` comes before it, and `restore` after it, whatever happens.
 
     Args:
         stages: those that will run.
@@ -173,22 +225,20 @@ def begin(values: Mapping[str, Any], stages: Sequence[str], kept: Sequence[str],
     Raises:
         BadInput: a value is unknown or out of range, or files that have to be put back afterwards are not committed.
     """
-    left, put_back = Note.read(root), False
-    if left and (left.values != values or list(left.stages) != list(stages)):
-        log(f"a run with {_in_words(left.values)} was interrupted: putting {PARAMS} and the products back")
-        restore(kept, log, root)
-        left = None
-        put_back = True
-    if not values:
-        return put_back
-    text = overridden(_committed(PARAMS, root), values)
+    left = Note.read(root)
+    commit = left.commit if left else git("rev-parse", "HEAD", root=root)
+    text = overridden(git("show", f"{commit}:{PARAMS}", root=root) + "\n", values)
     _check(text, root)
+    written = hashlib.sha256(text.encode()).hexdigest()
     if left is None:
         refuse_unsaved([str(PARAMS), LOCK_FILE, *kept], "with overrides", root)
-        Note(values, stages).write(root)
+        branch = git("symbolic-ref", "--quiet", "HEAD", root=root, missing="")
+        Note(values, flow, list(stages), list(kept), branch, commit, written).write(root)
+    else:
+        _keep_edits(left, log, root)
+        replace(left, written=written).write(root)
     log(f"{PARAMS} for this run: {_in_words(values)}")
-    (root / PARAMS).write_text(text)
-    return True
+    _replace(root / PARAMS, text)
 
 
 def refuse_unsaved(files: Iterable[str], when: str, root: Path) -> None:
@@ -222,8 +272,10 @@ def experiment(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-") or "run"
 
 
-def keep(name: str, stages: Sequence[str], kept: Sequence[str], log: Callable, root: Path) -> None:
-    """Keep what the run made as an experiment; `dvc exp show` lists it, `dvc exp apply` brings it back.
+def save(
+    name: str, stages: Sequence[str], kept: Sequence[str], log: Callable, root: Path, hold: Iterable[int] = ()
+) -> None:
+    """Save what the run made as an experiment; `dvc exp show` lists it, `dvc exp apply` brings it back.
 
     Raises:
         WorkFailed: DVC could not save it.
@@ -232,27 +284,62 @@ def keep(name: str, stages: Sequence[str], kept: Sequence[str], log: Callable, r
     made = [name for name in [LOCK_FILE, *kept] if name not in known and (root / name).exists()]
     untracked = [option for file in made for option in ("--include-untracked", file)]
     said: list[str] = []
-    if follow(dvc("exp", "save", "--force", "--name", name, *untracked, "--", *stages), said.append, root):
-        raise WorkFailed(f"the result could not be kept: {said[-1] if said else 'dvc exp save failed'}")
-    log(f"kept as the experiment {name}: dvc exp show; dvc exp apply {name}")
+    command = dvc("exp", "save", "--force", "--name", name, *untracked, "--", *stages)
+    if follow(command, said.append, root, hold):
+        raise WorkFailed(f"the result could not be saved: {reason(said) or 'dvc exp save failed'}")
+    log(f"saved as the experiment {name}: dvc exp show; dvc exp apply {name}")
 
 
-def restore(kept: Sequence[str], log: Callable, root: Path) -> None:
-    """params.yaml, dvc.lock, what git keeps of the stages, and the products, as they were; then the note goes."""
-    known = set(git("ls-tree", "-r", "--name-only", "HEAD", root=root).splitlines())
-    for name in (str(PARAMS), LOCK_FILE, *kept):
+def restore(log: Callable, root: Path, hold: Iterable[int] = ()) -> None:
+    """params.yaml, dvc.lock, what git keeps of the stages, and the stages' products, as they were; then the note goes.
+
+    Nothing where there is no note.
+    """
+    note = Note.read(root)
+    if note is None:
+        return
+    _attach(note, root)
+    _keep_edits(note, log, root)
+    files = [str(PARAMS), LOCK_FILE, *note.kept]
+    known = set(git("ls-tree", "-r", "--name-only", note.commit, root=root).splitlines())
+    for name in files:
         if name in known:
-            git("checkout", "--quiet", "HEAD", "--", name, root=root)
+            git("checkout", "--quiet", note.commit, "--", name, root=root)
         else:
             (root / name).unlink(missing_ok=True)
+    if by_hand := git("diff", "--name-only", note.commit, "HEAD", "--", *files, root=root).splitlines():
+        log(f"committed by hand during the run: {', '.join(by_hand)}; here as before the run: git diff HEAD")
     said: list[str] = []
-    if follow(dvc("checkout", "--force", "--allow-missing"), said.append, root):
-        log(f"not all products could be put back ({said[-1] if said else ''}): dvc pull, or a run makes them")
+    if follow(dvc("checkout", "--force", "--allow-missing", *note.stages), said.append, root, hold):
+        log(f"not all products could be put back ({reason(said)}): dvc pull, or a run makes them")
     (root / NOTE).unlink(missing_ok=True)
 
 
-def _committed(path: Path, root: Path) -> str:
-    return git("show", f"HEAD:{path}", root=root) + "\n"
+def _attach(note: Note, root: Path) -> None:
+    """HEAD is where it was again, if DVC was killed while it saved: it saves with HEAD on no branch."""
+    if git("symbolic-ref", "--quiet", "HEAD", root=root, missing=""):
+        return
+    now, subject = git("log", "-1", "--format=%H %s", root=root).split(" ", 1)
+    if now != note.commit and not subject.startswith(EXPERIMENT):
+        return  # somebody went there by hand
+    if note.branch:
+        git("symbolic-ref", "HEAD", note.branch, root=root)
+    else:
+        git("update-ref", "--no-deref", "HEAD", note.commit, root=root)
+    git("reset", "--quiet", root=root)
+
+
+def _keep_edits(note: Note, log: Callable, root: Path) -> None:
+    """Where params.yaml was edited by hand since it was written for the run, a copy stays beside it."""
+    file = root / PARAMS
+    if not file.exists() or hashlib.sha256(file.read_bytes()).hexdigest() == note.written:
+        return
+    if git("hash-object", str(PARAMS), root=root) == git("rev-parse", f"{note.commit}:{PARAMS}", root=root):
+        return
+    names = (file.with_name(f"{PARAMS}.mine{number or ''}") for number in count())
+    mine = next(name for name in names if not name.exists())
+    mine.write_bytes(file.read_bytes())
+    log(f"{PARAMS} was edited by hand during the run: what it held is in {mine.name}, this run's values too")
 
 
 def _in_words(values: Mapping[str, Any]) -> str:
