@@ -124,18 +124,22 @@ def forget_person(
 def _guarded(wait_minutes: float, work: Callable[[int], str]) -> State:
     """Work as the one writer of the workspace; the state's message is what the work says, or its one line of error."""
     log = get_run_logger()
-    run = writer.Run(str(flow_run.flow_name), str(flow_run.id), str(flow_run.name))
+    run = writer.Run(str(flow_run.flow_name), str(flow_run.id))
     try:
         repository.check(ROOT)
         with writer.noted(run, ROOT), writer.alone(run, wait_minutes, log.info, ROOT) as hold:
             try:
-                api.report_killed(str(PREFECT_API_URL.value()), log.info, ROOT)
+                api.report_killed(PREFECT_API_URL.value(), log.info, ROOT)
             except OSError as error:
                 log.warning(f"runs that were killed could not be reported: {error}")
             return Completed(message=work(hold))
     except (BadInput, WorkFailed) as error:
         log.error(str(error))
         return Failed(message=str(error))
+    except OSError as error:  # a full disk, for example
+        said = f"{error.filename or 'the workspace'}: {error.strerror or error}; mend it and run again"
+        log.error(said)
+        return Failed(message=said)
 
 
 def _stages(choose: Callable[[graph.Graph], list[str]], changes: DataOverrides, commit: bool, hold: int) -> str:

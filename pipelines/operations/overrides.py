@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count
@@ -18,15 +19,15 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
-from pipelines.operations import graph
+from pipelines.operations import graph, repository
 from pipelines.operations.commands import dvc, follow, reason
 from pipelines.operations.repository import changes, git
+from pipelines.operations.writer import STATE, by_hand
 from pipelines.params import PARAMS, load_all
-from pipelines.shards import WORK
 from umo.errors import BadInput, WorkFailed
 
-NOTE = WORK / "operations" / "overrides.json"
-TRIED = WORK / "operations" / "params.yaml"
+NOTE = STATE / "overrides.json"
+TRIED = STATE / "params.yaml"
 LOCK_FILE = "dvc.lock"
 EXPERIMENT = "dvc: commit experiment"  # the first words of the commits in which DVC saves
 ANY_STAGE = ("machine", "bases")  # sections that no single stage owns
@@ -204,6 +205,18 @@ def recover(
     restore(log, root, hold)
 
 
+def refuse_pending(root: Path = Path()) -> None:
+    """
+    Raises:
+        BadInput: the workspace holds what an interrupted run with other values made.
+    """
+    if left := Note.read(root):
+        raise BadInput(
+            f"a run with {_in_words(left.values)} was interrupted: put back what it changed first "
+            "(python -m pipelines.operations.overrides)"
+        )
+
+
 def _is_sound(root: Path) -> bool:
     """Whether DVC can read its files, of which one may have been half-written."""
     try:
@@ -344,3 +357,19 @@ def _keep_edits(note: Note, log: Callable, root: Path) -> None:
 
 def _in_words(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} = {value}" for key, value in values.items())
+
+
+def main() -> int:
+    """Put back, from a terminal, what an interrupted run left."""
+    try:
+        repository.check()
+        with by_hand("putting back") as hold:
+            recover(print, Path(), [hold])
+    except (BadInput, WorkFailed) as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -175,6 +175,18 @@ def test_any_name_of_a_run_is_one_of_an_experiment(name, expected):
     assert overrides.experiment(name) == expected
 
 
+@pytest.mark.parametrize("command", [["forget"], ["release", "1.0.0"]])
+def test_a_command_by_hand_is_refused_until_all_is_put_back(toy, command):
+    begin({"curate.min_cosine": 0.2})
+    toy.repro("curate")
+    done = toy.run("python", "-m", "pipelines", *command, check=False)
+    assert done.returncode == BadInput.exit_code
+    assert "a run with curate.min_cosine = 0.2 was interrupted: put back what it changed first" in done.stderr
+    toy.run("python", "-m", "pipelines.operations.overrides")
+    assert toy.dirty() == []
+    assert Note.read() is None
+
+
 KILLED = """
 import os, sys
 from dvc.cli import main
