@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.operations.commands import dvc, follow, reason
+from pipelines.operations.privacy import without_places
 from umo.errors import BadInput, WorkFailed
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 BUSY = ("is busy", "Unable to read RWLock", "Unable to acquire lock", "is being run here already")
 FAILED = re.compile(r"^ERROR: .*exited with (-?\d+)")
+INGEST = "ingest"  # the stage whose lines name photographs; after it they are known by their hashes
 KILLED = 128  # a shell says 128 + the signal
 
 
@@ -113,8 +115,8 @@ def reproduce(stage: str, log: Callable[[str], None], root: Path = Path(), hold:
     said: list[str] = []
 
     def hear(line: str) -> None:
-        said.append(line)
-        log(line)
+        said.append(without_places(line) if stage == INGEST else line)
+        log(said[-1])
 
     if follow(dvc("repro", "--single-item", stage), hear, root, hold):
         raise failure(stage, said)
