@@ -156,8 +156,12 @@ def _stages(choose: Callable[[graph.Graph], list[str]], changes: DataOverrides, 
         if values:
             overrides.begin(values, flow_name, stages, every.kept, log, ROOT)
             _, stale = graph.look(ROOT)
+        others = sorted(stale - set(stages) & set().union(*map(every.up_to, stages)))
         if commit:
             kept.refuse_other_changes(every.kept, ROOT)
+            kept.refuse_stale(others)
+        elif others:
+            get_run_logger().warning(f"not up to date, and used as they are: {', '.join(others)}")
         ran = _run(every, stages, stale, hold)
         if values:
             overrides.save(name, stages, every.kept, log, ROOT, [hold])
@@ -176,9 +180,6 @@ def _run(every: graph.Graph, stages: Sequence[str], stale: set[str], hold: int) 
     Raises:
         WorkFailed: a stage failed; nothing that depends on it, and nothing else, is begun after that.
     """
-    log = get_run_logger()
-    if others := sorted(stale - set(stages) & set().union(*map(every.up_to, stages))):
-        log.warning(f"not up to date, and used as they are: {', '.join(others)}; reproduce makes them anew")
     done: dict[str, State] = {}
     for stage in stages:
         followed = every.before[stage] & done.keys()
@@ -237,5 +238,5 @@ def _forget(person: str | None, photo: str | None, switches: Sequence[str], hold
     if bool(person) == bool(photo):
         raise BadInput("forget_person: name either a person or a photo")
     overrides.recover(get_run_logger().info, ROOT, [hold])
-    who = ["--photo", photo] if photo else [str(person)]
-    return forgetting.forget([*who, *switches], get_run_logger().info, ROOT, [hold])
+    who = [f"{forgetting.PHOTO}{photo}"] if photo else ["--", str(person)]
+    return forgetting.forget([*switches, *who], get_run_logger().info, ROOT, [hold])

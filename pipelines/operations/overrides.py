@@ -72,8 +72,9 @@ class DataOverrides(BaseModel):
         """Dotted key of params.yaml -> value, of all that is given.
 
         Args:
-            base: the base that is trained; its recipe is meant by the knobs of training.
+            base: the base that is trained unless `set` names another; its recipe is meant by the knobs of training.
         """
+        base = str(self.set.get("train.base", base))
         given = {
             KEYS[name].replace("BASE", base): getattr(self, name) for name in type(self).model_fields if name in KEYS
         }

@@ -4,11 +4,11 @@ import logging
 
 import pytest
 
-from pipelines import flows
+from pipelines import flows, forget
 from pipelines.operations import forgetting, graph, overrides
 from pipelines.operations.overrides import DataOverrides, Note
 from tests.pipelines.operations.toy import Toy
-from umo.errors import WorkFailed
+from umo.errors import BadInput, WorkFailed
 
 HOLD = 0  # any open file
 
@@ -64,3 +64,22 @@ def test_forget_and_release_begin_from_what_was(toy, monkeypatch):
     interrupted(toy)
     flows._release("1.0.0", None, None, HOLD)
     assert found == [[], []]
+
+
+def test_what_was_made_of_stale_data_is_not_committed(toy):
+    (toy.path / "datasets/photos.txt").write_text("ann\nbob\n")
+    toy.commit("another photograph")
+    head = toy.run("git", "rev-parse", "HEAD").stdout
+    with pytest.raises(BadInput, match="commit needs the data up to date, and ingest is not: run reproduce"):
+        flows._stages(lambda every: every.after("export"), flows.TRAINED_AS_IN_PARAMS, True, HOLD)
+    assert toy.run("git", "rev-parse", "HEAD").stdout == head
+
+
+def test_what_is_typed_as_a_person_is_no_option(monkeypatch):
+    found = []
+    monkeypatch.setattr(forgetting, "forget", lambda options, *rest: found.append(options) or "done")
+    flows._forget("--delete-originals", None, ["--dry-run"], HOLD)
+    flows._forget(None, "-1.jpg", [], HOLD)
+    person, photo = (forget._parser().parse_args(options) for options in found)
+    assert (person.person, person.dry_run, person.delete_originals) == ("--delete-originals", True, False)
+    assert str(photo.photo) == "-1.jpg"

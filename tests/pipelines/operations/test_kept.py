@@ -24,3 +24,13 @@ def test_a_run_of_uncommitted_code_is_not_committed(toy):
     (toy.path / "stage.py").write_text((toy.path / "stage.py").read_text() + "# mine\n")
     with pytest.raises(BadInput, match=r"needs a clean tree, and stage\.py is not committed"):
         kept.refuse_other_changes(graph.look()[0].kept)
+
+
+def test_the_tombstones_of_a_forget_do_not_keep_the_next_night_from_committing(toy):
+    tombstones = toy.path / "datasets/tombstones.csv"
+    tombstones.write_text("image_id\n")
+    toy.commit("nobody yet")
+    tombstones.write_text("image_id\n1\n")
+    kept.refuse_other_changes(graph.look()[0].kept)
+    assert kept.commit("nightly", graph.look()[0].kept, print)
+    assert toy.dirty() == []

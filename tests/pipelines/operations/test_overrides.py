@@ -64,6 +64,11 @@ def test_every_field_of_the_form_is_a_key_of_params():
             node = node[part]  # a KeyError names a field that leads nowhere
 
 
+def test_the_knobs_mean_the_base_that_is_trained_in_this_run():
+    given = TrainingOverrides(steps=9, set={"train.base": "flux-uno"}).values("tiny-uno")
+    assert given == {"bases.flux-uno.train.steps": 9, "train.base": "flux-uno"}
+
+
 def test_nothing_given_is_nothing_changed(toy):
     assert DataOverrides().values("tiny-uno") == {}
     begin({})
