@@ -144,7 +144,11 @@ def _guarded(wait_minutes: float, work: Callable[[int], str]) -> State:
 
 def _stages(choose: Callable[[graph.Graph], list[str]], changes: DataOverrides, commit: bool, hold: int) -> str:
     """Run the chosen stages with the overrides; commit or keep what came of it, and show it."""
-    log, flow_name, name = get_run_logger().info, str(flow_run.flow_name), overrides.experiment(str(flow_run.name))
+    log, flow_name, name = (
+        get_run_logger().info,
+        str(flow_run.flow_name),
+        overrides.experiment(str(flow_run.name), str(flow_run.id)),
+    )
     values = changes.values(overrides.trained_base(ROOT))
     if commit and values:
         raise BadInput("commit goes with no overrides: their result is kept as an experiment")

@@ -12,9 +12,10 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from difflib import SequenceMatcher
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
@@ -25,6 +26,9 @@ from pipelines.operations.repository import changes, git
 from pipelines.operations.writer import STATE, by_hand
 from pipelines.params import PARAMS, load_all
 from umo.errors import BadInput, WorkFailed
+
+if TYPE_CHECKING:
+    from ruamel.yaml import YAML
 
 NOTE = STATE / "overrides.json"
 TRIED = STATE / "params.yaml"
@@ -163,7 +167,7 @@ def _sections() -> tuple[str, ...]:
 
 
 def overridden(text: str, values: Mapping[str, Any]) -> str:
-    """params.yaml with other values; comments and layout stay.
+    """params.yaml with other values; every line without one of them stays as it is.
 
     Raises:
         BadInput: a key leads through something that is no section.
@@ -174,6 +178,7 @@ def overridden(text: str, values: Mapping[str, Any]) -> str:
     yaml.width, yaml.preserve_quotes = 120, True
     yaml.indent(mapping=2, sequence=4, offset=2)
     tree = yaml.load(text)
+    plain = _dumped(yaml, tree)
     for key, value in values.items():
         *path, last = key.split(".")
         node = tree
@@ -182,9 +187,18 @@ def overridden(text: str, values: Mapping[str, Any]) -> str:
         if not isinstance(node, dict):
             raise BadInput(f"overrides: '{key}' is no key of {PARAMS}")
         node[last] = value
+    changed, lines = _dumped(yaml, tree), text.splitlines(keepends=True)
+    if len(plain) != len(lines):
+        return "".join(changed)
+    # ruamel writes some lines in another way though nothing in them is changed: those are taken from the text.
+    parts = SequenceMatcher(None, plain, changed, autojunk=False).get_opcodes()
+    return "".join(line for kind, a, b, c, d in parts for line in (lines[a:b] if kind == "equal" else changed[c:d]))
+
+
+def _dumped(yaml: "YAML", tree: object) -> list[str]:
     out = io.StringIO()
     yaml.dump(tree, out)
-    return out.getvalue()
+    return out.getvalue().splitlines(keepends=True)
 
 
 def recover(
@@ -281,9 +295,12 @@ def _check(text: str, root: Path) -> None:
         tried.unlink()
 
 
-def experiment(name: str) -> str:
-    """A run's name as DVC takes it for an experiment: people may write what they like into a form."""
-    return re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-") or "run"
+def experiment(name: str, run_id: str) -> str:
+    """A run's name as DVC takes it for an experiment, for people may write what they like into a form.
+
+    It ends with the first part of the run's id: names come again, and an earlier result must not be replaced.
+    """
+    return f"{re.sub(r'[^A-Za-z0-9_]+', '-', name).strip('-') or 'run'}-{run_id.partition('-')[0]}"
 
 
 def save(

@@ -66,7 +66,7 @@ def test_overrides_reach_the_stages_and_leave_no_trace(served):
     assert toy.dirty() == []
     assert toy.products() == before
     assert toy.repro() == []
-    name = api.call(served.url, "GET", f"flow_runs/{run}")["name"]
+    name = f"{api.call(served.url, 'GET', f'flow_runs/{run}')['name']}-{run.partition('-')[0]}"
     head = toy.run("git", "rev-parse", "--short=12", "HEAD").stdout.strip()
     assert f"git `{head}, experiment {name}`" in served.artifacts(run)["funnel"]
     kept = toy.run("git", "for-each-ref", "--format=%(objectname)", f"refs/exps/**/{name}").stdout.split()

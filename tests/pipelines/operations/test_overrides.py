@@ -1,5 +1,6 @@
 """Other values for one run: what they may be, how they are written, and that a kill loses nothing."""
 
+import difflib
 import sys
 from pathlib import Path
 
@@ -32,10 +33,11 @@ def save(name: str = "tried") -> None:
 
 def test_comments_and_all_else_stay():
     text = overridden(SHIPPED, {"curate.min_cosine": 0.62, "export.formats": ["parquet"]})
-    assert "# every knob" in text.lower()
-    differing = set(text.splitlines()) - set(SHIPPED.splitlines())
-    assert "  min_cosine: 0.62" in differing
-    assert "# machine is no part of any result" in text
+    changed = [line for line in difflib.ndiff(SHIPPED.splitlines(), text.splitlines()) if line[0] in "+-"]
+    gone = [line.partition(":")[0] for line in changed if line[0] == "-"]
+    assert gone == ["-   min_cosine", "-   formats"]
+    added = [line.partition("#")[0].rstrip() for line in changed if line[0] == "+"]
+    assert added == ["+   min_cosine: 0.62", "+   formats:", "+     - parquet"]
     expected = yaml.safe_load(SHIPPED)
     expected["curate"]["min_cosine"], expected["export"]["formats"] = 0.62, ["parquet"]
     assert yaml.safe_load(text) == expected
@@ -174,10 +176,11 @@ def test_the_result_is_kept_with_its_ledger(toy):
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("brown-otter", "brown-otter"), ("What if? 0.5/0.6", "What-if-0-5-0-6"), ("…", "run")]
+    ("name", "expected"),
+    [("brown-otter", "brown-otter-3f2a"), ("What if? 0.5/0.6", "What-if-0-5-0-6-3f2a"), ("…", "run-3f2a")],
 )
 def test_any_name_of_a_run_is_one_of_an_experiment(name, expected):
-    assert overrides.experiment(name) == expected
+    assert overrides.experiment(name, "3f2a-9b") == expected
 
 
 @pytest.mark.parametrize("command", [["forget"], ["release", "1.0.0"]])
