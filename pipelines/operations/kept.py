@@ -17,8 +17,9 @@ def refuse_other_changes(kept: Sequence[str], root: Path = Path()) -> None:
     """
     Raises:
         BadInput: files that would not be committed differ from the last commit, so that the commit would describe a
-            run of something that is in none.
+            run of something that is in none; or HEAD is on no branch.
     """
+    _refuse_no_branch(root)
     others = [name for name in changes(root) if name not in {LOCK_FILE, str(TOMBSTONES), *kept}]
     if others:
         more = f" and {len(others) - 1} others" if others[1:] else ""
@@ -39,8 +40,9 @@ def commit(message: str, kept: Sequence[str], log: Callable[[str], None], root: 
     """Commit those files where they differ; False where none does.
 
     Raises:
-        BadInput: git refused.
+        BadInput: git refused, or HEAD is on no branch.
     """
+    _refuse_no_branch(root)
     there = [name for name in (LOCK_FILE, str(TOMBSTONES), *kept) if (root / name).exists()]
     git("add", "--", *there, root=root)
     if not git("diff", "--cached", "--name-only", "--", *there, root=root):
@@ -48,3 +50,8 @@ def commit(message: str, kept: Sequence[str], log: Callable[[str], None], root: 
     git(*author(), "commit", "--quiet", "--message", message, "--only", "--", *there, root=root)
     log(f"committed {git('rev-parse', '--short=12', 'HEAD', root=root)}: {message}")
     return True
+
+
+def _refuse_no_branch(root: Path) -> None:
+    if not git("symbolic-ref", "--quiet", "HEAD", root=root, missing=""):
+        raise BadInput("commit needs a branch, and HEAD is on none: git switch to one")

@@ -25,6 +25,7 @@ from umo.errors import WorkFailed
 STATE = Path(".dvc/tmp/umo")
 LOCK = STATE / "writer.lock"
 RUNS = STATE / "runs"
+DVC_LOCK = Path(".dvc/tmp/lock")
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 PAUSE = 2.0  # seconds between two looks
 
@@ -171,11 +172,26 @@ def _holder(file: TextIO, root: Path) -> str:
     except BlockingIOError:
         return _in_words(file)
     try:
+        _refuse_dvc(root)
         refuse_others(root)
     except WorkFailed as error:
         fcntl.flock(file, fcntl.LOCK_UN)
         return str(error).partition(": wait for it")[0]
     return ""
+
+
+def _refuse_dvc(root: Path) -> None:
+    """
+    Raises:
+        WorkFailed: a DVC command has locked the repository, as most do for a moment.
+    """
+    try:
+        with (root / DVC_LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return
+    except BlockingIOError as error:
+        raise WorkFailed("a DVC command is at work in this workspace") from error
 
 
 def _in_words(file: TextIO) -> str:

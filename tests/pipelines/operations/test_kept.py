@@ -34,3 +34,12 @@ def test_the_tombstones_of_a_forget_do_not_keep_the_next_night_from_committing(t
     kept.refuse_other_changes(graph.look()[0].kept)
     assert kept.commit("nightly", graph.look()[0].kept, print)
     assert toy.dirty() == []
+
+
+def test_nothing_is_committed_on_no_branch(toy):
+    toy.run("git", "checkout", "--quiet", "--detach")
+    with pytest.raises(BadInput, match="commit needs a branch"):
+        kept.refuse_other_changes(graph.look()[0].kept)
+    (toy.path / "datasets/splits.csv").write_text("changed\n")
+    with pytest.raises(BadInput, match="commit needs a branch"):
+        kept.commit("nightly", graph.look()[0].kept, print)

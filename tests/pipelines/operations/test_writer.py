@@ -113,6 +113,16 @@ def test_a_dvc_command_by_hand_is_waited_for(workspace):
         assert "/x" not in rwlock.read_text()
 
 
+def test_a_repository_that_dvc_has_locked_is_waited_for(workspace):
+    from dvc.lock import Lock
+
+    (workspace / ".dvc/tmp").mkdir(parents=True)
+    lock, said = Lock(str(workspace / writer.DVC_LOCK)), []
+    lock.lock()
+    with writer.alone(me(), 1, lambda line: (said.append(line), lock.unlock())):
+        assert said == ["a DVC command is at work in this workspace: waiting for at most 1 minutes"]
+
+
 def test_only_the_killed_stay_noted(workspace):
     with writer.noted(me()):
         assert writer.killed() == []
