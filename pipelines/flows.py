@@ -16,7 +16,7 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Failed, State
 
-from pipelines.operations import api, artifacts, forgetting, graph, kept, overrides, repository, writer
+from pipelines.operations import api, artifacts, committing, forgetting, graph, overrides, repository, writer
 from pipelines.operations.links import FILES_URL, Links
 from pipelines.operations.overrides import DataOverrides, TrainingOverrides
 from umo.errors import BadInput, WorkFailed
@@ -162,15 +162,15 @@ def _stages(choose: Callable[[graph.Graph], list[str]], changes: DataOverrides, 
             _, stale = graph.look(ROOT)
         others = sorted(stale - set(stages) & set().union(*map(every.up_to, stages)))
         if commit:
-            kept.refuse_other_changes(every.kept, ROOT)
-            kept.refuse_stale(others)
+            committing.refuse_other_changes(every.kept, ROOT)
+            committing.refuse_stale(others)
         elif others:
             get_run_logger().warning(f"not up to date, and used as they are: {', '.join(others)}")
         ran = _run(every, stages, stale, hold)
         if values:
             overrides.save(name, stages, every.kept, log, ROOT, [hold])
         if commit:
-            kept.commit(f"{flow_name}: {', '.join(ran) or 'what runs before made'}", every.kept, log, ROOT)
+            committing.commit(f"{flow_name}: {', '.join(ran) or 'what runs before made'}", every.kept, log, ROOT)
         _show(stages, f"{revision}, experiment {name}" if values else repository.revision(ROOT))
     finally:
         if values:
