@@ -17,8 +17,8 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Failed, State
 
 from pipelines.operations import api, artifacts, committing, forgetting, graph, overrides, repository, writer
+from pipelines.operations.form import DataOverrides, TrainingOverrides
 from pipelines.operations.links import FILES_URL, Links
-from pipelines.operations.overrides import DataOverrides, TrainingOverrides
 from umo.errors import BadInput, WorkFailed
 
 ROOT = Path()
@@ -144,11 +144,8 @@ def _guarded(wait_minutes: float, work: Callable[[int], str]) -> State:
 
 def _stages(choose: Callable[[graph.Graph], list[str]], changes: DataOverrides, commit: bool, hold: int) -> str:
     """Run the chosen stages with the overrides; commit or keep what came of it, and show it."""
-    log, flow_name, name = (
-        get_run_logger().info,
-        str(flow_run.flow_name),
-        overrides.experiment(str(flow_run.name), str(flow_run.id)),
-    )
+    log, flow_name = get_run_logger().info, str(flow_run.flow_name)
+    name = overrides.experiment(str(flow_run.name), str(flow_run.id))
     values = changes.values(overrides.trained_base(ROOT))
     if commit and values:
         raise BadInput("commit goes with no overrides: their result is kept as an experiment")

@@ -1,12 +1,14 @@
 """What flows do around their stages, without a server: what they put back, and what they refuse."""
 
+import errno
 import logging
 
 import pytest
 
 from pipelines import flows, forget
 from pipelines.operations import forgetting, graph, overrides
-from pipelines.operations.overrides import DataOverrides, Note
+from pipelines.operations.form import DataOverrides
+from pipelines.operations.overrides import Note
 from tests.pipelines.operations.toy import Toy
 from umo.errors import BadInput, WorkFailed
 
@@ -53,6 +55,15 @@ def test_a_lock_file_that_a_kill_cut_off_blocks_no_flow(toy):
     lock.write_text(lock.read_text()[:150])
     assert stages() == "everything is up to date"
     assert toy.dirty() == []
+
+
+def test_a_full_disk_is_told_in_a_line(monkeypatch):
+    def work(hold):
+        raise OSError(errno.ENOSPC, "No space left on device", "dvc.lock")
+
+    state = flows._guarded(0, work)
+    assert state.is_failed()
+    assert state.message == "dvc.lock: No space left on device; mend it and run again"
 
 
 def test_forget_and_release_begin_from_what_was(toy, monkeypatch):

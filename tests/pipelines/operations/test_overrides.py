@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from pipelines.operations import graph, overrides
-from pipelines.operations.overrides import DataOverrides, Note, TrainingOverrides, overridden
+from pipelines.operations.form import DataOverrides, TrainingOverrides
+from pipelines.operations.overrides import Note, overridden
 from pipelines.shards import ROOT
 from umo.errors import BadInput, WorkFailed
 
