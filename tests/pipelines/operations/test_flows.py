@@ -192,7 +192,7 @@ def test_a_killed_stage_is_tried_again_from_where_it_was(served):
     stage.kill()
     served.gate(shut=False)
     assert served.wait(run)[0] == "COMPLETED"
-    assert served.says(run, "Finished in state Completed('2 stages ran")
+    assert served.says(run, "stages ran: train@mimr")
     begun = [int(line.split()[-1]) for line in served.logs(run) if line.startswith("train begins at")]
     assert len(begun) == 2
     assert begun[1] > begun[0] == 0
