@@ -294,3 +294,16 @@ def test_why_it_could_not_be_saved_is_dvcs_own_line(toy, monkeypatch):
     monkeypatch.setattr(overrides, "dvc", lambda *args: [sys.executable, "-c", says])
     with pytest.raises(WorkFailed, match=r"^the result could not be saved: no space$"):
         save()
+
+
+def test_a_kill_while_all_is_put_back_is_made_good_by_the_next(toy, monkeypatch):
+    before = toy.products()
+    begin({"curate.min_cosine": 0.2})
+    toy.repro("curate")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(overrides, "follow", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        restore()
+    assert toy.products() != before
+    begin({})
+    assert toy.products() == before
+    assert toy.dirty() == []
