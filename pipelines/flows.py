@@ -16,9 +16,9 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Failed, State
 
-from pipelines.operations import api, artifacts, forgetting, graph, kept, overrides, repository, writer
+from pipelines.operations import api, artifacts, committing, forgetting, graph, overrides, repository, writer
+from pipelines.operations.form import DataOverrides, TrainingOverrides
 from pipelines.operations.links import FILES_URL, Links
-from pipelines.operations.overrides import DataOverrides, TrainingOverrides
 from umo.errors import BadInput, WorkFailed
 
 ROOT = Path()
@@ -94,7 +94,7 @@ def release_dataset(
         remote: The DVC remote to push to; empty: the default one.
         wait_minutes: How long to wait while another run is at work in this workspace.
     """
-    return _guarded(wait_minutes, lambda hold: _release(version, destination, remote))
+    return _guarded(wait_minutes, partial(_release, version, destination, remote))
 
 
 @flow(name="forget_person")
@@ -124,43 +124,54 @@ def forget_person(
 def _guarded(wait_minutes: float, work: Callable[[int], str]) -> State:
     """Work as the one writer of the workspace; the state's message is what the work says, or its one line of error."""
     log = get_run_logger()
-    run = writer.Run(str(flow_run.flow_name), str(flow_run.id), str(flow_run.name))
+    run = writer.Run(str(flow_run.flow_name), str(flow_run.id))
     try:
         repository.check(ROOT)
         with writer.noted(run, ROOT), writer.alone(run, wait_minutes, log.info, ROOT) as hold:
             try:
-                api.report_killed(str(PREFECT_API_URL.value()), log.info, ROOT)
+                api.report_killed(PREFECT_API_URL.value(), log.info, ROOT)
             except OSError as error:
                 log.warning(f"runs that were killed could not be reported: {error}")
             return Completed(message=work(hold))
     except (BadInput, WorkFailed) as error:
         log.error(str(error))
         return Failed(message=str(error))
+    except OSError as error:  # a full disk, for example
+        said = f"{error.filename or 'the workspace'}: {error.strerror or error}; mend it and run again"
+        log.error(said)
+        return Failed(message=said)
 
 
 def _stages(choose: Callable[[graph.Graph], list[str]], changes: DataOverrides, commit: bool, hold: int) -> str:
     """Run the chosen stages with the overrides; commit or keep what came of it, and show it."""
-    log, flow_name, name = get_run_logger().info, str(flow_run.flow_name), overrides.experiment(str(flow_run.name))
-    every, stale = graph.look(ROOT)
-    stages, revision = choose(every), repository.revision(ROOT)
+    log, flow_name = get_run_logger().info, str(flow_run.flow_name)
+    name = overrides.experiment(str(flow_run.name), str(flow_run.id))
     values = changes.values(overrides.trained_base(ROOT))
-    overrides.refuse_foreign(values, stages, flow_name)
     if commit and values:
         raise BadInput("commit goes with no overrides: their result is kept as an experiment")
-    if overrides.begin(values, stages, every.kept, log, ROOT):
-        _, stale = graph.look(ROOT)
+    overrides.recover(log, ROOT, [hold], values, flow_name)
+    every, stale = graph.look(ROOT)
+    stages, revision = choose(every), repository.revision(ROOT)
+    overrides.refuse_foreign(values, stages, flow_name)
     try:
+        if values:
+            overrides.begin(values, flow_name, stages, every.kept, log, ROOT)
+            _, stale = graph.look(ROOT)
+        others = sorted(stale - set(stages) & set().union(*map(every.up_to, stages)))
         if commit:
-            kept.refuse_other_changes(every.kept, ROOT)
+            committing.refuse_other_changes(every.kept, ROOT)
+            committing.refuse_stale(others)
+        elif others:
+            get_run_logger().warning(f"not up to date, and used as they are: {', '.join(others)}")
         ran = _run(every, stages, stale, hold)
         if values:
-            overrides.keep(name, stages, every.kept, log, ROOT)
+            overrides.save(name, stages, every.kept, log, ROOT, [hold])
         if commit:
-            kept.commit(f"{flow_name}: {', '.join(ran) or 'what runs before made'}", every.kept, log, ROOT)
+            committing.commit(f"{flow_name}: {', '.join(ran) or 'what runs before made'}", every.kept, log, ROOT)
         _show(stages, f"{revision}, experiment {name}" if values else repository.revision(ROOT))
     finally:
         if values:
-            overrides.restore(every.kept, log, ROOT)
+            overrides.restore(log, ROOT, [hold])
     return f"{len(ran)} stages ran: {', '.join(ran)}" if ran else "everything is up to date"
 
 
@@ -170,9 +181,6 @@ def _run(every: graph.Graph, stages: Sequence[str], stale: set[str], hold: int) 
     Raises:
         WorkFailed: a stage failed; nothing that depends on it, and nothing else, is begun after that.
     """
-    log = get_run_logger()
-    if others := sorted(stale - set(stages) & set().union(*map(every.up_to, stages))):
-        log.warning(f"not up to date, and used as they are: {', '.join(others)}; reproduce makes them anew")
     done: dict[str, State] = {}
     for stage in stages:
         followed = every.before[stage] & done.keys()
@@ -218,7 +226,8 @@ def run_release(version: str, destination: str | None, remote: str | None) -> St
     return Completed(message=f"{released.tag} at {released.revision}, {released.files} files")
 
 
-def _release(version: str, destination: str | None, remote: str | None) -> str:
+def _release(version: str, destination: str | None, remote: str | None, hold: int) -> str:
+    overrides.recover(get_run_logger().info, ROOT, [hold])
     state = run_release(version, destination, remote, return_state=True)
     if not state.is_completed():
         raise WorkFailed(str(state.message))
@@ -229,5 +238,6 @@ def _release(version: str, destination: str | None, remote: str | None) -> str:
 def _forget(person: str | None, photo: str | None, switches: Sequence[str], hold: int) -> str:
     if bool(person) == bool(photo):
         raise BadInput("forget_person: name either a person or a photo")
-    who = ["--photo", photo] if photo else [str(person)]
-    return forgetting.forget([*who, *switches], get_run_logger().info, ROOT, [hold])
+    overrides.recover(get_run_logger().info, ROOT, [hold])
+    who = [f"{forgetting.PHOTO}{photo}"] if photo else ["--", str(person)]
+    return forgetting.forget([*switches, *who], get_run_logger().info, ROOT, [hold])

@@ -16,6 +16,8 @@ from pipelines.erasure import elsewhere, purge, traces
 from pipelines.erasure.execute import PHOTOS, finish, left_to_do, wanted
 from pipelines.erasure.note import NOTE, Note
 from pipelines.erasure.scan import Scan
+from pipelines.operations.overrides import refuse_pending
+from pipelines.operations.writer import by_hand
 from pipelines.params import Section, load
 from pipelines.shards import WORK
 from pipelines.tombstones import TOMBSTONES, Tombstones
@@ -45,6 +47,12 @@ def main(arguments: Sequence[str]) -> str:
     """
     options = _parser().parse_args(arguments)
     refuse_others()
+    with by_hand("forget"):
+        refuse_pending()
+        return _forget(options)
+
+
+def _forget(options: argparse.Namespace) -> str:
     purge.refuse_shared_cache()
     said = []
     if pending := Note.read():

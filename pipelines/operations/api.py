@@ -38,12 +38,16 @@ def call(url: str, method: str, path: str, body: Any = None, timeout: float = 10
     raise AssertionError("the last attempt returns or raises")
 
 
-def report_killed(url: str, log: Callable[[str], None], root: Path = Path()) -> None:
+def report_killed(url: str | None, log: Callable[[str], None], root: Path = Path()) -> None:
     """Set the runs that were killed in this workspace, and their tasks, to Crashed, which they could not do themselves.
+
+    Where there is no server of its own (no address), they stay noted.
 
     Raises:
         OSError: the server does not answer; what is not reported stays noted.
     """
+    if not url:
+        return
     for run in writer.killed(root):
         found = call(url, "GET", f"flow_runs/{run.run_id}")
         if found and found["state_type"] in UNFINISHED:
@@ -51,8 +55,8 @@ def report_killed(url: str, log: Callable[[str], None], root: Path = Path()) -> 
             for task in _unfinished_tasks(url, run.run_id):
                 call(url, "POST", f"task_runs/{task}/set_state", {"state": state, "force": True})
             call(url, "POST", f"flow_runs/{run.run_id}/set_state", {"state": state, "force": True})
-            log(f"the run {run.name} of {run.flow} was killed (process {run.pid}): set to Crashed")
-        writer.forget(run, root)
+            log(f"the run {found['name']} of {run.flow} was killed (process {run.pid}): set to Crashed")
+        writer.settled(run, root)
 
 
 def _unfinished_tasks(url: str, run_id: str) -> list[str]:

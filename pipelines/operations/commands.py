@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 PATIENCE = 10.0  # seconds between asking a process to end and ending it
+HANDED = "UMO_WRITER"  # in the environment of a command: the number of the open file that it was handed
 IDENTITY = {"NAME": "umo flows", "EMAIL": "flows@localhost"}
 
 
@@ -48,18 +49,19 @@ def follow(command: Sequence[str], hear: Callable[[str], None], root: Path = Pat
     all that it started are ended.
 
     Args:
-        hold: open files that the command holds too.
+        hold: open files that the command holds too; the first is the writer's lock.
     """
+    held = tuple(hold)
     process = subprocess.Popen(
         command,
         cwd=root,
-        env=environment(),
+        env=environment() | ({HANDED: str(held[0])} if held else {}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        pass_fds=tuple(hold),
+        pass_fds=held,
     )
     assert process.stdout is not None
     try:
@@ -73,6 +75,12 @@ def follow(command: Sequence[str], hear: Callable[[str], None], root: Path = Pat
         raise
     finally:
         process.stdout.close()
+
+
+def reason(said: Sequence[str]) -> str:
+    """Why a command of DVC's failed, by what it said: its last error, or its last line; empty where it said nothing."""
+    errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
+    return (errors or list(said) or [""])[-1]
 
 
 def _is_progress(line: str) -> bool:

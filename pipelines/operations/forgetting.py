@@ -4,30 +4,29 @@ A photograph's path may be somebody's name, and Prefect keeps what it is told. T
 whoever has to delete originals.
 """
 
-import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from pipelines.operations.commands import follow
+from pipelines.operations.privacy import without_places
 from umo.errors import BadInput, WorkFailed
 
 WHOLE = Path(".prefect/forget.log")
-ORIGINAL = re.compile(r"(original, refused by ingest from now on: ).*(: (?:delete it|take their))")
-BELOW_PHOTOS = re.compile(r"datasets/photos/[^:,]*")
+PHOTO = "--photo="
 
 
 def forget(options: Sequence[str], log: Callable[[str], None], root: Path = Path(), hold: Iterable[int] = ()) -> str:
     """Run it; returns its last line.
 
     Args:
-        options: of the command.
+        options: of the command; a photograph as --photo=FILE.
         hold: open files that it holds too, see `writer`.
 
     Raises:
         BadInput, WorkFailed: its own line says why.
     """
-    photo = options[options.index("--photo") + 1] if "--photo" in options else ""
+    photos = [option.removeprefix(PHOTO) for option in options if option.startswith(PHOTO)]
     said: list[str] = []
     whole = root / WHOLE
     whole.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +36,9 @@ def forget(options: Sequence[str], log: Callable[[str], None], root: Path = Path
 
         def hear(line: str) -> None:
             file.write(f"{line}\n")
-            said.append(without_places(line, photo))
+            for photo in photos:
+                line = line.replace(photo, "the photograph")
+            said.append(without_places(line))
             log(said[-1])
 
         code = follow([sys.executable, "-m", "pipelines", "forget", *options], hear, root, hold)
@@ -46,9 +47,3 @@ def forget(options: Sequence[str], log: Callable[[str], None], root: Path = Path
     if code:
         raise (BadInput if code == BadInput.exit_code else WorkFailed)(last)
     return last
-
-
-def without_places(line: str, photo: str) -> str:
-    """A line in which no photograph is named."""
-    line = line.replace(photo, "the photograph") if photo else line
-    return BELOW_PHOTOS.sub("datasets/photos/…", ORIGINAL.sub(r"\1a photograph\2", line))

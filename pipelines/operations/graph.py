@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.operations.commands import dvc, follow
+from pipelines.operations.commands import dvc, follow, reason
+from pipelines.operations.privacy import without_places
 from umo.errors import BadInput, WorkFailed
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 BUSY = ("is busy", "Unable to read RWLock", "Unable to acquire lock", "is being run here already")
 FAILED = re.compile(r"^ERROR: .*exited with (-?\d+)")
+INGEST = "ingest"  # the stage whose lines name photographs; after it they are known by their hashes
 KILLED = 128  # a shell says 128 + the signal
 
 
@@ -113,8 +115,8 @@ def reproduce(stage: str, log: Callable[[str], None], root: Path = Path(), hold:
     said: list[str] = []
 
     def hear(line: str) -> None:
-        said.append(line)
-        log(line)
+        said.append(without_places(line) if stage == INGEST else line)
+        log(said[-1])
 
     if follow(dvc("repro", "--single-item", stage), hear, root, hold):
         raise failure(stage, said)
@@ -124,8 +126,7 @@ def failure(stage: str, said: Sequence[str]) -> BadInput | WorkFailed:
     """What a failed `dvc repro` said, as the error that it is; the stage's own line where there is one."""
     codes = [int(match[1]) for line in said if (match := FAILED.match(line))]
     own = [line for line in said if line.startswith(f"{stage}: ")]
-    errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
-    line = (own or errors or list(said) or ["dvc repro failed without a word"])[-1]
+    line = own[-1] if own else reason(said) or "dvc repro failed without a word"
     line = line if line.startswith(f"{stage}: ") else f"{stage}: {line}"
     if any(sign in text for text in said for sign in BUSY):
         return Interrupted(line)

@@ -1,100 +1,63 @@
 """Other values for one run: they reach the stages through params.yaml, and afterwards the workspace is as it was.
 
 DVC looks at params.yaml alone, so a run with other values writes them there. A note on disk is written first: after a
-kill the next run with the same values goes on, and any other puts everything back before it begins. The result is kept
-as an experiment of DVC's.
+kill the next run of the same flow with the same values goes on, and any other puts everything back before it begins.
+The result is saved as an experiment of DVC's.
 """
 
+import hashlib
 import io
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from difflib import SequenceMatcher
+from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.json_schema import SkipJsonSchema
-
-from pipelines.operations.commands import dvc, follow
+from pipelines.operations import graph, repository
+from pipelines.operations.commands import dvc, follow, reason
 from pipelines.operations.repository import changes, git
+from pipelines.operations.writer import STATE, by_hand
 from pipelines.params import PARAMS, load_all
-from pipelines.shards import WORK
 from umo.errors import BadInput, WorkFailed
 
-NOTE = WORK / "operations" / "overrides.json"
-TRIED = WORK / "operations" / "params.yaml"
+if TYPE_CHECKING:
+    from ruamel.yaml import YAML
+
+NOTE = STATE / "overrides.json"
+TRIED = STATE / "params.yaml"
 LOCK_FILE = "dvc.lock"
+EXPERIMENT = "dvc: commit experiment"  # the first words of the commits in which DVC saves
 ANY_STAGE = ("machine", "bases")  # sections that no single stage owns
-Format = Literal["parquet", "webdataset", "uno", "croissant"]
-
-
-# Field of the form -> key of params.yaml; BASE is the base that is trained.
-KEYS = {
-    "min_cosine": "curate.min_cosine",
-    "max_cross_cosine": "curate.max_cross_cosine",
-    "train_scenes": "synthesise.scenes.train",
-    "formats": "export.formats",
-    "steps": "bases.BASE.train.steps",
-    "learning_rate": "bases.BASE.train.learning_rate",
-    "reward_weight": "bases.BASE.train.reward_weight",
-    "cases_per_n": "cases.per_n",
-    "seeds": "generate.seeds",
-}
-
-
-def _knob(name: str) -> Any:
-    """A field of the form that may stay empty; its range is checked where all of params.yaml is."""
-
-    def no_default(schema: dict[str, Any]) -> None:  # the form shows an empty field, not a choice of types
-        schema.pop("default", None)
-
-    return Field(default=None, description=f"{KEYS[name]} in params.yaml", json_schema_extra=no_default)
-
-
-class DataOverrides(BaseModel):
-    """Values that differ from params.yaml in this run alone; what is left empty stays as it is there."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    min_cosine: float | SkipJsonSchema[None] = _knob("min_cosine")
-    max_cross_cosine: float | SkipJsonSchema[None] = _knob("max_cross_cosine")
-    train_scenes: int | SkipJsonSchema[None] = _knob("train_scenes")
-    formats: list[Format] | SkipJsonSchema[None] = _knob("formats")
-    set: dict[str, Any] = Field(default={}, description="any other: {section.key: value}, as in dvc exp run -S")
-
-    def values(self, base: str) -> dict[str, Any]:
-        """Dotted key of params.yaml -> value, of all that is given.
-
-        Args:
-            base: the base that is trained; its recipe is meant by the knobs of training.
-        """
-        given = {
-            KEYS[name].replace("BASE", base): getattr(self, name) for name in type(self).model_fields if name in KEYS
-        }
-        return {key: value for key, value in given.items() if value is not None} | dict(self.set)
-
-
-class TrainingOverrides(DataOverrides):
-    """Values that differ from params.yaml in this run alone; what is left empty stays as it is there."""
-
-    steps: int | SkipJsonSchema[None] = _knob("steps")
-    learning_rate: float | SkipJsonSchema[None] = _knob("learning_rate")
-    reward_weight: float | SkipJsonSchema[None] = _knob("reward_weight")
-    cases_per_n: int | SkipJsonSchema[None] = _knob("cases_per_n")
-    seeds: int | SkipJsonSchema[None] = _knob("seeds")
 
 
 @dataclass(frozen=True)
 class Note:
-    """The values that params.yaml holds now, and the stages that are to be run with them."""
+    """
+    Attributes:
+        values: those that params.yaml holds now.
+        flow: the flow that runs with them.
+        stages: those that are to be run, whose products are put back.
+        kept: files that stages write and git keeps.
+        branch: where HEAD was, as in refs/heads/main; empty where it was on none.
+        commit: what everything is put back to.
+        written: sha256 of params.yaml as it was written for the run.
+    """
 
     values: Mapping[str, Any]
+    flow: str
     stages: Sequence[str]
+    kept: Sequence[str]
+    branch: str
+    commit: str
+    written: str
 
     @staticmethod
     def read(root: Path = Path()) -> "Note | None":
-        """None where no run with other values was interrupted."""
+        """None where no run with other values is at work or was interrupted."""
         try:
             return Note(**json.loads((root / NOTE).read_text()))
         except (FileNotFoundError, ValueError, TypeError):
@@ -102,17 +65,24 @@ class Note:
 
     def write(self, root: Path = Path()) -> None:
         """Replace the note whole."""
-        temporary = (root / NOTE).with_suffix(".tmp")
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"values": self.values, "stages": list(self.stages)}))
-        temporary.replace(root / NOTE)
+        (root / NOTE).parent.mkdir(parents=True, exist_ok=True)
+        _replace(root / NOTE, json.dumps(asdict(self)))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file so that it is never there in part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def trained_base(root: Path = Path()) -> str:
     """`train.base` of params.yaml as it is committed or, where it is not, as it stands."""
     import yaml
 
-    text = git("show", f"HEAD:{PARAMS}", root=root, missing="") or (root / PARAMS).read_text()
+    left = Note.read(root)
+    text = git("show", f"{left.commit if left else 'HEAD'}:{PARAMS}", root=root, missing="")
+    text = text or (root / PARAMS).read_text()
     return str((yaml.safe_load(text).get("train") or {}).get("base", ""))
 
 
@@ -136,7 +106,7 @@ def _sections() -> tuple[str, ...]:
 
 
 def overridden(text: str, values: Mapping[str, Any]) -> str:
-    """params.yaml with other values; comments and layout stay.
+    """params.yaml with other values; every line without one of them stays as it is.
 
     Raises:
         BadInput: a key leads through something that is no section.
@@ -147,6 +117,7 @@ def overridden(text: str, values: Mapping[str, Any]) -> str:
     yaml.width, yaml.preserve_quotes = 120, True
     yaml.indent(mapping=2, sequence=4, offset=2)
     tree = yaml.load(text)
+    plain = _dumped(yaml, tree)
     for key, value in values.items():
         *path, last = key.split(".")
         node = tree
@@ -155,16 +126,64 @@ def overridden(text: str, values: Mapping[str, Any]) -> str:
         if not isinstance(node, dict):
             raise BadInput(f"overrides: '{key}' is no key of {PARAMS}")
         node[last] = value
+    changed, lines = _dumped(yaml, tree), text.splitlines(keepends=True)
+    if len(plain) != len(lines):
+        return "".join(changed)
+    # ruamel writes some lines in another way though nothing in them is changed: those are taken from the text.
+    parts = SequenceMatcher(None, plain, changed, autojunk=False).get_opcodes()
+    return "".join(line for kind, a, b, c, d in parts for line in (lines[a:b] if kind == "equal" else changed[c:d]))
+
+
+def _dumped(yaml: "YAML", tree: object) -> list[str]:
     out = io.StringIO()
     yaml.dump(tree, out)
-    return out.getvalue()
+    return out.getvalue().splitlines(keepends=True)
 
 
-def begin(values: Mapping[str, Any], stages: Sequence[str], kept: Sequence[str], log: Callable, root: Path) -> bool:
-    """Put back what an interrupted run left, unless it is this one's; then write the values.
+def recover(
+    log: Callable, root: Path, hold: Iterable[int] = (), values: Mapping[str, Any] | None = None, flow: str = ""
+) -> None:
+    """Put back what an interrupted run left, unless it is this one's; before anything else of the workspace is read.
 
-    Returns:
-        Whether params.yaml or a product may have changed.
+    Args:
+        hold: open files that DVC holds too, see `writer`.
+        values, flow: of the run that begins; none where it has no values of its own.
+    """
+    left = Note.read(root)
+    if left is None:
+        return
+    _attach(left, root)
+    if values and left.values == values and left.flow == flow and _is_sound(root):
+        return
+    log(f"a run with {_in_words(left.values)} was interrupted: putting {PARAMS} and the products back")
+    restore(log, root, hold)
+
+
+def refuse_pending(root: Path = Path()) -> None:
+    """
+    Raises:
+        BadInput: the workspace holds what an interrupted run with other values made.
+    """
+    if left := Note.read(root):
+        raise BadInput(
+            f"a run with {_in_words(left.values)} was interrupted: put back what it changed first "
+            "(python -m pipelines.operations.overrides)"
+        )
+
+
+def _is_sound(root: Path) -> bool:
+    """Whether DVC can read its files, of which one may have been half-written."""
+    try:
+        graph.look(root)
+    except BadInput:
+        return False
+    return True
+
+
+def begin(
+    values: Mapping[str, Any], flow: str, stages: Sequence[str], kept: Sequence[str], log: Callable, root: Path
+) -> None:
+    """Write the values into params.yaml; `recover` comes before it, and `restore` after it, whatever happens.
 
     Args:
         stages: those that will run.
@@ -173,22 +192,20 @@ def begin(values: Mapping[str, Any], stages: Sequence[str], kept: Sequence[str],
     Raises:
         BadInput: a value is unknown or out of range, or files that have to be put back afterwards are not committed.
     """
-    left, put_back = Note.read(root), False
-    if left and (left.values != values or list(left.stages) != list(stages)):
-        log(f"a run with {_in_words(left.values)} was interrupted: putting {PARAMS} and the products back")
-        restore(kept, log, root)
-        left = None
-        put_back = True
-    if not values:
-        return put_back
-    text = overridden(_committed(PARAMS, root), values)
+    left = Note.read(root)
+    commit = left.commit if left else git("rev-parse", "HEAD", root=root)
+    text = overridden(git("show", f"{commit}:{PARAMS}", root=root) + "\n", values)
     _check(text, root)
+    written = hashlib.sha256(text.encode()).hexdigest()
     if left is None:
         refuse_unsaved([str(PARAMS), LOCK_FILE, *kept], "with overrides", root)
-        Note(values, stages).write(root)
+        branch = git("symbolic-ref", "--quiet", "HEAD", root=root, missing="")
+        Note(values, flow, list(stages), list(kept), branch, commit, written).write(root)
+    else:
+        _keep_edits(left, log, root)
+        replace(left, written=written).write(root)
     log(f"{PARAMS} for this run: {_in_words(values)}")
-    (root / PARAMS).write_text(text)
-    return True
+    _replace(root / PARAMS, text)
 
 
 def refuse_unsaved(files: Iterable[str], when: str, root: Path) -> None:
@@ -217,13 +234,18 @@ def _check(text: str, root: Path) -> None:
         tried.unlink()
 
 
-def experiment(name: str) -> str:
-    """A run's name as DVC takes it for an experiment: people may write what they like into a form."""
-    return re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-") or "run"
+def experiment(name: str, run_id: str) -> str:
+    """A run's name as DVC takes it for an experiment, for people may write what they like into a form.
+
+    It ends with the first part of the run's id: names come again, and an earlier result must not be replaced.
+    """
+    return f"{re.sub(r'[^A-Za-z0-9_]+', '-', name).strip('-') or 'run'}-{run_id.partition('-')[0]}"
 
 
-def keep(name: str, stages: Sequence[str], kept: Sequence[str], log: Callable, root: Path) -> None:
-    """Keep what the run made as an experiment; `dvc exp show` lists it, `dvc exp apply` brings it back.
+def save(
+    name: str, stages: Sequence[str], kept: Sequence[str], log: Callable, root: Path, hold: Iterable[int] = ()
+) -> None:
+    """Save what the run made as an experiment; `dvc exp show` lists it, `dvc exp apply` brings it back.
 
     Raises:
         WorkFailed: DVC could not save it.
@@ -232,28 +254,79 @@ def keep(name: str, stages: Sequence[str], kept: Sequence[str], log: Callable, r
     made = [name for name in [LOCK_FILE, *kept] if name not in known and (root / name).exists()]
     untracked = [option for file in made for option in ("--include-untracked", file)]
     said: list[str] = []
-    if follow(dvc("exp", "save", "--force", "--name", name, *untracked, "--", *stages), said.append, root):
-        raise WorkFailed(f"the result could not be kept: {said[-1] if said else 'dvc exp save failed'}")
-    log(f"kept as the experiment {name}: dvc exp show; dvc exp apply {name}")
+    command = dvc("exp", "save", "--force", "--name", name, *untracked, "--", *stages)
+    if follow(command, said.append, root, hold):
+        raise WorkFailed(f"the result could not be saved: {reason(said) or 'dvc exp save failed'}")
+    log(f"saved as the experiment {name}: dvc exp show; dvc exp apply {name}")
 
 
-def restore(kept: Sequence[str], log: Callable, root: Path) -> None:
-    """params.yaml, dvc.lock, what git keeps of the stages, and the products, as they were; then the note goes."""
-    known = set(git("ls-tree", "-r", "--name-only", "HEAD", root=root).splitlines())
-    for name in (str(PARAMS), LOCK_FILE, *kept):
+def restore(log: Callable, root: Path, hold: Iterable[int] = ()) -> None:
+    """params.yaml, dvc.lock, what git keeps of the stages, and the stages' products, as they were; then the note goes.
+
+    Nothing where there is no note.
+    """
+    note = Note.read(root)
+    if note is None:
+        return
+    _attach(note, root)
+    _keep_edits(note, log, root)
+    files = [str(PARAMS), LOCK_FILE, *note.kept]
+    known = set(git("ls-tree", "-r", "--name-only", note.commit, root=root).splitlines())
+    for name in files:
         if name in known:
-            git("checkout", "--quiet", "HEAD", "--", name, root=root)
+            git("checkout", "--quiet", note.commit, "--", name, root=root)
         else:
             (root / name).unlink(missing_ok=True)
+    if by_hand := git("diff", "--name-only", note.commit, "HEAD", "--", *files, root=root).splitlines():
+        log(f"committed by hand during the run: {', '.join(by_hand)}; here as before the run: git diff HEAD")
     said: list[str] = []
-    if follow(dvc("checkout", "--force", "--allow-missing"), said.append, root):
-        log(f"not all products could be put back ({said[-1] if said else ''}): dvc pull, or a run makes them")
+    if follow(dvc("checkout", "--force", "--allow-missing", *note.stages), said.append, root, hold):
+        log(f"not all products could be put back ({reason(said)}): dvc pull, or a run makes them")
     (root / NOTE).unlink(missing_ok=True)
 
 
-def _committed(path: Path, root: Path) -> str:
-    return git("show", f"HEAD:{path}", root=root) + "\n"
+def _attach(note: Note, root: Path) -> None:
+    """HEAD is where it was again, if DVC was killed while it saved: it saves with HEAD on no branch."""
+    if git("symbolic-ref", "--quiet", "HEAD", root=root, missing=""):
+        return
+    now, subject = git("log", "-1", "--format=%H %s", root=root).split(" ", 1)
+    if now != note.commit and not subject.startswith(EXPERIMENT):
+        return  # somebody went there by hand
+    if note.branch:
+        git("symbolic-ref", "HEAD", note.branch, root=root)
+    else:
+        git("update-ref", "--no-deref", "HEAD", note.commit, root=root)
+    git("reset", "--quiet", root=root)
+
+
+def _keep_edits(note: Note, log: Callable, root: Path) -> None:
+    """Where params.yaml was edited by hand since it was written for the run, a copy stays beside it."""
+    file = root / PARAMS
+    if not file.exists() or hashlib.sha256(file.read_bytes()).hexdigest() == note.written:
+        return
+    if git("hash-object", str(PARAMS), root=root) == git("rev-parse", f"{note.commit}:{PARAMS}", root=root):
+        return
+    names = (file.with_name(f"{PARAMS}.mine{number or ''}") for number in count())
+    mine = next(name for name in names if not name.exists())
+    mine.write_bytes(file.read_bytes())
+    log(f"{PARAMS} was edited by hand during the run: what it held is in {mine.name}, this run's values too")
 
 
 def _in_words(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} = {value}" for key, value in values.items())
+
+
+def main() -> int:
+    """Put back, from a terminal, what an interrupted run left."""
+    try:
+        repository.check()
+        with by_hand("putting back") as hold:
+            recover(print, Path(), [hold])
+    except (BadInput, WorkFailed) as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -29,6 +29,8 @@ from pipelines.erasure.note import NOTE
 from pipelines.locks import alone
 from pipelines.operations import repository, stores
 from pipelines.operations.copies import Contents, Destination, place_of, read_listing
+from pipelines.operations.overrides import refuse_pending
+from pipelines.operations.writer import by_hand
 from pipelines.shards import WORK
 from umo.errors import BadInput, WorkFailed
 
@@ -76,10 +78,14 @@ def main(arguments: Sequence[str]) -> str:
         BadInput, WorkFailed: as `release`.
     """
     options = _parser().parse_args(arguments)
-    if options.dry_run:
-        planned = plan(options.version, options.to, options.remote).released
-        return f"{planned.tag} could be released: {planned.files} files at {planned.revision[:12]}; nothing was done"
-    done = release(options.version, options.to, options.remote)
+    repository.check()
+    with by_hand("release"):
+        if options.dry_run:
+            planned = plan(options.version, options.to, options.remote).released
+            return (
+                f"{planned.tag} could be released: {planned.files} files at {planned.revision[:12]}; nothing was done"
+            )
+        done = release(options.version, options.to, options.remote)
     return f"{done.tag}: {done.files} files at {done.revision[:12]}"
 
 
@@ -135,6 +141,7 @@ def plan(version: str, destination: str | None, remote: str | None, log: Log = p
         BadInput, WorkFailed: as `release`.
     """
     repository.check()
+    refuse_pending()
     version, tag = _version(version)
     _refuse_untagged_sets()
     _refuse_dirty()

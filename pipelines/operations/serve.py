@@ -14,14 +14,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
-
 from pipelines.locks import alone
 from pipelines.operations import api, repository
 from pipelines.operations.commands import end, environment
 from pipelines.operations.files import LOOPBACK
 from pipelines.operations.links import FILES_URL
-from pipelines.operations.writer import lives
+from pipelines.operations.writer import birth, lives
 from umo.errors import BadInput, WorkFailed
 
 HOME = Path(".prefect")
@@ -43,7 +41,7 @@ class Service:
 
     name: str
     pid: int
-    started: float
+    started: str
 
     def lives(self) -> bool:
         """Whether it is still there."""
@@ -194,7 +192,7 @@ def _start(root: Path, there: Note, wanted: dict[str, list[str]], begun: list[Se
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # the terminal may go
             )
-        begun.append(Service(name, process.pid, psutil.Process(process.pid).create_time()))
+        begun.append(Service(name, process.pid, birth(process.pid)))
         Note(there.port, (*there.services, *begun)).write(root)
         _wait(name, process, ready[name], log)
     api.call(url, "POST", "concurrency_limits/", {"tag": GPU, "concurrency_limit": 1})

@@ -1,7 +1,8 @@
 """One writer a workspace, and who it was that died without saying so.
 
-The lock is the kernel's (flock) and ends with the processes that hold it: the flow, and the `dvc repro` that it
-started, which holds the same open file. So what a killed flow left at work is waited for, and nothing stale is left.
+The lock is the kernel's (flock) and ends with the processes that hold it: the flow, and the commands that it started,
+which hold the same open file. So what a killed flow left at work is waited for, and nothing stale is left. It lies
+where neither `make clean-work` nor a forget removes files, for who opens another file gets in.
 """
 
 import fcntl
@@ -18,23 +19,30 @@ from typing import TextIO
 import psutil
 
 from pipelines.dvc_locks import refuse_others
-from pipelines.shards import WORK
+from pipelines.operations.commands import HANDED
 from umo.errors import WorkFailed
 
-LOCK = WORK / "operations" / "writer.lock"
-RUNS = WORK / "operations" / "runs"
+STATE = Path(".dvc/tmp/umo")
+LOCK = STATE / "writer.lock"
+RUNS = STATE / "runs"
+DVC_LOCK = Path(".dvc/tmp/lock")
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 PAUSE = 2.0  # seconds between two looks
 
 
 @dataclass(frozen=True)
 class Run:
-    """A flow run and the process that it is; `started` tells it from a later process with the same id."""
+    """A flow run, or a command in a terminal, and the process that it is.
+
+    Attributes:
+        run_id: Prefect's; empty for a command. The run's name is not noted: people may write a person's id into it.
+        started: see `birth`.
+    """
 
     flow: str
     run_id: str
-    name: str
     pid: int = field(default_factory=os.getpid)
-    started: float = field(default_factory=lambda: psutil.Process().create_time())
+    started: str = field(default_factory=lambda: birth(os.getpid()))
     host: str = field(default_factory=socket.gethostname)
 
     def gone(self) -> bool:
@@ -42,11 +50,25 @@ class Run:
         return self.host == socket.gethostname() and not lives(self.pid, self.started)
 
 
-def lives(pid: int, started: float) -> bool:
+def birth(pid: int) -> str:
+    """What tells a process from a later one with the same id; where /proc is there, however the clock is set.
+
+    Raises:
+        psutil.NoSuchProcess: it is not there.
+    """
+    try:
+        ticks = (
+            Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        )  # field 22; the name may hold blanks
+        return f"{ticks} ticks after boot {BOOT.read_text().strip()}"
+    except OSError:
+        return str(psutil.Process(pid).create_time())
+
+
+def lives(pid: int, started: str) -> bool:
     """Whether a process is there and is the one that was noted."""
     try:
-        process = psutil.Process(pid)
-        return abs(process.create_time() - started) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        return birth(pid) == started and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
@@ -74,8 +96,8 @@ def killed(root: Path = Path()) -> list[Run]:
     return [run for run in runs if run.gone()]
 
 
-def forget(run: Run, root: Path = Path()) -> None:
-    """Remove the note of a killed run."""
+def settled(run: Run, root: Path = Path()) -> None:
+    """A killed run was reported: its note goes."""
     (root / RUNS / f"{run.run_id}.json").unlink(missing_ok=True)
 
 
@@ -99,11 +121,48 @@ def alone(run: Run, wait_minutes: float, log: Callable[[str], None], root: Path 
                 log(f"{holder}: waiting for at most {wait_minutes:g} minutes")
                 told = True
             time.sleep(max(0.0, min(PAUSE, deadline - time.monotonic())))
-        file.seek(0)
-        file.truncate()
-        file.write(json.dumps(asdict(run)))
-        file.flush()
+        _sign(file, run)
         yield file.fileno()
+
+
+@contextmanager
+def by_hand(command: str, root: Path = Path()) -> Iterator[int]:
+    """Be the one that writes, for a command in a terminal; where a flow started it, the flow's lock is its own.
+
+    Raises:
+        WorkFailed: a flow is at work in this workspace.
+    """
+    path = root / LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        if (handed := _handed(file)) is not None:
+            yield handed
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise WorkFailed(f"{_in_words(file)}: wait for it, or cancel it") from error
+        _sign(file, Run(command, ""))
+        yield file.fileno()
+
+
+def _handed(file: TextIO) -> int | None:
+    """The lock's open file that the flow which started this process gave it."""
+    try:
+        given = int(os.environ.get(HANDED, ""))
+        if os.path.samestat(os.fstat(given), os.fstat(file.fileno())):
+            fcntl.flock(given, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return given
+    except (ValueError, OSError):
+        pass
+    return None
+
+
+def _sign(file: TextIO, run: Run) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(json.dumps(asdict(run)))
+    file.flush()
 
 
 def _holder(file: TextIO, root: Path) -> str:
@@ -113,11 +172,26 @@ def _holder(file: TextIO, root: Path) -> str:
     except BlockingIOError:
         return _in_words(file)
     try:
+        _refuse_dvc(root)
         refuse_others(root)
     except WorkFailed as error:
         fcntl.flock(file, fcntl.LOCK_UN)
         return str(error).partition(": wait for it")[0]
     return ""
+
+
+def _refuse_dvc(root: Path) -> None:
+    """
+    Raises:
+        WorkFailed: a DVC command has locked the repository, as most do for a moment.
+    """
+    try:
+        with (root / DVC_LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return
+    except BlockingIOError as error:
+        raise WorkFailed("a DVC command is at work in this workspace") from error
 
 
 def _in_words(file: TextIO) -> str:
@@ -127,5 +201,10 @@ def _in_words(file: TextIO) -> str:
     except (ValueError, TypeError):
         return "another flow is at work in this workspace"
     if run.gone():
-        return f"the flow {run.flow} (run {run.name}) was killed, and the stage that it began is still at work"
-    return f"the flow {run.flow} (run {run.name}, process {run.pid}) is at work in this workspace"
+        return f"the flow {run.flow} (run {run.run_id}) was killed, and the stage that it began is still at work"
+    who = (
+        f"the flow {run.flow} (run {run.run_id}, process {run.pid})"
+        if run.run_id
+        else f"{run.flow} (process {run.pid})"
+    )
+    return f"{who} is at work in this workspace"

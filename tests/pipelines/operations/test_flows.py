@@ -18,6 +18,7 @@ def _as_it_was(served: Served):
     """The workspace is committed, and every change that a test made to it is gone after it."""
     toy = served.workspace
     yield
+    served.gate(shut=False)
     toy.run("git", "checkout", "--quiet", "--force", "HEAD", "--", ".")
     assert toy.dirty() == []
 
@@ -66,7 +67,7 @@ def test_overrides_reach_the_stages_and_leave_no_trace(served):
     assert toy.dirty() == []
     assert toy.products() == before
     assert toy.repro() == []
-    name = api.call(served.url, "GET", f"flow_runs/{run}")["name"]
+    name = f"{api.call(served.url, 'GET', f'flow_runs/{run}')['name']}-{run.partition('-')[0]}"
     head = toy.run("git", "rev-parse", "--short=12", "HEAD").stdout.strip()
     assert f"git `{head}, experiment {name}`" in served.artifacts(run)["funnel"]
     kept = toy.run("git", "for-each-ref", "--format=%(objectname)", f"refs/exps/**/{name}").stdout.split()
@@ -102,7 +103,7 @@ def test_unfit_parameters_fail_in_one_line_before_anything_is_done(served, param
     assert said in message
     assert "\n" not in message
     assert served.tasks(run) == {}
-    assert not any("Traceback" in line for line in served.logs(run))
+    assert not any("Traceback" in line for line in served.logs(run)), served.logs(run)
     assert served.workspace.dirty() == []
 
 
@@ -137,11 +138,12 @@ def test_bad_input_of_the_other_flows_is_a_line_too(served):
     assert "version 'nonsense' is none" in served.run("release_dataset", version="nonsense")[2]
 
 
-LONG = iter(range(100, 200))  # steps; never the same twice, for DVC knows what it has run before
+LONG = iter(range(10, 100))  # steps; never the same twice, for DVC knows what it has run before
 
 
 def slow_training(served: Served, n: int | None = None) -> str:
-    """A run that is in the middle of train."""
+    """A run that is in the middle of train, and stays there until the gate is opened."""
+    served.gate(shut=True)
     steps = served.workspace.path / ".work/train/toy.partial/steps"
     steps.unlink(missing_ok=True)  # of a test before this one
     run = served.start("train_and_evaluate", overrides={"steps": n or next(LONG)})
@@ -152,14 +154,15 @@ def slow_training(served: Served, n: int | None = None) -> str:
 def test_of_two_flows_one_waits_or_is_refused(served):
     first = slow_training(served)
     waiting = served.start("build_dataset")
+    assert served.says(waiting, "waiting for at most 60 minutes")
     _, state, message = served.run("build_dataset", wait_minutes=0)
     assert state == "FAILED"
     assert "the flow train_and_evaluate" in message
     assert "is at work in this workspace" in message
     assert "\n" not in message
+    served.gate(shut=False)
     assert served.wait(first)[0] == "COMPLETED"
     assert served.wait(waiting) == ("COMPLETED", "everything is up to date")
-    assert served.says(waiting, "waiting for at most 60 minutes")
 
 
 def test_a_killed_worker_is_told_and_the_next_run_goes_on(served):
@@ -173,6 +176,7 @@ def test_a_killed_worker_is_told_and_the_next_run_goes_on(served):
     served.serve()
     assert served.state(run)[0] == "CRASHED"
     assert set(served.tasks(run).values()) <= {"COMPLETED", "CRASHED"}
+    served.gate(shut=False)
     again, state, message = served.run("train_and_evaluate", overrides={"steps": n})
     assert (state, message) == ("COMPLETED", "2 stages ran: train@mimr, compare")
     assert served.says(again, "train begins at")
@@ -184,8 +188,9 @@ def test_a_killed_worker_is_told_and_the_next_run_goes_on(served):
 def test_a_killed_stage_is_tried_again_from_where_it_was(served):
     """As for want of memory; a failed validation is not tried again (above)."""
     run = slow_training(served)
-    [stage] = trainings()
+    [stage] = trainings(served)
     stage.kill()
+    served.gate(shut=False)
     assert served.wait(run)[0] == "COMPLETED"
     assert served.says(run, "stages ran: train@mimr")
     begun = [int(line.split()[-1]) for line in served.logs(run) if line.startswith("train begins at")]
@@ -193,10 +198,11 @@ def test_a_killed_stage_is_tried_again_from_where_it_was(served):
     assert begun[1] > begun[0] == 0
 
 
-def trainings() -> list[psutil.Process]:
-    """Processes of the toy's training."""
-    found = psutil.process_iter(["cmdline"])
-    return [process for process in found if (process.info["cmdline"] or [])[1:] == ["stage.py", "train"]]
+def trainings(served: Served) -> list[psutil.Process]:
+    """Processes of the toy's training in its workspace."""
+    wanted = (["stage.py", "train"], str(served.workspace.path))
+    found = psutil.process_iter(["cmdline", "cwd"])
+    return [process for process in found if ((process.info["cmdline"] or [])[1:], process.info["cwd"]) == wanted]
 
 
 def test_a_cancelled_run_ends_its_stage_and_leaves_no_trace(served):
@@ -204,7 +210,7 @@ def test_a_cancelled_run_ends_its_stage_and_leaves_no_trace(served):
     body = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
     api.call(served.url, "POST", f"flow_runs/{run}/set_state", body)
     assert served.wait(run)[0] == "CANCELLED"
-    until(lambda: trainings() == [], 20)
+    until(lambda: trainings(served) == [], 20)
     assert served.run("build_dataset")[1:] == ("COMPLETED", "everything is up to date")
     assert served.workspace.dirty() == []
 
@@ -213,6 +219,7 @@ def test_after_a_kill_another_run_puts_the_workspace_back_first(served):
     run = slow_training(served)
     kill_group(served.processes()["worker"])
     assert served.workspace.dirty() != []
+    served.gate(shut=False)
     (served.workspace.path / ".work/train/toy.partial/steps").unlink()
     served.serve()
     assert served.state(run)[0] == "CRASHED"
@@ -224,7 +231,7 @@ def test_after_a_kill_another_run_puts_the_workspace_back_first(served):
 
 def test_an_orphaned_stage_is_waited_for(served):
     """Only the flow is killed; DVC and the stage go on, and the next run comes after them."""
-    n = 150 + next(LONG)  # long enough to be there still when the next run begins
+    n = next(LONG)
     run = slow_training(served, n)
     worker = psutil.Process(served.processes()["worker"])
     for flow in worker.children():
@@ -232,9 +239,10 @@ def test_an_orphaned_stage_is_waited_for(served):
         for process in [flow, *flow.children(recursive=True)]:
             if process not in dvc and not any(process in child.children(recursive=True) for child in dvc):
                 process.kill()
-    again, state, _ = served.run("train_and_evaluate", overrides={"steps": n})
-    assert state == "COMPLETED"
+    again = served.start("train_and_evaluate", overrides={"steps": n})
     assert served.says(again, "was killed, and the stage that it began is still at work")
+    served.gate(shut=False)
+    assert served.wait(again)[0] == "COMPLETED"
     assert served.state(run)[0] == "CRASHED"
 
 
@@ -262,6 +270,7 @@ def test_training_holds_the_gpu_alone(served):
     tags = {task["name"]: task["tags"] for task in api.call(served.url, "POST", "task_runs/filter", wanted)}
     assert tags == {"train@mimr": [GPU]}
     assert api.call(served.url, "GET", f"v2/concurrency_limits/tag:{GPU}")["active_slots"] == 1
+    served.gate(shut=False)
     assert served.wait(run)[0] == "COMPLETED"
 
 
@@ -275,8 +284,7 @@ def test_serve_runs_once_and_knows_the_port(served):
     )
 
 
-def test_no_data_set_is_told_apart(served):
-    """DATA is what build_dataset runs; the toy has no other stages before export."""
+def test_build_dataset_runs_the_stages_up_to_export_and_no_other(served):
     (served.workspace.path / "stage.py").write_text((served.workspace.path / "stage.py").read_text() + "# edited\n")
     run, state, _ = served.run("build_dataset")
     assert state == "COMPLETED"

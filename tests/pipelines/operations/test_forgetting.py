@@ -29,10 +29,10 @@ def says(toy):
 def test_photographs_are_named_in_the_file_alone(toy, says):
     says(0)
     lines = []
-    forgetting.forget(["--photo", "/tmp/ann.jpg", "--dry-run"], lines.append)
+    forgetting.forget(["--photo=/tmp/ann.jpg", "--dry-run"], lines.append)
     assert not any("ann" in line for line in lines)
-    assert "original, refused by ingest from now on: a photograph: delete it" in lines
-    assert lines[0] == "p0123: 2 pictures; asked with forget --photo the photograph --dry-run"
+    assert "original, refused by ingest from now on: /…: delete it" in lines
+    assert lines[0] == "p0123: 2 pictures; asked with forget --photo=the photograph --dry-run"
     whole = toy.path / forgetting.WHOLE
     assert "/home/ann smith/1.jpg" in whole.read_text()
     assert whole.stat().st_mode & 0o077 == 0

@@ -1,5 +1,6 @@
 """make serve where it cannot work, and make stop; that it works is tested in test_flows.py."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from pipelines.operations import serve
 from pipelines.operations.serve import HOME, Note, Service
+from pipelines.operations.writer import birth
 from tests.pipelines.operations.toy import free_port
 from umo.errors import BadInput, WorkFailed
 
@@ -59,8 +61,8 @@ def test_stop_ends_exactly_what_was_started(toy):
     own, other = subprocess.Popen(SLEEPS), subprocess.Popen(SLEEPS)
     try:
         services = (
-            Service("server", own.pid, psutil.Process(own.pid).create_time()),
-            Service("worker", other.pid, psutil.Process(other.pid).create_time() - 1000),  # the id is another's now
+            Service("server", own.pid, birth(own.pid)),
+            Service("worker", other.pid, birth(os.getpid())),  # the id is another's now
         )
         Note(4200, services).write(toy.path)
         assert serve.stop() == "ended: server"
@@ -77,7 +79,7 @@ def test_it_stays_with_the_port_that_it_has(toy, port, monkeypatch):
     (toy.path / HOME).mkdir()
     process = subprocess.Popen(SLEEPS)
     try:
-        Note(port + 7, (Service("server", process.pid, psutil.Process(process.pid).create_time()),)).write(toy.path)
+        Note(port + 7, (Service("server", process.pid, birth(process.pid)),)).write(toy.path)
         with pytest.raises(
             BadInput, match=f"runs already at http://127.0.0.1:{port + 7}: make stop first, or leave PORT"
         ):

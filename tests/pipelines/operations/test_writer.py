@@ -2,15 +2,16 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
-from pipelines.operations import commands, writer
+from pipelines.operations import api, commands, writer
 from pipelines.operations.writer import Run
 from tests.pipelines.operations.toy import until
 from umo.errors import WorkFailed
@@ -18,7 +19,7 @@ from umo.errors import WorkFailed
 HOLD = """
 import sys, time
 from pipelines.operations import writer
-with writer.alone(writer.Run("reproduce", "1", "first"), 0, print) as hold:
+with writer.alone(writer.Run("reproduce", "first"), 0, print) as hold:
     if sys.argv[1:]:
         import subprocess
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=[hold])
@@ -53,7 +54,7 @@ def hold(workspace: Path):
 
 
 def me() -> Run:
-    return Run("build_dataset", "2", "second")
+    return Run("build_dataset", "second")
 
 
 def test_a_second_is_refused_in_a_line(hold):
@@ -74,7 +75,7 @@ def test_a_second_waits_and_says_so_once(hold):
         first.kill()
 
     with writer.alone(me(), 1, log):
-        assert json.loads(writer.LOCK.read_text())["name"] == "second"
+        assert json.loads(writer.LOCK.read_text())["run_id"] == "second"
     assert len(said) == 1
     assert "waiting for at most 1 minutes" in said[0]
 
@@ -112,18 +113,82 @@ def test_a_dvc_command_by_hand_is_waited_for(workspace):
         assert "/x" not in rwlock.read_text()
 
 
+def test_a_repository_that_dvc_has_locked_is_waited_for(workspace):
+    from dvc.lock import Lock
+
+    (workspace / ".dvc/tmp").mkdir(parents=True)
+    lock, said = Lock(str(workspace / writer.DVC_LOCK)), []
+    lock.lock()
+    with writer.alone(me(), 1, lambda line: (said.append(line), lock.unlock())):
+        assert said == ["a DVC command is at work in this workspace: waiting for at most 1 minutes"]
+
+
 def test_only_the_killed_stay_noted(workspace):
     with writer.noted(me()):
         assert writer.killed() == []
     assert list(writer.RUNS.iterdir()) == []
-    gone = Run("reproduce", "3", "third", pid=os.getpid(), started=time.time() - 1e6)  # the id is another's now
-    other = Run("reproduce", "4", "fourth", pid=1, started=0, host="elsewhere")
+    gone = Run("reproduce", "third", pid=os.getpid(), started="long ago")  # the id is another's now
+    other = Run("reproduce", "fourth", pid=1, host="elsewhere")
     notes = [writer.noted(run) for run in (gone, other)]
     for note in notes:  # never left: they were killed
         note.__enter__()
     assert writer.killed() == [gone]
-    writer.forget(gone)
+    writer.settled(gone)
     assert writer.killed() == []
+
+
+def test_a_clock_that_is_set_makes_no_process_another(workspace, monkeypatch):
+    run = me()
+    created = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: created(self) + 7)
+    assert not run.gone()
+
+
+def test_what_is_killed_stays_noted_while_no_server_can_be_told(workspace):
+    gone = Run("reproduce", "third", started="long ago")
+    note = writer.noted(gone)
+    note.__enter__()  # never left: it was killed
+    api.report_killed(None, print)
+    assert writer.killed() == [gone]
+
+
+@pytest.mark.parametrize("command", ["forget", "release"])
+def test_a_command_by_hand_is_refused_while_a_flow_is_at_work(hold, toy, command, monkeypatch):
+    monkeypatch.chdir(toy.path)
+    done = toy.run("python", "-m", "pipelines", command, *["1.0.0"][: command == "release"], check=False)
+    assert "is at work in this workspace" not in done.stderr
+    first = hold()
+    done = toy.run("python", "-m", "pipelines", command, *["1.0.0"][: command == "release"], check=False)
+    assert done.returncode == WorkFailed.exit_code
+    said = f"{command}: the flow reproduce (run first, process {first.pid}) is at work in this workspace: wait for it"
+    assert said in done.stderr
+
+
+def test_a_flow_waits_for_a_command_by_hand(workspace):
+    with (
+        writer.by_hand("forget"),
+        pytest.raises(WorkFailed, match=rf"forget \(process {os.getpid()}\) is at work"),
+        writer.alone(me(), 0, print),
+    ):
+        pass
+
+
+def test_what_a_flow_starts_is_no_other(workspace):
+    script = "from pipelines.operations.writer import by_hand\nwith by_hand('forget'): print('at work')"
+    lines = []
+    with writer.alone(me(), 0, print) as held:
+        commands.follow([sys.executable, "-c", script], lines.append, hold=[held])
+        assert commands.follow([sys.executable, "-c", script], lines.append) != 0
+    assert lines[0] == "at work"
+    assert "is at work in this workspace: wait for it" in lines[-1]
+
+
+def test_nothing_that_is_removed_lets_a_second_in(workspace, hold):
+    """make clean-work, and a forget, which takes what it finds in .work."""
+    hold()
+    shutil.rmtree(workspace / ".work", ignore_errors=True)
+    with pytest.raises(WorkFailed, match="is at work in this workspace"), writer.alone(me(), 0, print):
+        pass
 
 
 def test_commands_end_with_all_that_they_began(workspace):
