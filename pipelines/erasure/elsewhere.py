@@ -98,7 +98,7 @@ def remotes() -> Iterator[str]:
     for name, place in places.items():
         if "://" in place or (Path(place).is_dir() and any(Path(place).iterdir())):
             command = f"dvc gc --workspace --all-tags --all-experiments --cloud --remote {name}"
-            yield f"DVC remote {name}: {command}, once tags and experiments that have them are deleted"
+            yield f"DVC remote {name}, once the tags and experiments that have them are deleted: {command}"
     for name in (_git("remote") or "").split():
         yield f"git remote {name}: push this commit; its history holds hashes of their files, not their pictures"
 

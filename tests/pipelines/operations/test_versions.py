@@ -109,5 +109,9 @@ def test_forget_names_copies_and_remotes(producer, tmp_path):
     before = {path.name for path in (producer.path / ".dvc/versions").rglob("*.dir")}
     producer.make("without them")
     producer.run("dvc", "push", "export")
+    kept = {path.name for path in (producer.path / ".dvc/versions").rglob("*.dir")}
+    producer.run(*line.partition(": ")[2].split(), "--force")
+    assert kept == {path.name for path in (producer.path / ".dvc/versions").rglob("*.dir")}, "the tag still has it"
+    producer.run("git", "tag", "--delete", "multi-identity-sets@v1.0.0")
     producer.run(*line.partition(": ")[2].split(), "--force")
     assert not before & {path.name for path in (producer.path / ".dvc/versions").rglob("*.dir")}
