@@ -4,6 +4,7 @@ A flow asks DVC once what is not up to date; each such stage is a task, `dvc rep
 order. How it is made fit for a server is in pipelines/operations, which knows no Prefect.
 """
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ from pathlib import Path
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import FailedRun
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Failed, State
@@ -121,8 +123,21 @@ def forget_person(
     return _guarded(wait_minutes, partial(_forget, person, photo, chosen))
 
 
+class _InALine(logging.Filter):
+    """The last of a failed run's log is its state's message, not the traceback that Prefect makes of that state."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], FailedRun):
+            record.msg, record.args, record.exc_info = str(record.exc_info[1]), (), None
+        return True
+
+
+IN_A_LINE = _InALine()
+
+
 def _guarded(wait_minutes: float, work: Callable[[int], str]) -> State:
     """Work as the one writer of the workspace; the state's message is what the work says, or its one line of error."""
+    logging.getLogger("prefect.flow_runs").addFilter(IN_A_LINE)
     log = get_run_logger()
     run = writer.Run(str(flow_run.flow_name), str(flow_run.id))
     try:
@@ -134,12 +149,9 @@ def _guarded(wait_minutes: float, work: Callable[[int], str]) -> State:
                 log.warning(f"runs that were killed could not be reported: {error}")
             return Completed(message=work(hold))
     except (BadInput, WorkFailed) as error:
-        log.error(str(error))
         return Failed(message=str(error))
     except OSError as error:  # a full disk, for example
-        said = f"{error.filename or 'the workspace'}: {error.strerror or error}; mend it and run again"
-        log.error(said)
-        return Failed(message=said)
+        return Failed(message=f"{error.filename or 'the workspace'}: {error.strerror or error}; mend it and run again")
 
 
 def _stages(choose: Callable[[graph.Graph], list[str]], changes: DataOverrides, commit: bool, hold: int) -> str:
