@@ -44,7 +44,10 @@ TOOLS = {
     "check": (None, "reads params.yaml and does nothing"),
     "photos": ("photos.write_photos", "writes the training people's photographs for `umo calibrate`"),
     "ladder": ("ladder.write_ladder", "keeps the present scores as docs/results/ladder.json"),
-    "unlock": ("dvc_locks.clear_stale", "removes what killed runs left in DVC's list of locks"),
+    "unlock": (
+        "dvc_leftovers.clear_stale",
+        "removes what killed runs left of DVC's: locks, empty records, half of dvc.lock",
+    ),
     "forget": ("forget.main", "removes a person from every product (forget --help)"),
     "serve": ("operations.serve.serve", "starts Prefect's server, worker and deployments on this machine"),
     "stop": ("operations.serve.stop", "ends what serve started"),

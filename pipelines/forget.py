@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import products
-from pipelines.dvc_locks import refuse_others
+from pipelines.dvc_leftovers import refuse_others
 from pipelines.erasure import elsewhere, purge, traces
 from pipelines.erasure.execute import PHOTOS, finish, left_to_do, wanted
 from pipelines.erasure.note import NOTE, Note

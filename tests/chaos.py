@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 import yaml
 
-from pipelines.dvc_locks import clear_stale
+from pipelines.dvc_leftovers import clear_stale
 from pipelines.shards import MARKER, _finished
 from pipelines.smoke import copy_repository, merged
 
@@ -37,8 +37,10 @@ SMALL = {
     "cases": {"per_n": 2},
 }
 MADE = ("ingested", "measured", "people", "synthesised", "curated", "validated", "exported", "splits.csv")
-# Of DVC where another DVC is at work or a dead one left its lock, and of a stage that was left without its DVC.
+# Of DVC where another DVC is at work, and of a stage that was left without its DVC.
 BUSY = ("is busy", "Unable to read RWLock", "Unable to acquire lock", "is being run here already")
+# Of DVC where a dead one left an empty record or half of dvc.lock (pipelines/dvc_leftovers.py).
+LEFT = ("join() argument must be", "dvc.lock' validation failed", "YAML file structure is corrupted")
 VICTIMS = ("all", "dvc", "stage")
 LAST = "export"
 
@@ -74,13 +76,14 @@ def environment() -> dict[str, str]:
     return kept | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
 
 
-def start(path: Path) -> subprocess.Popen[str]:
+def start(path: Path) -> subprocess.Popen[bytes]:
     """`dvc repro` of the data stages, in a process group of its own; what it says goes to chaos.log."""
-    log = (path.parent / f"{path.name}.log").open("w")
-    command = ["dvc", "repro", LAST]
-    return subprocess.Popen(
-        command, cwd=path, env=environment(), stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    log, command = path.parent / f"{path.name}.log", ["dvc", "repro", LAST]
+    log.unlink(missing_ok=True)  # a stage that lost its DVC goes on writing to that of before
+    with log.open("w") as file:
+        return subprocess.Popen(
+            command, cwd=path, env=environment(), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
 
 
 def said(path: Path) -> str:
@@ -142,7 +145,7 @@ def kill_at_random(path: Path, expected: dict[str, str], kills: int, seed: int, 
     return outcome
 
 
-def _kill(process: subprocess.Popen[str], victim: str) -> str:
+def _kill(process: subprocess.Popen[bytes], victim: str) -> str:
     """kill -9: everything; DVC alone, so that its stage goes on without it; or the stage alone, so that DVC fails."""
     children = psutil.Process(process.pid).children(recursive=True) if victim != "all" else []
     if victim == "stage" and children:
@@ -177,7 +180,7 @@ def _half_written(path: Path, expected: dict[str, str]) -> Iterator[str]:
 def _locked_or_fault(path: Path, outcome: Outcome) -> None:
     """A run that stopped by itself: turned away in words, or it is a fault. `make repro` clears what dead runs left."""
     text = said(path)
-    if any(sign in text for sign in BUSY):
+    if any(sign in text for sign in BUSY + LEFT):
         outcome.turned_away += 1
         clear_stale(path)
     else:

@@ -31,7 +31,7 @@ def what_holds(scan: Scan, models_too: bool) -> tuple[list[Path], list[Path]]:
     outs = [path for path in _outputs(models_too) if path.exists() and scan.holds(path)]
     work = [path for path in _work() if _unreadable(path) or scan.holds(path)]
     if outs and products.REPORT.exists() and products.REPORT not in outs:
-        outs.append(products.REPORT)
+        outs.insert(0, products.REPORT)  # first: what is left of it cannot be read, and it goes if another one does
     return work, outs
 
 
@@ -93,9 +93,9 @@ def purge(scan: Scan, note: Note) -> str:
             ledger = Ledger.read()
             if rows := ledger.drop(note.image_ids, note.person_id):
                 ledger.write()
+            _drop_from_lock(outs)  # first: an output that a kill left half removed is not found again, its stage is
             for path in [*work, *outs]:
                 _remove(path)
-            _drop_from_lock(outs)
             repo.gc(workspace=True, force=True)
             records = repo.site_cache_dir
     except LockError as error:

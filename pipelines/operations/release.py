@@ -23,7 +23,7 @@ import polars as pl
 import yaml
 
 from pipelines import products
-from pipelines.dvc_locks import refuse_others
+from pipelines.dvc_leftovers import refuse_others
 from pipelines.erasure.elsewhere import COPY
 from pipelines.erasure.note import NOTE
 from pipelines.locks import alone

@@ -18,7 +18,7 @@ from typing import TextIO
 
 import psutil
 
-from pipelines.dvc_locks import refuse_others
+from pipelines.dvc_leftovers import refuse_others
 from pipelines.operations.commands import HANDED
 from umo.errors import WorkFailed
 

@@ -20,6 +20,7 @@ import pytest
 
 from pipelines import forget, identify, products
 from pipelines.erasure import purge
+from pipelines.erasure.execute import finish, wanted
 from pipelines.erasure.note import NOTE
 from pipelines.erasure.scan import Scan, Wanted
 from pipelines.ledger import LEDGER
@@ -117,9 +118,38 @@ def forgotten(small, tmp_path_factory):
 
 
 def _remade(path: Path) -> bool:
-    return (path / products.MEASURED_PHOTOS).exists() and not any(
-        image_id(photograph(1, 1)) in file.read_text() for file in path.glob(str(LEDGER))
-    )
+    """Whether all was removed, of which the scenes are the last, and the measured faces have come back."""
+    gone = image_id(photograph(1, 1)) not in (path / LEDGER).read_text() and not (path / products.SYNTHESISED).exists()
+    return gone and (path / products.MEASURED_PHOTOS).exists()
+
+
+def test_a_kill_between_two_removals_hides_nothing_from_the_next(small, tmp_path, monkeypatch):
+    """An output of which only files without them are left is in DVC's cache as it was, and the report is unreadable."""
+    shutil.copytree(small.path, tmp_path / "umo", symlinks=True)
+    monkeypatch.chdir(tmp_path / "umo")
+    products.REPORT.mkdir(parents=True)
+    (products.REPORT / "report.html").write_text("scaled pictures without ids")
+    note = forget._plan(forget._parser().parse_args([person_of(Path(), 1)]))
+    note.rebuild = []
+    remove = purge._remove
+
+    def killed(path: Path) -> None:
+        if path != products.EXPORTED:
+            return remove(path)
+        scan = Scan(wanted(note))
+        theirs = [file for file in path.rglob("*") if file.is_file() and scan.holds(file)]
+        assert theirs
+        for file in theirs:
+            file.unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(purge, "_remove", killed)
+    with pytest.raises(KeyboardInterrupt):
+        finish(note)
+    assert any(products.EXPORTED.iterdir()) and products.PEOPLE.exists()
+    monkeypatch.setattr(purge, "_remove", remove)
+    assert "nothing of them was found" in finish(note)
+    assert not products.REPORT.exists()
 
 
 def test_nothing_of_the_person_is_left(small, forgotten):
