@@ -157,16 +157,17 @@ def _insert(connection: sqlite3.Connection, rows: list[tuple[str, str, str]]) ->
         connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", rows)
 
 
-_open: dict[Path, Memory] = {}
+_open: dict[str, Memory] = {}
 
 
 def _memory() -> Memory:
     """Of the workspace that is the current folder; another workspace's is closed."""
-    here = Path.cwd() / MEMORY
+    here = os.getcwd()  # noqa: PTH109 - for every file, and a Path would cost more than the rest
     if here not in _open:
         for other in list(_open):
             _open.pop(other).close()
-    return _open.setdefault(here, Memory(here))
+        _open[here] = Memory(Path(here, MEMORY))
+    return _open[here]
 
 
 @atexit.register

@@ -17,8 +17,7 @@ from pydantic import Field
 from pipelines import listing, readers, store
 from pipelines.params import Section
 from pipelines.products import INGESTED
-from pipelines.readers.base import Container, Found, Limits, Member, image_id, read_file
-from pipelines.readers.video import Video
+from pipelines.readers.base import Container, Found, Limits, Member, Video, image_id, read_file
 from pipelines.shards import Counts, Machine, Shard, digest
 from pipelines.shards import run as run_shards
 from pipelines.sources import SOURCES, Source, read_sources
@@ -35,7 +34,7 @@ class Params(Section):
     max_members: of a container with more pictures, the rest is not read.
     tight_crop_pad: edge padding of tight crops, as a part of each side.
     allow_missing_licence: take pictures that have no licence.
-    video: which frames of a video are taken (`Video` in pipelines/readers/video.py).
+    video: which frames of a video are taken (`Video` in pipelines/readers/base.py).
     """
 
     shards: int = Field(ge=1, le=4096)

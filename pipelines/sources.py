@@ -139,6 +139,8 @@ def _kind(root: Path) -> Kind:
 
 def text(name: str) -> str:
     """A name as one line of text: what cannot be printed (also bytes that are not UTF-8) is written out."""
+    if name.isprintable():
+        return name
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
 
 

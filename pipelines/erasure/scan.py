@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.erasure.traces import nearest_is
@@ -172,7 +171,7 @@ class Scan:
             counts["embeddings"] += self._embedded(column)
             self._column(column.flatten(), counts)
         elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            counts["ids"] += any(self._mentioned(text.encode()) for text in pc.unique(column).to_pylist() if text)
+            counts["ids"] += any(self._mentioned(text.encode()) for text in column.unique().to_pylist() if text)
         elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
             for data in column.to_pylist():
                 self._bytes(data or b"", counts)
@@ -197,7 +196,7 @@ def _without_refusals(table: pa.Table) -> pa.Table:
         return table.slice(0, 0)
     if not {"image_id", "error"} <= set(table.column_names):
         return table
-    return table.filter(pc.is_null(table["error"]))
+    return table.filter(table["error"].is_null())
 
 
 def summary(seen: Mapping[str, Seen]) -> Iterator[str]:

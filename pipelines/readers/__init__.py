@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines.readers import archive, base, folder, table, uno, video
-from pipelines.readers.base import Container, Found, Limits, Member
-from pipelines.readers.video import Video
+from pipelines.readers import archive, base, folder, table, uno
+from pipelines.readers.base import Container, Found, Limits, Member, Video
 from pipelines.shards import digest, file_digest
 from pipelines.sources import Kind, Source, text
 
@@ -52,6 +51,8 @@ def members(container: Container, source: Source, limits: Limits, frames: Video 
         found = table.read(container, limits, source.image_column, tuple(source.columns.values()))
     else:
         assert frames is not None
+        from pipelines.readers import video  # its libraries are slow to load, and most sources have none
+
         found = video.read(container, limits, frames)
     n = 0
     for n, member in enumerate(found, start=1):

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import Field
+
+from pipelines.params import Section
 from pipelines.shards import digest
 from pipelines.sources import SOURCES, SUFFIXES, Kind, Source
 from umo.errors import BadInput
@@ -60,6 +63,25 @@ class Limits(NamedTuple):
     max_members: int
     max_pixels: int
     max_side: int
+
+
+class Video(Section):
+    """Which frames of a video are taken (pipelines/readers/video.py).
+
+    sample_fps: frames a second that are candidates.
+    frames_per_shot: at most so many are taken of a shot.
+    min_spacing: seconds between two frames of a shot.
+    min_shot_seconds: a shorter shot gives no frame.
+    min_cut_ratio: a cut's difference is at least so many times that of the frames around it.
+    min_cut_difference: and at least so much: mean change of hue, saturation and value (0 to 255).
+    """
+
+    sample_fps: float = Field(gt=0, le=60)
+    frames_per_shot: int = Field(ge=1, le=100)
+    min_spacing: float = Field(gt=0)
+    min_shot_seconds: float = Field(ge=0)
+    min_cut_ratio: float = Field(ge=1)
+    min_cut_difference: float = Field(ge=0, le=255)
 
 
 @dataclass(frozen=True)
@@ -125,7 +147,7 @@ def files_below(name: str, source: Source, kind: Kind, root: Path) -> list[Path]
     if root.is_file():
         return [root]
     suffixes = SUFFIXES[kind]
-    found = sorted(path for path in root.glob(source.include) if path.is_file())
+    found = sorted((path for path in root.glob(source.include) if path.is_file()), key=lambda path: path.parts)
     files = [path for path in found if path.suffix.lower() in suffixes]
     others = Counter(path.suffix.lower() for path in found if path.suffix.lower() not in {*suffixes, "", ".md"})
     if others and kind == "folder":

@@ -15,12 +15,10 @@ from typing import NamedTuple
 import av
 import numpy as np
 from av.video.reformatter import Colorspace, Interpolation
-from pydantic import Field
 from scenedetect.common import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector
 
-from pipelines.params import Section
-from pipelines.readers.base import Container, Limits, Member, reason
+from pipelines.readers.base import Container, Limits, Member, Video, reason
 from umo.images import MIN_SIDE, encode_jpeg
 from umo.quality import sharpness
 
@@ -31,24 +29,6 @@ HD_HEIGHT = 720
 COLORSPACE_UNSPECIFIED = 2  # of H.273
 INTERPOLATION = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT  # the same on every processor
 MAX_SHORTFALL = 1.0  # seconds by which a video may end before its header says
-
-
-class Video(Section):
-    """
-    sample_fps: frames a second that are candidates.
-    frames_per_shot: at most so many are taken of a shot.
-    min_spacing: seconds between two frames of a shot.
-    min_shot_seconds: a shorter shot gives no frame.
-    min_cut_ratio: a cut's difference is at least so many times that of the frames around it.
-    min_cut_difference: and at least so much: mean change of hue, saturation and value (0 to 255).
-    """
-
-    sample_fps: float = Field(gt=0, le=60)
-    frames_per_shot: int = Field(ge=1, le=100)
-    min_spacing: float = Field(gt=0)
-    min_shot_seconds: float = Field(ge=0)
-    min_cut_ratio: float = Field(ge=1)
-    min_cut_difference: float = Field(ge=0, le=255)
 
 
 class Candidate(NamedTuple):
