@@ -231,6 +231,17 @@ def test_after_a_kill_another_run_puts_the_workspace_back_first(served):
     assert served.workspace.dirty() == []
 
 
+def test_half_of_dvc_lock_is_cleared_away_first(served):
+    """A DVC that is killed while it writes the list leaves what no DVC command reads (pipelines/dvc_leftovers.py)."""
+    toy, lock = served.workspace, served.workspace.path / "dvc.lock"
+    whole = lock.read_text()
+    lock.write_text("")
+    assert toy.run("dvc", "status", check=False).returncode
+    assert served.run("reproduce")[1] == "COMPLETED"
+    assert lock.read_text() == whole
+    assert toy.dirty() == []
+
+
 def test_an_orphaned_stage_is_waited_for(served):
     """Only the flow is killed; DVC and the stage go on, and the next run comes after them."""
     n = next(LONG)
