@@ -158,16 +158,18 @@ def _insert(connection: sqlite3.Connection, rows: list[tuple[str, str, str]]) ->
 
 
 _open: dict[str, Memory] = {}
+_opening = threading.Lock()
 
 
 def _memory() -> Memory:
     """Of the workspace that is the current folder; another workspace's is closed."""
     here = os.getcwd()  # noqa: PTH109 - for every file, and a Path would cost more than the rest
-    if here not in _open:
-        for other in list(_open):
-            _open.pop(other).close()
-        _open[here] = Memory(Path(here, MEMORY))
-    return _open[here]
+    if (found := _open.get(here)) is None:
+        with _opening:
+            for other in _open.keys() - {here}:
+                _open.pop(other).close()
+            found = _open.setdefault(here, Memory(Path(here, MEMORY)))
+    return found
 
 
 @atexit.register
