@@ -12,7 +12,10 @@ fails there ever after ("join() argument must be str, bytes, or os.PathLike obje
 every DVC command refuses to read it.
 """
 
+import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -20,6 +23,7 @@ import yaml
 
 from umo.errors import WorkFailed
 
+DVC_LOCK = Path(".dvc/tmp/lock")
 RWLOCK = Path(".dvc/tmp/rwlock")
 RUNS = Path(".dvc/cache/runs")
 LOCK = Path("dvc.lock")
@@ -30,13 +34,29 @@ CONFLICT = "<<<<<<<"  # of a merge: for its user to resolve
 def clear_stale(root: Path = Path()) -> str:
     """Remove what dead processes left; returns what was done, in a line."""
     done = [_clear_locks(root / RWLOCK)]
-    if not _living(root):
-        if count := _clear_runs(root / RUNS):
+    with _at_rest(root) as rest:
+        if rest and (count := _clear_runs(root / RUNS)):
             done.append(f"{RUNS}: {count} empty records of a run that was killed removed")
-        if _is_half(root / LOCK):
+        if rest and _is_half(root / LOCK):
             (root / LOCK).replace(root / ASIDE)
             done.append(f"{LOCK}: half-written by a run that was killed; now {ASIDE}, and what it listed is cached")
     return "; ".join(done)
+
+
+@contextmanager
+def _at_rest(root: Path) -> Iterator[bool]:
+    """Whether no DVC is at work, which its own lock then keeps so: who writes holds it, who runs a stage is noted."""
+    lock = root / DVC_LOCK
+    if not lock.parent.is_dir():
+        yield False
+        return
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield not _living(root)
 
 
 def _clear_locks(path: Path) -> str:

@@ -18,14 +18,13 @@ from typing import TextIO
 
 import psutil
 
-from pipelines.dvc_leftovers import refuse_others
+from pipelines.dvc_leftovers import DVC_LOCK, refuse_others
 from pipelines.operations.commands import HANDED
 from umo.errors import WorkFailed
 
 STATE = Path(".dvc/tmp/umo")
 LOCK = STATE / "writer.lock"
 RUNS = STATE / "runs"
-DVC_LOCK = Path(".dvc/tmp/lock")
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 PAUSE = 2.0  # seconds between two looks
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipelines.dvc_leftovers import DVC_LOCK
 from pipelines.operations import api, commands, writer
 from pipelines.operations.writer import Run
 from tests.pipelines.operations.toy import until
@@ -117,7 +118,7 @@ def test_a_repository_that_dvc_has_locked_is_waited_for(workspace):
     from dvc.lock import Lock
 
     (workspace / ".dvc/tmp").mkdir(parents=True)
-    lock, said = Lock(str(workspace / writer.DVC_LOCK)), []
+    lock, said = Lock(str(workspace / DVC_LOCK)), []
     lock.lock()
     with writer.alone(me(), 1, lambda line: (said.append(line), lock.unlock())):
         assert said == ["a DVC command is at work in this workspace: waiting for at most 1 minutes"]
