@@ -34,21 +34,18 @@ CONFLICT = "<<<<<<<"  # of a merge: for its user to resolve
 def clear_stale(root: Path = Path()) -> str:
     """Remove what dead processes left; returns what was done, in a line."""
     done = [_clear_locks(root / RWLOCK)]
-    with _at_rest(root) as rest:
-        if rest and (count := _clear_runs(root / RUNS)):
-            done.append(f"{RUNS}: {count} empty records of a run that was killed removed")
-        if rest and _is_half(root / LOCK):
-            (root / LOCK).replace(root / ASIDE)
-            done.append(f"{LOCK}: half-written by a run that was killed; now {ASIDE}, and what it listed is cached")
+    with _dvc_lock(root) as ours:
+        if ours and not _living(root):
+            done += [*_clear_runs(root / RUNS), *_put_aside_half(root)]
     return "; ".join(done)
 
 
 @contextmanager
-def _at_rest(root: Path) -> Iterator[bool]:
-    """Whether no DVC is at work, which its own lock then keeps so: who writes holds it, who runs a stage is noted."""
+def _dvc_lock(root: Path) -> Iterator[bool]:
+    """DVC's own lock, which a command holds whenever it writes, for as long as this lasts; whether it was to be had."""
     lock = root / DVC_LOCK
     if not lock.parent.is_dir():
-        yield False
+        yield True
         return
     with lock.open("a") as file:
         try:
@@ -56,7 +53,7 @@ def _at_rest(root: Path) -> Iterator[bool]:
         except BlockingIOError:
             yield False
         else:
-            yield not _living(root)
+            yield True
 
 
 def _clear_locks(path: Path) -> str:
@@ -76,12 +73,20 @@ def _clear_locks(path: Path) -> str:
     return f"{RWLOCK}: entries of dead processes removed"
 
 
-def _clear_runs(folder: Path) -> int:
-    """Remove the empty folders among `runs/ab/abcd...`; how many there were."""
+def _clear_runs(folder: Path) -> Iterator[str]:
+    """Remove the empty folders among `runs/ab/abcd...`."""
     empty = [path for path in folder.glob("??/*") if path.is_dir() and not any(path.iterdir())]
     for path in empty:
         path.rmdir()
-    return len(empty)
+    if empty:
+        yield f"{RUNS}: {len(empty)} empty records of a run that was killed removed"
+
+
+def _put_aside_half(root: Path) -> Iterator[str]:
+    if _is_half(root / LOCK):
+        (root / ASIDE).parent.mkdir(parents=True, exist_ok=True)
+        (root / LOCK).replace(root / ASIDE)
+        yield f"{LOCK}: half-written by a run that was killed; now {ASIDE}, and what it listed is cached"
 
 
 def _is_half(path: Path) -> bool:
@@ -106,6 +111,9 @@ def refuse_others(root: Path = Path()) -> None:
         WorkFailed: a DVC command is at work in this repository.
     """
     clear_stale(root)
+    with _dvc_lock(root) as ours:
+        if not ours:
+            raise WorkFailed("a DVC command is at work in this workspace: wait for it")
     for info in _living(root):
         raise WorkFailed(f"another run is at work (process {info['pid']}: {info['cmd']}): wait for it, or stop it")
 

@@ -18,7 +18,7 @@ from typing import TextIO
 
 import psutil
 
-from pipelines.dvc_leftovers import DVC_LOCK, refuse_others
+from pipelines.dvc_leftovers import refuse_others
 from pipelines.operations.commands import HANDED
 from umo.errors import WorkFailed
 
@@ -171,26 +171,11 @@ def _holder(file: TextIO, root: Path) -> str:
     except BlockingIOError:
         return _in_words(file)
     try:
-        _refuse_dvc(root)
         refuse_others(root)
     except WorkFailed as error:
         fcntl.flock(file, fcntl.LOCK_UN)
         return str(error).partition(": wait for it")[0]
     return ""
-
-
-def _refuse_dvc(root: Path) -> None:
-    """
-    Raises:
-        WorkFailed: a DVC command has locked the repository, as most do for a moment.
-    """
-    try:
-        with (root / DVC_LOCK).open() as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return
-    except BlockingIOError as error:
-        raise WorkFailed("a DVC command is at work in this workspace") from error
 
 
 def _in_words(file: TextIO) -> str:

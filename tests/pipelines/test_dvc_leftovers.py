@@ -75,7 +75,8 @@ def test_a_record_of_nothing_goes_and_dvc_runs_again(folder_of_dvc):
     RWLOCK.unlink()
     with DVC_LOCK.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        clear_stale()
+        with pytest.raises(WorkFailed, match="a DVC command is at work"):
+            refuse_others()
     assert record.parent.exists(), "a living run may be about to write into it"
     assert "1 empty records" in clear_stale()
     assert run("repro").returncode == 0
