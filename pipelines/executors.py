@@ -88,11 +88,11 @@ def _serially(title: str, do: Do, jobs: Mapping[str, Job], machine: Machine) -> 
 
 
 def _in_processes(title: str, do: Do, jobs: Mapping[str, Job], machine: Machine) -> Iterator[None]:
-    left, deaths = dict(jobs), 0
+    left, deaths, workers = dict(jobs), 0, machine.workers
     while left:
         before = len(left)
         try:
-            for name in _pool(do, left, machine):
+            for name in _pool(do, left, workers):
                 del left[name]
                 yield
         except BrokenProcessPool as error:
@@ -101,17 +101,19 @@ def _in_processes(title: str, do: Do, jobs: Mapping[str, Job], machine: Machine)
                 raise WorkFailed(f"{title}: {_died(deaths)}") from error
             tqdm.write(f"{title}: a worker died; {len(left)} shards are left and go on in new ones", file=sys.stderr)
             names = list(left)  # what it may have died of comes last
-            left = {name: left[name] for name in names[machine.workers :] + names[: machine.workers]}
+            left = {name: left[name] for name in names[workers:] + names[:workers]}
+            # Beside what kills its worker at once nothing else may come to an end: then one shard at a time.
+            workers = 1 if len(left) == before or len(left) <= machine.workers else machine.workers
 
 
-def _pool(do: Do, jobs: Mapping[str, Job], machine: Machine) -> Iterator[str]:
+def _pool(do: Do, jobs: Mapping[str, Job], workers: int) -> Iterator[str]:
     """The names of the jobs as they are finished."""
     broken = None
     with ProcessPoolExecutor(
-        min(machine.workers, len(jobs)),
+        min(workers, len(jobs)),
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start_worker,
-        initargs=(_share_of_cores(machine.workers),),
+        initargs=(_share_of_cores(workers),),
     ) as pool:
         futures: dict[Future[None], str] = {pool.submit(_one, do, name, job): name for name, job in jobs.items()}
         for future in as_completed(futures):

@@ -96,10 +96,13 @@ def made(path: Path) -> dict[str, str]:
     found = {}
     for name in MADE:
         root = path / "datasets" / name
-        for file in [root] if root.is_file() else sorted(root.rglob("*")):
+        files = [root] if root.is_file() else []
+        with contextlib.suppress(FileNotFoundError):  # a process that was left is at work
+            files += root.rglob("*")
+        for file in sorted(files):
             relative = file.relative_to(path)
             hidden = any(part.startswith(".") for part in relative.parts)
-            with contextlib.suppress(FileNotFoundError):  # a process that was left is at work
+            with contextlib.suppress(FileNotFoundError):
                 if file.is_file() and not hidden:
                     found[str(relative)] = hashlib.sha256(file.read_bytes()).hexdigest()
     return found

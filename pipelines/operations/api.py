@@ -49,11 +49,12 @@ def report_killed(url: str | None, log: Callable[[str], None], root: Path = Path
     if not url:
         return
     for run in writer.killed(root):
+        state = {"type": "CRASHED", "name": "Crashed", "message": f"its process {run.pid} was killed"}
+        # Where Prefect's worker lives it tells of the run itself, but not of the tasks: they would hold their slots.
+        for task in _unfinished_tasks(url, run.run_id):
+            call(url, "POST", f"task_runs/{task}/set_state", {"state": state, "force": True})
         found = call(url, "GET", f"flow_runs/{run.run_id}")
         if found and found["state_type"] in UNFINISHED:
-            state = {"type": "CRASHED", "name": "Crashed", "message": f"its process {run.pid} was killed"}
-            for task in _unfinished_tasks(url, run.run_id):
-                call(url, "POST", f"task_runs/{task}/set_state", {"state": state, "force": True})
             call(url, "POST", f"flow_runs/{run.run_id}/set_state", {"state": state, "force": True})
             log(f"the run {found['name']} of {run.flow} was killed (process {run.pid}): set to Crashed")
         writer.settled(run, root)

@@ -10,7 +10,7 @@ import pytest
 
 from tests import chaos
 from tests.pipelines.conftest import Workspace
-from tests.pipelines.operations.toy import Served, free_port
+from tests.pipelines.operations.toy import BY_HAND, Served, free_port
 
 pytestmark = [pytest.mark.browser, pytest.mark.server, pytest.mark.slow]
 
@@ -29,7 +29,7 @@ class Copy(Workspace):
         self.port = port
 
     def environment(self) -> dict[str, str]:
-        return super().environment() | {"PORT": str(self.port)}
+        return super().environment() | BY_HAND | {"PORT": str(self.port)}
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_a_run_from_the_form_to_its_artifacts(ui, page, keep):
     run = answer.value.json()["id"]
 
     page.goto(f"/runs/flow-run/{run}")
-    page.get_by_text("Completed", exact=True).first.wait_for(timeout=10 * MINUTES)
+    page.get_by_text("Completed", exact=True).first.wait_for(timeout=30 * MINUTES)
     assert ui.state(run)[0] == "COMPLETED"
     page.reload()
     page.get_by_text("validate", exact=True).first.or_(page.get_by_text("Task Runs")).first.wait_for()
@@ -114,7 +114,8 @@ def test_a_run_from_the_form_to_its_artifacts(ui, page, keep):
         page.get_by_text(text).first.wait_for()
         keep(picture)
     sheet = page.locator("img[alt^=contact_sheet]").first
-    assert sheet.evaluate("picture => picture.naturalWidth") > 100  # it came from the file server
+    width = sheet.evaluate("picture => picture.decode().then(() => picture.naturalWidth)")
+    assert width > 100  # it came from the file server
 
     assert "stricter" in ui.workspace.run("dvc", "exp", "list", "--all").stdout
     assert ui.workspace.run("git", "status", "--porcelain").stdout == ""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import figures, ladder, products, report, report_cases, report_training
@@ -61,6 +61,7 @@ def pair(case_id: str, cosine: float, seed: int = 0) -> dict:
 # Which cases
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.tuples(st.sampled_from("abcdef"), st.integers(0, 2)), st.sampled_from([-0.5, 0.0, 0.25, 0.5]), max_size=12

@@ -160,11 +160,11 @@ def test_no_person_is_in_two_splits(data):
     assert all(len(found) == 1 for found in split.values())
 
 
-def test_datasets_opens_all_references_of_every_set(repro, data, monkeypatch):
+def test_datasets_opens_all_references_of_every_set(repro, data, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     from datasets import load_dataset
 
-    exported = load_dataset(str(repro.path / products.EXPORTED), cache_dir=str(repro.path / ".work/hf"))
+    exported = load_dataset(str(repro.path / products.EXPORTED), cache_dir=str(tmp_path))
     kept = {row["set_id"]: row for row in data["sets"] if row["keep"]}
     assert sum(len(exported[split]) for split in exported) == len(kept)
     for split in exported:

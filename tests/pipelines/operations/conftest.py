@@ -12,7 +12,7 @@ import yaml
 
 from pipelines.shards import ROOT
 from tests.pipelines.conftest import Workspace
-from tests.pipelines.operations.toy import Served, Toy, free_port
+from tests.pipelines.operations.toy import BY_HAND, Served, Toy, free_port
 
 BUCKET = "versions"
 EXPORT = """
@@ -202,7 +202,7 @@ def served(made_toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     path = tmp_path_factory.mktemp("served") / "umo"
     shutil.copytree(made_toy.path, path, symlinks=True)
     toy, port = Toy(path), free_port()
-    toy.environ = {"PORT": str(port)}
+    toy.environ = BY_HAND | {"PORT": str(port)}
     served = Served(toy, port)
     served.serve()
     yield served

@@ -1,6 +1,7 @@
 """Flows on a running server: what is run, what the UI shows of it, bad input, two at once, kills and restarts."""
 
 import re
+from contextlib import suppress
 from urllib.request import urlopen
 
 import psutil
@@ -50,7 +51,7 @@ def test_a_stale_stage_and_what_follows_are_tasks(served):
     run, state, message = served.run("build_dataset", commit=True)
     # What ingest makes is other than before; curate's funnel comes out the same, so that nothing after it is run.
     assert (state, message) == ("COMPLETED", "2 stages ran: ingest, curate")
-    assert served.tasks(run) == {"ingest": "COMPLETED", "curate": "COMPLETED"}
+    assert served.ran(run, {"ingest": "COMPLETED", "curate": "COMPLETED"})
     assert served.says(run, "Running stage 'ingest':")
     assert served.says(run, "ingest says hello")
     changed = toy.run("git", "show", "--name-only", "--format=%s").stdout.split("\n")
@@ -81,7 +82,7 @@ def test_overrides_reach_the_stages_and_leave_no_trace(served):
 def test_a_failed_validation_shows_the_expectation_and_stops_the_rest(served):
     run, state, message = served.run("build_dataset", overrides={"set": {"validate.min_sets": 1000}})
     assert (state, message) == ("FAILED", "validate: sets: fewer than validate.min_sets")
-    assert served.tasks(run) == {"validate": "FAILED"}
+    assert served.ran(run, {"validate": "FAILED"})
     page = served.artifacts(run)["validation"]
     assert "**sets: fewer than validate.min_sets**" in page
     [docs] = addresses(page)
@@ -150,7 +151,7 @@ def slow_training(served: Served, n: int | None = None) -> str:
     steps = served.workspace.path / ".work/train/toy.partial/steps"
     steps.unlink(missing_ok=True)  # of a test before this one
     run = served.start("train_and_evaluate", overrides={"steps": n or next(LONG)})
-    until(lambda: steps.exists() and len(steps.read_text()) > 2, 60, lambda: f"{served.state(run)} {served.logs(run)}")
+    until(lambda: steps.exists() and len(steps.read_text()) > 3, 300, lambda: f"{served.state(run)} {served.logs(run)}")
     return run
 
 
@@ -212,8 +213,8 @@ def test_a_cancelled_run_ends_its_stage_and_leaves_no_trace(served):
     run = slow_training(served)
     body = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
     api.call(served.url, "POST", f"flow_runs/{run}/set_state", body)
-    assert served.wait(run)[0] == "CANCELLED"
-    until(lambda: trainings(served) == [], 20)
+    until(lambda: served.state(run)[0] == "CANCELLED", 180, lambda: str(served.state(run)))
+    until(lambda: trainings(served) == [], 60)
     assert served.run("build_dataset")[1:] == ("COMPLETED", "everything is up to date")
     assert served.workspace.dirty() == []
 
@@ -253,12 +254,14 @@ def test_an_orphaned_stage_is_waited_for(served):
         dvc = [child for child in flow.children(recursive=True) if "dvc" in child.cmdline()]
         for process in [flow, *flow.children(recursive=True)]:
             if process not in dvc and not any(process in child.children(recursive=True) for child in dvc):
-                process.kill()
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
     again = served.start("train_and_evaluate", overrides={"steps": n})
     assert served.says(again, "was killed, and the stage that it began is still at work")
     served.gate(shut=False)
     assert served.wait(again)[0] == "COMPLETED"
     assert served.state(run)[0] == "CRASHED"
+    assert served.ran(run, {"train@mimr": "CRASHED"})  # or it would keep the GPU from the next
 
 
 def test_a_schedule_stands_when_the_server_is_restarted(served):

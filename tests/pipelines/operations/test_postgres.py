@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.operations.serve import HOME
-from tests.pipelines.operations.toy import Served, free_port
+from tests.pipelines.operations.toy import BY_HAND, Served, free_port
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
@@ -43,7 +43,7 @@ def postgres() -> Iterator[str]:
 
 def test_flows_run_on_postgres(toy, postgres):
     port = free_port()
-    toy.environ = {"PORT": str(port), "PREFECT_SERVER_DATABASE_CONNECTION_URL": postgres}
+    toy.environ = BY_HAND | {"PORT": str(port), "PREFECT_SERVER_DATABASE_CONNECTION_URL": postgres}
     served = Served(toy, port)
     try:
         served.serve()

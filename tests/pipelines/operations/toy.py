@@ -5,7 +5,9 @@ import shutil
 import signal
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 
 import psutil
@@ -145,6 +147,9 @@ class Toy(Workspace):
         return {str(file.relative_to(self.path)): file.read_bytes() for file in found}
 
 
+BY_HAND = {"PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false"}  # no nightly run in the middle of a test
+
+
 class Served:
     """A workspace with everything that `make serve` starts; runs are asked for as the UI does."""
 
@@ -170,7 +175,7 @@ class Served:
         state = api.call(self.url, "GET", f"flow_runs/{run}")["state"]
         return state["type"], state["message"] or ""
 
-    def wait(self, run: str, seconds: float = 180) -> tuple[str, str]:
+    def wait(self, run: str, seconds: float = 600) -> tuple[str, str]:
         """Until it has ended; its state's type and message."""
         until(lambda: self.state(run)[0] not in api.UNFINISHED, seconds, lambda: f"{self.state(run)}, {self.logs(run)}")
         return self.state(run)
@@ -201,6 +206,11 @@ class Served:
         found = api.call(self.url, "POST", "task_runs/filter", wanted)
         return {task["name"]: task["state_type"] for task in found}
 
+    def ran(self, run: str, expected: dict[str, str]) -> bool:
+        """Whether these are its tasks; the server may note how a task ended after it has noted the run's end."""
+        until(lambda: self.tasks(run) == expected, 60, lambda: f"{self.tasks(run)}, not {expected}")
+        return True
+
     def artifacts(self, run: str) -> dict[str, str]:
         """Key -> description and Markdown."""
         found = api.call(self.url, "POST", "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
@@ -219,21 +229,24 @@ def until(holds, seconds: float, otherwise=lambda: "it did not come about") -> N
         AssertionError: it does not within so many seconds; `otherwise` says what was found.
     """
     deadline = time.monotonic() + seconds
-    while not holds():
+    while not _yet(holds):
         assert time.monotonic() < deadline, otherwise()
         time.sleep(0.1)
 
 
+def _yet(holds) -> bool:
+    with suppress(OSError):  # a busy server's answer may come too late
+        return holds()
+    return False
+
+
 def free_port() -> int:
-    """A port that is free, and the one above it too."""
+    """A port that is free, and the one above it too: none that connections go out from, none of Ray's workers."""
     while True:
-        with socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            try:
-                other.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
-                continue
+        port = SystemRandom().randrange(20_000, 32_000, 2)
+        with socket.socket() as one, socket.socket() as other, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            other.bind(("127.0.0.1", port + 1))
             return port
 
 
