@@ -38,12 +38,6 @@ def at(prefix: str, server) -> dict[str, bytes]:
     return {key.removeprefix(f"{prefix}/"): server.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
 
 
-def unused_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
 def test_a_folder(producer, tmp_path):
     said = []
     done = release("v1.0.0", str(tmp_path / "out"), None, said.append)
@@ -182,8 +176,10 @@ def test_a_remote_that_is_a_file(producer):
 
 
 def test_an_endpoint_where_nobody_is(producer, s3):
-    producer.remote(f"s3://{BUCKET}/dvc", endpointurl=f"http://127.0.0.1:{unused_port()}")
-    refused(WorkFailed, "DVC remote store .* cannot be reached")
+    with socket.socket() as deaf:  # holds its port and does not listen
+        deaf.bind(("127.0.0.1", 0))
+        producer.remote(f"s3://{BUCKET}/dvc", endpointurl=f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        refused(WorkFailed, "DVC remote store .* cannot be reached")
 
 
 def test_an_endpoint_that_does_not_answer(producer, s3, monkeypatch):
