@@ -62,5 +62,7 @@ def test_it_can_be_searched_without_a_server(site: Path) -> None:
         page.goto(f"{site.as_uri()}/index.html")
         page.locator("input.md-search__input").press_sequentially("min_cosine_across")  # searches on a key going up
         page.wait_for_selector('.md-search-result a[href*="reference/params.html?h=min_cosine_across#identify"]')
+        found = page.locator(".md-search-result__item a").first.get_attribute("href")
+        assert found and "reference/params" in found
         browser.close()
     assert [url for url in asked if url.startswith("http")] == []

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,27 @@ def test_a_shard_that_kills_every_worker_is_given_up_and_the_others_are_kept(mon
         go(shard_work.always_die, TWO)
     assert not Path("out").exists()
     assert {path.read_text()[0] for path in shards.WORK.rglob("letter.txt")} == set("abdef")
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4, 6, 8])
+def test_what_kills_its_pool_keeps_no_other_from_being_done(workers, monkeypatch):
+    """In the worst order, which real processes meet only now and then: whatever is begun beside c dies with it."""
+    finished = []
+
+    def pool(do, jobs, at_once):
+        names = list(jobs)
+        for start in range(0, len(names), at_once):
+            begun = names[start : start + at_once]
+            if "c" in begun:
+                raise BrokenProcessPool
+            for name in begun:
+                finished.append(name)
+                yield name
+
+    monkeypatch.setattr(executors, "_pool", pool)
+    with pytest.raises(WorkFailed, match=r"^x: a worker died 4 times at the same work: "):
+        executors.do_all("x", print, dict.fromkeys("abcdef"), Machine(executor="process", workers=workers))
+    assert sorted(finished) == list("abdef")
 
 
 @pytest.mark.parametrize(("names", "error", "line"), ERRORS)
