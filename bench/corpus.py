@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pipelines import products
+from pipelines.core import products
 from umo import records
 
 TRUTH = "truth.parquet"  # face_id, image_id, person (-1: nobody that could be told), group

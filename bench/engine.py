@@ -15,12 +15,12 @@ import polars as pl
 import yaml
 
 from bench import corpus
-from pipelines import products
-from pipelines.params import PARAMS
-from pipelines.shards import ROOT, WORK, digest, file_digest
+from pipelines.core import products
+from pipelines.core.params import PARAMS
+from pipelines.core.shards import ROOT, WORK, digest, file_digest
 from pipelines.smoke import merged
-from umo.agreement import agreement
 from umo.errors import WorkFailed
+from umo.people.agreement import agreement
 
 CORPORA = WORK / "bench/corpora"
 SEED = 7

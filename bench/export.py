@@ -20,11 +20,12 @@ import pyarrow.parquet as pq
 from bench.result import Result
 from bench.setup import SCRATCH, Setup
 from bench.timing import Stopwatch
-from pipelines import export, products
-from pipelines.formats import parquet
-from pipelines.params import load
-from pipelines.shards import MARKER, WORK, Machine, digest
-from pipelines.sources import SOURCES
+from pipelines.core import products
+from pipelines.core.params import load
+from pipelines.core.shards import MARKER, WORK, Machine, digest
+from pipelines.core.sources import SOURCES
+from pipelines.export import stage as export
+from pipelines.export.formats import parquet
 from umo import records
 from umo.errors import BadInput, WorkFailed
 

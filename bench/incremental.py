@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bench.photos import PHOTOS, stage, workspace, write_photos
 from bench.result import Result
-from pipelines.shards import MARKER
+from pipelines.core.shards import MARKER
 
 NAME = "incremental"
 BAR = 0.03

@@ -11,11 +11,12 @@ from statistics import median
 
 from bench.photos import inside, stage, workspace
 from bench.result import Result
-from pipelines import measure, products
-from pipelines.executors import Machine
-from pipelines.params import load
-from pipelines.shards import WORK
-from pipelines.store import Archive
+from pipelines.core import products
+from pipelines.core.executors import Machine
+from pipelines.core.params import load
+from pipelines.core.shards import WORK
+from pipelines.core.store import Archive
+from pipelines.measure import stage as measure
 from umo import faces, records
 from umo.faces.base import FaceModel
 from umo.images import read_image

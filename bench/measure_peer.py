@@ -15,10 +15,11 @@ from statistics import median
 from bench.measure_floor import seconds_of_stage
 from bench.photos import inside, stage, workspace
 from bench.result import Result
-from pipelines import measure, products
-from pipelines.executors import Machine
-from pipelines.params import load
-from pipelines.shards import ROOT, WORK
+from pipelines.core import products
+from pipelines.core.executors import Machine
+from pipelines.core.params import load
+from pipelines.core.shards import ROOT, WORK
+from pipelines.measure import stage as measure
 from umo.errors import WorkFailed
 
 NAME = "measure-peer"

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import yaml
 
-from pipelines.params import PARAMS
-from pipelines.shards import ROOT, WORK
+from pipelines.core.params import PARAMS
+from pipelines.core.shards import ROOT, WORK
 from umo.errors import WorkFailed
 
 PHOTOS = Path("datasets/photos")

@@ -25,13 +25,14 @@ from tqdm import tqdm
 
 from bench.result import Result, write_json
 from bench.setup import Setup, faithful, varied
-from pipelines.params import load
-from pipelines.shards import digest, file_digest
-from umo import faces, metrics
-from umo.cases import Case
+from pipelines.core.params import load
+from pipelines.core.shards import digest, file_digest
+from umo import faces
 from umo.customizers import Customizer, draw
 from umo.errors import WorkFailed
-from umo.evaluation import Gallery, score_case
+from umo.evaluation import metrics
+from umo.evaluation.cases import Case
+from umo.evaluation.scoring import Gallery, score_case
 from umo.faces import FaceModel
 from umo.faces.pixels import to_uint8
 from umo.images import read_image

@@ -2,8 +2,8 @@
 
 from bench.engine import identify_and_curate, rounded, workspace
 from bench.result import Result
-from pipelines import products
-from pipelines.shards import file_digest
+from pipelines.core import products
+from pipelines.core.shards import file_digest
 
 NAME = "rethreshold-million"
 FACES = 1_000_000

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines import products, train
-from pipelines.bases import chosen, weights_digest
-from pipelines.params import load
-from pipelines.shards import WORK, digest, file_digest, sources, tree_digest
+from pipelines.core import products
+from pipelines.core.bases import chosen, weights_digest
+from pipelines.core.keys import sources
+from pipelines.core.params import load
+from pipelines.core.shards import WORK, digest, file_digest, tree_digest
+from pipelines.train import stage as train
 from umo import customizers, faces
 from umo.customizers import Customizer
 from umo.errors import BadInput
@@ -57,7 +59,7 @@ def from_params() -> Setup:
     splits = [
         [train.sample(row) for row in products.exported(split, train.COLUMNS)] for split in ("train", "validation")
     ]
-    modules = sorted({*sources("umo.training.trainer"), *sources("umo.evaluation")})
+    modules = sorted({*sources("umo.training.trainer"), *sources("umo.evaluation.scoring")})
     code = [file_digest(path) for path in modules]
     return Setup(
         load_base=lambda: customizers.load(base.folder, base.lora, device, base.dtype),

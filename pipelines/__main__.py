@@ -7,8 +7,8 @@ import sys
 import time
 from importlib import import_module
 
-from pipelines.params import load_all
-from pipelines.products import TRAINED_METHODS
+from pipelines.core.params import load_all
+from pipelines.core.products import TRAINED_METHODS
 from umo.errors import BadInput, WorkFailed
 
 STAGES = (
@@ -42,16 +42,16 @@ PARTS = {
 # What is no stage: name -> the function that does it, and what for.
 TOOLS = {
     "check": (None, "reads params.yaml and does nothing"),
-    "photos": ("photos.write_photos", "writes the training people's photographs for `umo calibrate`"),
-    "ladder": ("ladder.write_ladder", "keeps the present scores as docs/results/ladder.json"),
+    "photos": ("identify.photos.write_photos", "writes the training people's photographs for `umo calibrate`"),
+    "ladder": ("report.ladder.write_ladder", "keeps the present scores as docs/results/ladder.json"),
     "unlock": (
-        "dvc_leftovers.clear_stale",
+        "service.leftovers.clear_stale",
         "removes what killed runs left of DVC's: locks, empty records, half of dvc.lock",
     ),
-    "forget": ("forget.main", "removes a person from every product (forget --help)"),
-    "serve": ("operations.serve.serve", "starts Prefect's server, worker and deployments on this machine"),
-    "stop": ("operations.serve.stop", "ends what serve started"),
-    "release": ("operations.release.main", "makes a version of the data set that others can get (release --help)"),
+    "forget": ("forget.stage.main", "removes a person from every product (forget --help)"),
+    "serve": ("service.serve.serve", "starts Prefect's server, worker and deployments on this machine"),
+    "stop": ("service.serve.stop", "ends what serve started"),
+    "release": ("release.stage.main", "makes a version of the data set that others can get (release --help)"),
     "smoke": ("smoke.run_smoke", "runs the whole graph on little data, in a copy"),
 }
 OWN_ARGUMENTS = ("forget", "release")
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         params = load_all(SECTIONS)
         if options.stage in STAGES:
-            stage = import_module(f"pipelines.{options.stage}")
+            stage = import_module(f"pipelines.{options.stage}.stage")
             parts = (options.of,) if options.of else ()
             stage.run(params[options.stage], params["machine"], *parts)
         elif path := TOOLS[options.stage][0]:

@@ -18,9 +18,9 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Failed, State
 
-from pipelines.operations import api, artifacts, committing, forgetting, graph, overrides, repository, writer
-from pipelines.operations.form import DataOverrides, TrainingOverrides
-from pipelines.operations.links import FILES_URL, Links
+from pipelines.service import api, artifacts, committing, forgetting, graph, overrides, repository, writer
+from pipelines.service.form import DataOverrides, TrainingOverrides
+from pipelines.service.links import FILES_URL, Links
 from umo.errors import BadInput, WorkFailed
 
 ROOT = Path()
@@ -229,7 +229,7 @@ def _publish(pages: Mapping[str, str]) -> None:
 @task(task_run_name="release", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=30, retry_condition_fn=_may_help)
 def run_release(version: str, destination: str | None, remote: str | None) -> State:
     """Tag, push and copy; again where a remote did not answer."""
-    from pipelines.operations.release import release
+    from pipelines.release.stage import release
 
     try:
         released = release(version, destination, remote, log=get_run_logger().info)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from pipelines.params import PARAMS
-from pipelines.shards import ROOT, WORK
+from pipelines.core.params import PARAMS
+from pipelines.core.shards import ROOT, WORK
 from umo.errors import WorkFailed
 
 OVERRIDES = ROOT / "pipelines/smoke.yaml"

@@ -24,8 +24,8 @@ from pathlib import Path
 import psutil
 import yaml
 
-from pipelines.dvc_leftovers import clear_stale
-from pipelines.shards import MARKER, _finished
+from pipelines.core.shards import MARKER, _finished
+from pipelines.service.leftovers import clear_stale
 from pipelines.smoke import copy_repository, merged
 
 PEOPLE = "s?/[1-5].pgm"
@@ -39,7 +39,7 @@ SMALL = {
 MADE = ("ingested", "measured", "people", "synthesised", "curated", "validated", "exported", "splits.csv")
 # Of DVC where another DVC is at work, and of a stage that was left without its DVC.
 BUSY = ("is busy", "Unable to read RWLock", "Unable to acquire lock", "is being run here already")
-# Of DVC where a dead one left an empty record or half of dvc.lock (pipelines/dvc_leftovers.py).
+# Of DVC where a dead one left an empty record or half of dvc.lock (pipelines/service/leftovers.py).
 LEFT = ("join() argument must be", "dvc.lock' validation failed", "YAML file structure is corrupted")
 VICTIMS = ("all", "dvc", "stage")
 LAST = "export"

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-PURE = {"cases", "records", "matching", "metrics", "flow"}
+PURE = {"records", "matching", "flow", "images", "errors", "quality"}
 ADAPTERS = {"faces", "customizers"}
-USES = {"comparison", "evaluation", "training", "generate", "held_out", "side_effects", "cli"}
+USES = {"evaluation", "training", "generate", "cli"}
 
 
 def imports(path: Path) -> set[str]:
@@ -46,14 +46,30 @@ def test_adapters_know_no_use(package):
         assert not inside_umo(path) & USES, path
 
 
-def test_no_stage_knows_another():
+def test_rooms_are_as_drawn():
+    """Beside the rooms there are few modules; a room is entered by its stage.py, but for the two that carry the rest."""
     from pipelines.__main__ import STAGES
 
-    for stage in STAGES:
-        known = {
-            name.split(".")[1] for name in imports(ROOT / f"pipelines/{stage}.py") if name.startswith("pipelines.")
-        }
-        assert not known & set(STAGES), stage
+    rooms = {path.name for path in (ROOT / "pipelines").iterdir() if (path / "__init__.py").exists()}
+    assert rooms == {*STAGES, "core", "service", "forget", "release"}
+    assert all((ROOT / "pipelines" / room / "stage.py").exists() for room in rooms - {"core", "service"})
+    assert len(list((ROOT / "pipelines").glob("*.py"))) <= 8
+
+
+def test_no_room_knows_another():
+    """A stage knows its own room, core and umo; forget and release also what keeps the workspace in order."""
+    from pipelines.__main__ import STAGES
+
+    may = dict.fromkeys(STAGES, set()) | {
+        "core": set(),
+        "service": set(),
+        "forget": {"service"},
+        "release": {"service"},
+    }
+    for room, others in may.items():
+        for path in (ROOT / "pipelines" / room).rglob("*.py"):
+            known = {name.split(".")[1] for name in imports(path) if name.startswith("pipelines.")}
+            assert known <= {room, "core", *others}, path
 
 
 def test_prefect_is_known_to_the_flows_alone():
@@ -63,13 +79,13 @@ def test_prefect_is_known_to_the_flows_alone():
     assert knowing == {"pipelines/flows.py"}
 
 
-def test_no_stage_depends_on_the_operations():
+def test_no_stage_depends_on_the_service():
     """Else an edit of a page in the UI would make data stale."""
     from pipelines.__main__ import STAGES
-    from pipelines.shards import sources
+    from pipelines.core.keys import sources
 
     for stage in STAGES:
-        assert not [path for path in sources(f"pipelines.{stage}") if "operations" in path.parts], stage
+        assert not [path for path in sources(f"pipelines.{stage}.stage") if "service" in path.parts], stage
 
 
 def test_datasets_is_no_package():
@@ -79,6 +95,6 @@ def test_datasets_is_no_package():
 
 def test_every_section_of_params_is_a_stage():
     from pipelines.__main__ import SECTIONS
-    from pipelines.params import load_all
+    from pipelines.core.params import load_all
 
     assert set(load_all(SECTIONS, ROOT / "params.yaml")) == set(yaml.safe_load((ROOT / "params.yaml").read_text()))

@@ -60,8 +60,8 @@ def match(
     as_json: Json = False,
 ) -> None:
     """Who is in a picture: cosines, assignment, rewards and metrics, with one network."""
-    from umo import evaluation
     from umo import faces as face_models
+    from umo.evaluation import scoring as evaluation
 
     found = evaluation.diagnose(reference, image, face_models.load(faces))
     if as_json:
@@ -80,9 +80,9 @@ def evaluate(
     judge: Annotated[str, typer.Option(help="The face model that judges; never the one that rewarded.")] = "dlib",
 ) -> None:
     """Score drawn pictures with a judge."""
-    from umo import evaluation
     from umo import faces as face_models
-    from umo.cases import read_cases
+    from umo.evaluation import scoring as evaluation
+    from umo.evaluation.cases import read_cases
 
     read_cases(cases)  # a bad line is refused before the judge is loaded
     result = evaluation.evaluate(cases, out, face_models.load(judge))
@@ -99,7 +99,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Is A better than B? Paired by case and seed, with 95 % intervals of A - B."""
-    from umo import comparison
+    from umo.evaluation import comparison
 
     result = comparison.compare(dir_a, dir_b)
     if as_json:
@@ -211,7 +211,7 @@ def _print_values(found: Mapping[str, Any]) -> None:
 
 def _print_estimates(title: str, result: Mapping[str, Any], value: str, texts: Sequence[str] = ()) -> None:
     """A row a metric: its `value` (the key of a number), the interval, the number of cases, and more keys of texts."""
-    from umo.metrics import METRICS
+    from umo.evaluation.metrics import METRICS
 
     def row(name: str) -> list[str]:
         found = result[name]

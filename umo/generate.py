@@ -14,11 +14,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
-from umo.cases import Case, read_cases, write_cases
 from umo.customizers import Customizer, Drawing, draw, load
 from umo.customizers.base import Size, default_size, seed_of
 from umo.customizers.folder import model_files
 from umo.errors import BadInput, WorkFailed
+from umo.evaluation.cases import Case, read_cases, write_cases
 from umo.images import require_image
 
 CASES_FILE = "CASES.jsonl"
@@ -82,8 +82,8 @@ def generate_cases(
     so all methods draw a case from the same noise. `out/CASES.jsonl` is written last.
 
     Args:
-        cases: CASES.jsonl (see `umo.cases`); its `images` are ignored, and of several photographs of a person the first
-            is used.
+        cases: CASES.jsonl (see `umo.evaluation.cases`); its `images` are ignored, and of several photographs of a
+            person the first is used.
         out: folder.
         seeds: pictures a case.
         size, steps, guidance: as `generate_one`.

@@ -181,7 +181,7 @@ SCORES = pa.schema(
         ("cosines", pa.list_(pa.list_(pa.float32()))),  # a row a reference, a column a drawn face
         ("assignment", pa.list_(pa.int32())),  # a face a reference; -1 where none is left
         ("boxes", pa.list_(_box)),  # an entry a drawn face
-        ("id_sim", pa.float32()),  # this and the next three as in umo/metrics.py
+        ("id_sim", pa.float32()),  # this and the next three as in umo/evaluation/metrics.py
         ("id_conf", pa.float32()),  # null where the released code skips the picture
         ("id_sim_strict", pa.float32()),  # over the assignment; a missing person counts 0
         ("id_conf_strict", pa.float32()),  # null for n = 1
@@ -197,7 +197,7 @@ SCORES = pa.schema(
 LOSSES = pa.schema(
     [
         ("case_id", pa.string()),
-        ("diffusion_loss", pa.float32()),  # of the model on the case's target (umo/held_out.py)
+        ("diffusion_loss", pa.float32()),  # of the model on the case's target (umo/evaluation/held_out.py)
     ],
     metadata={"record": "losses"},
 )

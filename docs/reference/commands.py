@@ -12,7 +12,7 @@ from typer.core import TyperGroup, TyperOption
 
 from docs.reference.markdown import Undocumented, code, listed, sentence, table
 from pipelines.__main__ import PARTS, STAGES, TOOLS
-from pipelines.shards import ROOT
+from pipelines.core.shards import ROOT
 from umo.cli import app
 
 INTRODUCTION = """\

@@ -3,7 +3,6 @@
 import inspect
 import re
 from collections.abc import Iterator, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -14,8 +13,9 @@ from pydantic.fields import FieldInfo
 
 from docs.reference.markdown import Undocumented, code, listed, table
 from pipelines.__main__ import SECTIONS
-from pipelines.bases import Base
-from pipelines.shards import ROOT
+from pipelines.core.bases import Base
+from pipelines.core.params import model_of
+from pipelines.core.shards import ROOT
 from umo.training.recipe import Recipe
 
 INTRODUCTION = """\
@@ -47,8 +47,7 @@ def _section(name: str, values: Mapping[str, Any]) -> Iterator[str]:
     if name == "bases":
         yield from _bases(values)
         return
-    module = import_module(f"pipelines.{'shards' if name == 'machine' else name}")
-    yield from _model(module.Machine if name == "machine" else module.Params, name, values)
+    yield from _model(model_of(name), name, values)
 
 
 def _model(model: type[BaseModel], prefix: str, values: Mapping[str, Any]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 import pyarrow as pa
 
 from docs.reference.markdown import Undocumented, code, table
-from pipelines.shards import ROOT
+from pipelines.core.shards import ROOT
 from umo import records
 
 SOURCE = ROOT / "umo/records.py"

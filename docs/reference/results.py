@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from docs.reference.markdown import code, table
-from pipelines.shards import ROOT
+from pipelines.core.shards import ROOT
 
 LADDER = ROOT / "docs/results/ladder.json"
 BENCHES = ROOT / "bench/results"

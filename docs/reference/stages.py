@@ -7,7 +7,7 @@ import yaml
 
 from docs.reference.markdown import code, table
 from pipelines.__main__ import STAGES
-from pipelines.shards import ROOT
+from pipelines.core.shards import ROOT
 
 DATA = ("datasets/", "runs/", "models/")
 INTRODUCTION = """\

@@ -32,7 +32,7 @@ from umo.customizers.build import TINY, build_tiny
 from umo.customizers.flux_tokens import FluxCondition
 from umo.customizers.flux_uno import FluxUno
 from umo.customizers.tiny import PatchAutoencoder
-from umo.prompts import COLOURS, TEXTURES, prompt
+from umo.scenes.prompts import COLOURS, TEXTURES, prompt
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

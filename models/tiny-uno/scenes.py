@@ -1,6 +1,6 @@
 """Training scenes without end: the exported photographs of the train split, morphed in pairs, composited on the fly.
 
-The compositor is that of `pipelines/synthesise.py`; what differs is that an identity may be a morph of two people, and
+The compositor is that of `pipelines/synthesise`; what differs is that an identity may be a morph of two people, and
 that scenes begin easy: a face drawn at the scale of its reference and on the same patch grid is a copy of patches,
 which is learned first. Nothing here reads another split's photographs.
 """
@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from umo import compositing
-from umo.compositing import Light
 from umo.errors import BadInput
-from umo.prompts import COLOURS, TEXTURES, prompt
+from umo.scenes import compositing
+from umo.scenes.compositing import Light
+from umo.scenes.prompts import COLOURS, TEXTURES, prompt
 
 PATCH = 8  # pixels a token covers
 _SWAPPED = [1, 0, 2, 4, 3]  # landmarks of a mirrored face

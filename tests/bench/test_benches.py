@@ -16,7 +16,7 @@ from bench.rerefl_evaluations import Evaluations, HeldOut, Point
 from bench.result import Result
 from bench.setup import Setup, faithful, from_params
 from bench.timing import Stopwatch
-from pipelines import bases
+from pipelines.core import bases
 from tests.conftest import BandJudge
 from tests.umo.training.conftest import TRAIN, VALIDATION, sample
 from umo.training import rerefl

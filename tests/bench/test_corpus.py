@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from bench import corpus
-from pipelines import products
+from pipelines.core import products
 from umo import faces, records
 
 FACES = 6000

@@ -8,7 +8,7 @@ import pytest
 
 from bench import curate_growth, curate_million, engine, rethreshold_million
 from bench.engine import Cost, Workspace
-from pipelines import products
+from pipelines.core import products
 
 FACES = 20_000
 

@@ -8,7 +8,7 @@ import pytest
 
 from bench import export
 from bench.setup import SCRATCH, Setup
-from pipelines import products
+from pipelines.core import products
 from tests.pipelines.made_sets import make
 from umo.errors import WorkFailed
 

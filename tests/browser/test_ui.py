@@ -10,7 +10,7 @@ import pytest
 
 from tests import chaos
 from tests.pipelines.conftest import Workspace
-from tests.pipelines.operations.toy import BY_HAND, Served, free_port
+from tests.pipelines.service.toy import BY_HAND, Served, free_port
 
 pytestmark = [pytest.mark.browser, pytest.mark.server, pytest.mark.slow]
 

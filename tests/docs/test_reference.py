@@ -11,8 +11,8 @@ import yaml
 from docs.reference import commands, params, records, results, stages
 from docs.reference.markdown import Undocumented
 from pipelines.__main__ import OWN_ARGUMENTS, STAGES, TOOLS
-from pipelines.params import Section
-from pipelines.shards import ROOT
+from pipelines.core.params import Section
+from pipelines.core.shards import ROOT
 from umo.cli import app
 
 ROW = re.compile(r"^\| `(?P<name>[^`]+)` \|(?P<cells>.*)\|$", re.MULTILINE)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.shards import ROOT
+from pipelines.core.shards import ROOT
 
 CHROMIUM = Path("/usr/bin/chromium")
 

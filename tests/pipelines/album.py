@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from pipelines import products, store
-from pipelines.shards import ROOT
+from pipelines.core import products, store
+from pipelines.core.shards import ROOT
 from umo import faces, records
 from umo.images import encode_png
 

@@ -15,7 +15,7 @@ import yaml
 from filelock import FileLock
 from PIL import Image
 
-from pipelines.shards import ROOT
+from pipelines.core.shards import ROOT
 from pipelines.smoke import copy_repository, merged
 from tests import chaos
 
@@ -201,8 +201,8 @@ class Ingested:
 
     def __call__(self, sources: dict[str, dict], **params: object) -> list[dict]:
         """The rows, by source and path; `params` are laid over the shipped ones."""
-        from pipelines import ingest
-        from pipelines.shards import Machine
+        from pipelines.core.shards import Machine
+        from pipelines.ingest import stage as ingest
 
         (self.folder / "datasets").mkdir(exist_ok=True)
         (self.folder / "datasets/sources.yaml").write_text(yaml.safe_dump(sources, sort_keys=False))
@@ -212,13 +212,13 @@ class Ingested:
 
     def rows(self) -> list[dict]:
         """records.IMAGES, by source and path."""
-        from pipelines import products
+        from pipelines.core import products
 
         return products.images(products.INGESTED).sort("source", "path", "image_id").to_dicts()
 
     def picture(self, row: dict) -> np.ndarray:
         """As it was stored."""
-        from pipelines import products, store
+        from pipelines.core import products, store
 
         return store.Pictures(products.INGESTED).read(row["shard"], row["key"])
 

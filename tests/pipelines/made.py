@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines import products
-from pipelines.curate import Params, run
-from pipelines.shards import Machine
+from pipelines.core import products
+from pipelines.core.shards import Machine
+from pipelines.curate.stage import Params, run
 from umo import records
 
 DIMENSION = 32

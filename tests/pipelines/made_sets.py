@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines import products, store
-from pipelines.sources import SOURCES
+from pipelines.core import products, store
+from pipelines.core.sources import SOURCES
 from umo import records
 from umo.images import encode_jpeg, encode_png
 

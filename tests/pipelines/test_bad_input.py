@@ -8,7 +8,7 @@ import sys
 import polars as pl
 import pytest
 
-from pipelines import products
+from pipelines.core import products
 
 
 @pytest.fixture(scope="module")

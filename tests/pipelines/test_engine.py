@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipelines import products
 from pipelines.__main__ import main
-from pipelines.params import load
-from pipelines.shards import MARKER, ROOT, WORK, tree_digest
+from pipelines.core import products
+from pipelines.core.params import load
+from pipelines.core.shards import MARKER, ROOT, WORK, tree_digest
 from pipelines.smoke import merged
-from tests.pipelines.test_ingest_video import FPS, write_video
+from tests.pipelines.ingest.test_video import FPS, write_video
 from umo.images import encode_jpeg, read_image
 
 STAGES = (

@@ -13,12 +13,13 @@ import polars as pl
 import pytest
 import yaml
 
-from pipelines import products
-from pipelines.shards import sources, tree_digest
+from pipelines.core import keys, products
+from pipelines.core.shards import tree_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 GRAPH_FILE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 GRAPH = GRAPH_FILE["stages"]
+LOCKS = ("requirements.lock", "requirements-files.lock")
 OUTPUTS = ("datasets", "runs")
 
 
@@ -30,12 +31,27 @@ def outputs(path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("stage", GRAPH)
-def test_dependencies_are_the_imports(stage):
-    """A stage that imports a module without depending on it would be taken for up to date when the module changes."""
+def test_folders_of_code_are_the_imports(stage):
+    """A stage that ran code outside the folders it depends on would be taken for up to date when that changes."""
     entry = GRAPH[stage].get("do", GRAPH[stage])
-    listed = {name for name in entry["deps"] if name.endswith(".py")}
-    expected = {str(path) for path in sources(f"pipelines.{stage}")}
-    assert listed == expected, f"dvc.yaml, {stage}: deps should list\n" + "\n".join(sorted(expected))
+    folders = {Path(name) for name in entry["deps"] if name.partition("/")[0] in keys.PACKAGES}
+    assert folders == {Path("pipelines/core"), Path("pipelines") / stage, Path("umo")}
+    outside = [path for path in keys.sources(f"pipelines.{stage}.stage") if not folders & set(path.parents)]
+    assert outside == [Path("pipelines/__init__.py")]
+    assert not keys.code(f"pipelines.{stage}.stage").keys() & {str(path) for path in keys.MACHINERY}
+
+
+@pytest.mark.parametrize("stage", GRAPH)
+def test_libraries_are_the_imports(stage):
+    entry = GRAPH[stage].get("do", GRAPH[stage])
+    (listed,) = [params["versions.yaml"] for params in entry["params"] if isinstance(params, dict)]
+    assert listed == list(keys.libraries(f"pipelines.{stage}.stage")), f"dvc.yaml, {stage}: params, versions.yaml"
+
+
+def test_versions_are_those_of_the_locks():
+    """Both are written by make lock; DVC can depend on single keys of one of them."""
+    lines = [line for name in LOCKS for line in (ROOT / name).read_text().splitlines() if "==" in line]
+    assert yaml.safe_load((ROOT / "versions.yaml").read_text()) == dict(line.lower().split("==") for line in lines)
 
 
 def test_every_stage_ran_once(repro):

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from docs.reference.records import HOMES
-from pipelines.shards import ROOT
+from pipelines.core.shards import ROOT
 from tests.pipelines.conftest import Workspace, photograph_folder
 
 DOCS = ROOT / "docs"

@@ -10,8 +10,8 @@ from PIL import Image
 
 from tests.umo.customizers.conftest import PROMPTS, smooth, tiny
 from umo import generate
-from umo.cases import read_cases
 from umo.errors import BadInput, WorkFailed
+from umo.evaluation.cases import read_cases
 from umo.generate import Counts, generate_cases, generate_one
 
 

@@ -12,7 +12,7 @@ from umo.customizers.base import Settings
 from umo.customizers.build import build_tiny
 from umo.customizers.flux_uno import FluxUno
 from umo.customizers.tiny import PatchAutoencoder
-from umo.prompts import prompt
+from umo.scenes.prompts import prompt
 
 PROMPTS = [prompt(centres, "plain blue") for centres in ([0.5], [0.2, 0.8], [0.8, 0.2], [0.2, 0.5, 0.8])]
 

@@ -22,9 +22,9 @@ from umo.customizers.flux_uno import FluxUno
 from umo.customizers.tiny import PatchAutoencoder
 from umo.faces.base import FaceModel
 from umo.images import encode_png
-from umo.prompts import prompt
 from umo.quality import square_crop
 from umo.rewards import MatchingReward
+from umo.scenes.prompts import prompt
 from umo.training.recipe import Method, Recipe
 from umo.training.samples import Sample, Samples
 from umo.training.trainer import Log, Trainer

@@ -1,0 +1,1 @@
+"""Kept sets get their prompts."""

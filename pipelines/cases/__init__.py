@@ -1,0 +1,1 @@
+"""What the methods draw and the judge scores."""

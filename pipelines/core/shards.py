@@ -1,0 +1,241 @@
+"""Shards: the unit of work that is keyed, resumed, run in parallel and published.
+
+A shard's key is a hash of everything its product depends on: the bytes it reads, its section of params.yaml, the
+model files, and the code and libraries of its stage (keys.py). Its product lies in `.work/STAGE/KEY`, written under a
+temporary name and moved there whole, marker last; so whatever lies there under the right key is finished and right, and
+an interrupted run goes on where it stopped. Publishing to the stage's DVC output is the last step and replaces the
+output whole.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+from pydantic import BaseModel
+
+from pipelines.core.digests import WORK, digest, file_digest, read_digest, remember_digest, tree_digest
+from pipelines.core.executors import Machine, do_all
+from pipelines.core.keys import ROOT, code, versions
+from pipelines.core.locks import alone
+from umo.errors import BadInput
+
+__all__ = [  # and what the stages need beside it
+    "MARKER",
+    "ROOT",
+    "WORK",
+    "Counts",
+    "Machine",
+    "Shard",
+    "digest",
+    "file_digest",
+    "run",
+    "scratch",
+    "tree_digest",
+]
+MARKER = "marker.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A piece of a stage's work.
+
+    Attributes:
+        name: folder of its product inside the stage's output; "" publishes into the output itself.
+        inputs: whatever the piece reads, by name -> digest.
+        task: what the stage's function needs to know of it (picklable).
+    """
+
+    name: str
+    inputs: Mapping[str, str]
+    task: object = None
+
+
+@dataclass
+class Counts:
+    """What a shard made and what it turned away, by reason."""
+
+    made: dict[str, int] = field(default_factory=dict)
+    rejects: dict[str, int] = field(default_factory=dict)
+
+
+ONE_PROCESS = Machine()
+Work = Callable[[Shard, Path], Counts]
+
+
+def run(
+    stage: str,
+    work: Work,
+    shards: Sequence[Shard],
+    out: Path,
+    *,
+    params: BaseModel,
+    files: Iterable[Path] = (),
+    machine: Machine = ONE_PROCESS,
+) -> Counts:
+    """Do the shards that are not done yet, then publish all of them to `out`.
+
+    Args:
+        stage: name of the stage, which is also its module `pipelines.STAGE`.
+        work: writes a shard's product into the folder it is given; must be picklable for `process`.
+        params: the stage's section of params.yaml, part of every key.
+        files: data files that the stage's code reads (weights, calibrations, templates), part of every key.
+        machine: serial in this process, or several processes.
+
+    Raises:
+        BadInput: there is no shard.
+        WorkFailed: a shard failed; those finished are kept for the next run.
+    """
+    if not shards:
+        raise BadInput(f"{stage}: nothing to do: its inputs hold no rows; see the stages before it")
+    module = f"pipelines.{stage}.stage"
+    data = {path.name: file_digest(path) for path in files}
+    common = digest(stage, code(module), data, versions(module), params.model_dump(mode="json"))
+    folders = {shard.name: WORK / stage / digest(common, shard.name, shard.inputs) for shard in shards}
+    with alone(stage, WORK / f"{stage}.lock"):
+        _sweep(WORK / stage)
+        pending = {shard.name: shard for shard in shards if not _finished(folders[shard.name])}
+        _start(stage, len(shards), len(shards) - len(pending))
+        jobs = {name: (shard, folders[name]) for name, shard in pending.items()}
+        do_all(stage, partial(_do, work), jobs, machine)
+        _sweep(WORK / stage)
+        publish(folders, out)
+        return _report(stage, folders, out)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what the killed left; moved away first, so that a worker which outlived its run cannot go on in it."""
+    for left in folder.glob("*.tmp"):
+        swept = left.with_suffix(f".{uuid4().hex}.swept")
+        with suppress(FileNotFoundError):
+            left.replace(swept)
+    for swept in folder.glob("*.swept"):
+        shutil.rmtree(swept, ignore_errors=True)
+
+
+def _start(stage: str, n: int, n_done: int) -> None:
+    if n_done:
+        print(f"{stage}: {n_done} of {n} shards are done already", flush=True)
+
+
+def _finished(folder: Path) -> bool:
+    """Whether the marker's key is the folder's and every product has the marker's checksum."""
+    try:
+        marker = json.loads((folder / MARKER).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    products = marker.get("sha256", {})
+    return marker.get("key") == folder.name and all(
+        (folder / name).is_file() and file_digest(folder / name) == value for name, value in products.items()
+    )
+
+
+def _do(work: Work, job: tuple[Shard, Path]) -> None:
+    """One shard: temporary folder, product, marker, one rename."""
+    shard, folder = job
+    if _finished(folder):  # by a worker that died before it could say so
+        return
+    temporary = folder.with_name(f"{folder.name}.{uuid4().hex}.tmp")
+    temporary.mkdir(parents=True)
+    started = time.perf_counter()
+    try:
+        counts = work(shard, temporary)
+        products = sorted(path for path in temporary.rglob("*") if path.is_file())
+        marker = {
+            "key": folder.name,
+            "shard": shard.name,
+            "counts": counts.made,
+            "rejects": counts.rejects,
+            "seconds": round(time.perf_counter() - started, 3),
+            "sha256": {str(path.relative_to(temporary)): read_digest(path) for path in products},
+        }
+        (temporary / MARKER).write_text(json.dumps(marker, indent=1))
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def scratch(folder: Path) -> Path:
+    """Where the work on a shard may keep what it has, for a killed run to find again under the same key.
+
+    Args:
+        folder: the temporary folder that the work was given.
+    """
+    return folder.with_name(f"{folder.name.split('.')[0]}.partial")
+
+
+def publish(folders: Mapping[str, Path], out: Path) -> None:
+    """Put finished shards where DVC expects them, replacing the output whole; files are hard links where possible.
+
+    A shard that lies there already as it should is moved over and not touched. Where `out` names a file (it has a
+    suffix), the product is one file, and that is what is published.
+    """
+    temporary, old = (out.with_name(f".{out.name}{ending}.tmp") for ending in ("", ".old"))
+    for left in (temporary, old):
+        shutil.rmtree(left, ignore_errors=True)
+    there = set() if out.suffix else {name for name, folder in folders.items() if name and _lies_in(folder, out / name)}
+    if len(there) == len(folders) == (len(list(out.iterdir())) if there else 0):
+        return
+    temporary.mkdir(parents=True)
+    for name, folder in folders.items():
+        if name not in there:
+            _link_all(folder, temporary / name)
+    if out.suffix:
+        (temporary / out.name).replace(out)
+        shutil.rmtree(temporary)
+        return
+    if out.exists():
+        out.replace(old)
+    for name in there:
+        (old / name).replace(temporary / name)
+    temporary.replace(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _lies_in(folder: Path, published: Path) -> bool:
+    """Whether a finished shard's products, and nothing else, are there."""
+    found = {str(path.relative_to(published)): path for path in published.rglob("*") if path.is_file()}
+    made = json.loads((folder / MARKER).read_text())["sha256"]
+    return found.keys() == made.keys() and all(
+        path.samefile(folder / name) or file_digest(path) == made[name] for name, path in found.items()
+    )
+
+
+def _link_all(folder: Path, target: Path) -> None:
+    """The products of a finished shard, whose checksums remain known although a link moves their time of change."""
+    shutil.copytree(folder, target, copy_function=_link, dirs_exist_ok=True)
+    (target / MARKER).unlink()
+    marker = folder / MARKER
+    for name, value in json.loads(marker.read_text())["sha256"].items():
+        if (folder / name).stat().st_mtime_ns <= marker.stat().st_mtime_ns:
+            remember_digest(folder / name, value)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _report(stage: str, folders: Mapping[str, Path], out: Path) -> Counts:
+    """Sum the markers, print them, and tell how large the work folder has grown."""
+    total = Counts()
+    for folder in folders.values():
+        marker = json.loads((folder / MARKER).read_text())
+        for sums, part in ((total.made, marker["counts"]), (total.rejects, marker["rejects"])):
+            for key, count in part.items():
+                sums[key] = sums.get(key, 0) + count
+    size = sum((Path(where) / name).stat().st_size for where, _, names in os.walk(WORK / stage) for name in names)
+    made = ", ".join(f"{count} {key}" for key, count in sorted(total.made.items()))
+    turned_away = ", ".join(f"{count} {key}" for key, count in sorted(total.rejects.items()))
+    print(f"{stage}: {made}{f'; turned away: {turned_away}' if turned_away else ''} -> {out}")
+    print(f"{stage}: {WORK / stage} holds {size / 2**20:.0f} MiB (make clean-work)", flush=True)
+    return total

@@ -1,0 +1,162 @@
+"""datasets/sources.yaml: where pictures come from and on what terms."""
+
+import importlib.metadata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, get_args
+
+import yaml
+from pydantic import ValidationError
+
+from pipelines.core.params import Section
+from umo.errors import BadInput
+
+SOURCES = Path("datasets/sources.yaml")
+Consent = Literal["unknown", "public", "research", "given"]
+Kind = Literal["folder", "archive", "table", "uno", "video"]
+SUFFIXES: dict[Kind, frozenset[str]] = {
+    "folder": frozenset({".jpg", ".jpeg", ".png", ".webp", ".pgm", ".ppm", ".bmp", ".tif", ".tiff"}),
+    "archive": frozenset({".tar", ".tgz", ".gz"}),
+    "table": frozenset({".parquet", ".arrow"}),
+    "uno": frozenset({".json"}),
+    "video": frozenset(
+        {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".ogv"}
+    ),
+}
+DRAWN = "drawn"  # of a synthesised picture made from no photograph: it shows nobody who could be asked
+CONSENT_WEAKEST_FIRST: tuple[str, ...] = (*get_args(Consent), DRAWN)
+
+
+class Source(Section):
+    """
+    path: folder of photographs, from the repository's root or inside `package`; of the other kinds, a file or a folder.
+    package: an installed package that carries the photographs.
+    kind: folder of pictures, archive (WebDataset tars), table (Parquet, or a Hugging Face data set on disk), uno (UNO's
+        JSON) or video; by default what the path's suffix says.
+    include: which files below the folder, as a glob pattern.
+    image_column: of a table.
+    licence_column, consent_column, group_column, label_column: columns of a table, or keys of the .json beside a tar's
+        picture, that tell a picture's own; where a row says nothing, `licence`, `consent`, `group` and `label` hold.
+    licence: on what terms; without one the pictures are refused.
+    consent: of the people shown: given (they agreed to this use), research (they took part in a data set released
+        for research), public (public figures, freely licensed), unknown.
+    group: what is one album: the whole source, each folder (in a table: the file), or each picture; of videos each one
+        is an album, or the whole source.
+    label: the folder names a person; kept for checking, never read by identify.
+    tight_crop: the pictures end at the face and are padded before anyone looks for it.
+    credit: who is to be named.
+    note: who is shown and who is not, for the data-set card.
+    """
+
+    path: Path
+    package: str | None = None
+    kind: Kind | None = None
+    include: str = "**/*"
+    image_column: str = "image"
+    licence_column: str | None = None
+    consent_column: str | None = None
+    group_column: str | None = None
+    label_column: str | None = None
+    licence: str | None = None
+    consent: Consent = "unknown"
+    group: Literal["source", "folder", "file"] = "folder"
+    label: Literal["folder"] | None = None
+    tight_crop: bool = False
+    credit: str | None = None
+    note: str | None = None
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """What each row tells of itself: key of this entry -> column."""
+        keys = ("licence_column", "consent_column", "group_column", "label_column")
+        return {key: column for key in keys if (column := getattr(self, key))}
+
+    def digest_input(self) -> str:
+        """What the source's rows and pictures depend on: neither whom to thank, nor which files it is asked for."""
+        return self.model_dump_json(exclude={"credit", "note", "include"})
+
+    def licence_of(self, fields: Mapping[str, object]) -> str | None:
+        """A picture's licence: its row's own, else the source's."""
+        return self._own("licence_column", fields) or self.licence
+
+    def consent_of(self, fields: Mapping[str, object]) -> str:
+        """A picture's consent: its row's own, else the source's. Another word than ours is no consent: unknown."""
+        own = self._own("consent_column", fields)
+        if own is None:
+            return self.consent
+        return own.lower() if own.lower() in get_args(Consent) else "unknown"
+
+    def album(self, name: str, folder: str, path: str, fields: Mapping[str, object]) -> str:
+        """The `group` of a picture in `folder` of the source `name`."""
+        if own := self._own("group_column", fields):
+            return f"{name}/{own}"
+        return {"source": name, "folder": f"{name}/{folder}", "file": f"{name}/{path}"}[self.group]
+
+    def label_of(self, name: str, folder: str, fields: Mapping[str, object]) -> str | None:
+        """What a picture is labelled as, for checking alone."""
+        if own := self._own("label_column", fields):
+            return f"{name}/{own}"
+        return f"{name}/{folder}" if self.label else None
+
+    def _own(self, key: str, fields: Mapping[str, object]) -> str | None:
+        """A row's value as text; None where it says nothing."""
+        value = fields.get(self.columns.get(key, ""))
+        said = isinstance(value, str | int | float) and value == value
+        return (text(str(value)).strip() or None) if said else None
+
+    def locate(self, name: str) -> tuple[Kind, Path]:
+        """What the source is and where.
+
+        Raises:
+            BadInput: the package is not installed, nothing of the kind is there, or the kind has no columns.
+        """
+        root = self._root(name)
+        kind = self.kind or _kind(root)
+        where = f"{SOURCES}: source '{name}'"
+        if kind == "folder" and not root.is_dir():
+            raise BadInput(f"{where}: {root} is not a folder; correct its path")
+        if not root.exists() or (kind == "uno" and not root.is_file()):
+            raise BadInput(f"{where}: there is no {root} of kind '{kind}'; correct its path")
+        if self.columns and kind not in ("archive", "table"):
+            raise BadInput(f"{where}: {' and '.join(self.columns)} mean nothing for kind '{kind}'; remove them")
+        return kind, root
+
+    def _root(self, name: str) -> Path:
+        if not self.package:
+            return self.path
+        try:
+            return Path(str(importlib.metadata.distribution(self.package).locate_file(self.path)))
+        except importlib.metadata.PackageNotFoundError as error:
+            remedy = "run make install"
+            raise BadInput(f"{SOURCES}: source '{name}': no package {self.package}; {remedy}") from error
+
+
+def _kind(root: Path) -> Kind:
+    if any((root / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
+        return "table"
+    return next((kind for kind, suffixes in SUFFIXES.items() if root.suffix.lower() in suffixes), "folder")
+
+
+def text(name: str) -> str:
+    """A name as one line of text: what cannot be printed (also bytes that are not UTF-8) is written out."""
+    if name.isprintable():
+        return name
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
+
+
+def read_sources(path: Path = SOURCES) -> dict[str, Source]:
+    """The sources by name.
+
+    Raises:
+        BadInput: the file is missing, not YAML, or an entry has a wrong key or value.
+    """
+    try:
+        entries = yaml.safe_load(path.read_text())
+        return {name: Source(**entry) for name, entry in entries.items()}
+    except FileNotFoundError as error:
+        raise BadInput(f"{path}: missing; describe your photographs there (datasets/README.md)") from error
+    except ValidationError as error:
+        faults = "; ".join(f"'{'.'.join(map(str, fault['loc']))}': {fault['msg']}" for fault in error.errors())
+        raise BadInput(f"{path}: {faults} (datasets/README.md describes the keys)") from error
+    except (yaml.YAMLError, AttributeError, TypeError) as error:
+        raise BadInput(f"{path}: not a mapping of names to sources ({' '.join(str(error).split())})") from error

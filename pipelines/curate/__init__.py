@@ -1,0 +1,1 @@
+"""Measured pictures become reference sets; every row keeps its reason."""

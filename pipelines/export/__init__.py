@@ -1,0 +1,1 @@
+"""Reference sets become a data set that others can take away."""

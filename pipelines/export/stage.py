@@ -1,0 +1,147 @@
+"""Reference sets -> a data set that others can take away: Parquet and other forms, card, checksums, contact sheets.
+
+Three steps, each in shards of its own, so that a killed run goes on where it stopped and none holds more than a few
+pictures: references are cut, a shard of pictures at a time; parts of splits are written, a file of each form at a time;
+then what describes the whole. The first two lie in .work and are laid out as one folder, with links, at the end.
+"""
+
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+import pyarrow.parquet as pq
+from pydantic import Field, field_validator
+
+from pipelines.core import products
+from pipelines.core.ledger import SPLITS
+from pipelines.core.params import Section
+from pipelines.core.shards import WORK, Counts, Machine, Shard, digest, file_digest
+from pipelines.core.shards import run as run_shards
+from pipelines.core.sources import SOURCES, Source, read_sources
+from pipelines.export.card import data_set_card
+from pipelines.export.formats import croissant, parquet, uno, webdataset
+from pipelines.export.parts import place, plan, write_part
+from pipelines.export.references import Cut, crop_shards, cut_references
+from pipelines.export.sheets import contact_sheet
+from umo.images import encode_jpeg, read_image
+
+Format = Literal["parquet", "webdataset", "uno", "croissant"]
+CROPS, PARTS, WHOLE = (WORK / "export" / name for name in ("crops", "parts", "whole"))
+SUMS = "SHA256SUMS"
+SHEET_ROWS = 6
+
+
+class Params(Section):
+    """
+    formats: parquet (always; the rest of the graph reads it), webdataset (tars, a folder for each number of people),
+        uno (UNO's training JSON with files beside it), croissant (a description that loaders read).
+    reference_crop: side of the square cut around a reference's face, in sides of its box.
+    reference_side: a larger crop is scaled down to it (pixels).
+    rows_per_file: sets a Parquet file, and at most a tar.
+    """
+
+    formats: tuple[Format, ...]
+    reference_crop: float = Field(ge=1, le=10)
+    reference_side: int = Field(ge=64)
+    rows_per_file: int = Field(ge=1)
+
+    @field_validator("formats")
+    @classmethod
+    def _parquet_is_among_them(cls, formats: tuple[Format, ...]) -> tuple[Format, ...]:
+        if "parquet" not in formats:
+            raise ValueError("parquet must be among them: the rest of the graph reads it")
+        return formats
+
+
+def run(params: Params, machine: Machine) -> None:
+    """Write the kept sets of datasets/curated with their pictures."""
+    sets, references = place(products.captioned_sets().sort("set_id"))
+    crops = crop_shards(references)
+    # A worker of several leaves the other cores to the others.
+    threads = (os.cpu_count() or 1) if machine.executor == "serial" else 1
+    cut = Cut(factor=params.reference_crop, max_side=params.reference_side)
+    run_shards("export", partial(cut_references, cut, threads), crops, CROPS, params=cut, machine=machine)
+    # Not which faces are wanted of them: that changes the look of none.
+    made_from = {
+        shard.name: digest(shard.inputs["pictures"], shard.inputs["faces"], cut.model_dump()) for shard in crops
+    }
+    parts = plan(params.rows_per_file, sets, references, made_from)
+    run_shards("export", partial(write_part, params.formats, CROPS), parts, PARTS, params=params, machine=machine)
+    described = {"parts": digest([(part.name, part.inputs) for part in parts])}
+    described |= {path.name: file_digest(path) for path in (products.CURATED / products.FUNNEL, SOURCES)}
+    whole = Shard("", described)
+    run_shards("export", partial(_write_whole, params, sets), [whole], WHOLE, params=params, machine=machine)
+    _lay_out([*(PARTS / part.name for part in parts), WHOLE], products.EXPORTED)
+
+
+def _write_whole(params: Params, sets: pl.DataFrame, shard: Shard, folder: Path) -> Counts:
+    """What describes all parts: contact sheets, lists of the other forms, card, checksums."""
+    funnel = json.loads((products.CURATED / products.FUNNEL).read_text())
+    sources = _present_sources(sets)
+    files = _files(PARTS)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        sums = dict(zip(files, pool.map(file_digest, files.values()), strict=True))
+    contents = digest(sorted(sums.items()))[:16]
+    for split in SPLITS:
+        if (first := PARTS / f"{split}-00000" / f"{split}-00000.parquet").exists():
+            _write_sheet(first, folder / f"contact_sheet_{split}.jpg")
+    if "webdataset" in params.formats:
+        (folder / webdataset.FOLDER).mkdir()
+        (folder / webdataset.FOLDER / "README.md").write_text(webdataset.card(files, contents))
+    if "uno" in params.formats:
+        (folder / uno.FOLDER).mkdir()
+        for split in sorted(set(sets["split"])):
+            rows = sets.filter(pl.col("split") == split).iter_slices(parquet.ROW_GROUP)
+            records = chain.from_iterable(part.to_dicts() for part in rows)
+            uno.write_records(folder / uno.FOLDER / f"{split}.json", records)
+    if "croissant" in params.formats:
+        tables = {name: (files[name].stat().st_size, sums[name]) for name in files if name.endswith(".parquet")}
+        (folder / croissant.FILE).write_text(croissant.describe(sets.height, tables, sources))
+    (folder / "README.md").write_text(data_set_card(sets, funnel, sources, params.formats, contents))
+    sums |= {str(path.relative_to(folder)): file_digest(path) for path in folder.rglob("*") if path.is_file()}
+    (folder / SUMS).write_text("".join(f"{value}  {name}\n" for name, value in sorted(sums.items())))
+    return Counts({"files": len(sums)})
+
+
+def _files(parts: Path) -> dict[str, Path]:
+    """Name in the data set -> file, of all parts; a picture that several parts hold is there once."""
+    found = sorted(path for path in parts.rglob("*") if path.is_file())
+    return {str(path.relative_to(parts / path.relative_to(parts).parts[0])): path for path in found}
+
+
+def _present_sources(sets: pl.DataFrame) -> dict[str, Source]:
+    """The sources of the photographs that the sets show or were made from."""
+    present = set(sets["sources"].explode())
+    return {name: source for name, source in read_sources().items() if name in present}
+
+
+def _write_sheet(file: Path, path: Path) -> None:
+    """The first sets of a Parquet file: references, and last the target."""
+    rows = next(pq.ParquetFile(file).iter_batches(SHEET_ROWS, columns=["references", "target"])).to_pylist()
+    lines = [[read_image(image["bytes"]) for image in (*row["references"], row["target"])] for row in rows]
+    path.write_bytes(encode_jpeg(contact_sheet(lines), 90))
+
+
+def _lay_out(folders: list[Path], out: Path) -> None:
+    """The files of several folders as one; replaces the output whole."""
+    temporary = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    for folder in folders:
+        shutil.copytree(folder, temporary, copy_function=_link, dirs_exist_ok=True)
+    shutil.rmtree(out, ignore_errors=True)
+    temporary.replace(out)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except FileExistsError:  # a reference that two parts show
+        pass
+    except OSError:
+        shutil.copy2(source, target)

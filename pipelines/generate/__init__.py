@@ -1,0 +1,1 @@
+"""Each method draws the cases."""

@@ -1,0 +1,1 @@
+"""Faces become people, and people get their splits."""

@@ -1,0 +1,264 @@
+"""Clusters of faces as people: outliers out, components joined, splits drawn, ids that stay. No loop over faces."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from pipelines.core.ledger import SPLITS, Ledger, numbers
+from umo import records
+from umo.people import neighbours
+from umo.people.clustering import sums_of
+
+ALIKE = 16  # neighbours of a person that are looked at where there are too many people to compare all
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What `identify`'s params say of people (pipelines/identify/stage.py)."""
+
+    min_face_cosine: float
+    min_faces: int
+    max_person_cosine: float
+    max_component: int
+
+
+class Reasons:
+    """Why rows are turned away: the first reason of each stays."""
+
+    def __init__(self, count: int) -> None:
+        self._texts: list[str | None] = [None]
+        self._code = np.zeros(count, np.int16)
+
+    @property
+    def none(self) -> np.ndarray:
+        """(n,) bool: nothing speaks against the row."""
+        return self._code == 0
+
+    def give(self, rows: np.ndarray, text: str) -> None:
+        """Give a reason to rows, by a mask (n,) or by indices."""
+        hit = np.zeros(len(self._code), bool)
+        hit[rows] = True
+        if text not in self._texts:
+            self._texts.append(text)
+        self._code[hit & self.none] = self._texts.index(text)
+
+    def texts(self) -> pl.Series:
+        """(n,) strings, null for none."""
+        return pl.Series(self._texts, dtype=pl.String)[self._code]
+
+    def counts(self) -> dict[str, int]:
+        """Rows by reason."""
+        counts = np.bincount(self._code, minlength=len(self._texts)).tolist()
+        return {text: count for text, count in zip(self._texts, counts, strict=True) if text and count}
+
+
+class People:
+    """
+    Attributes:
+        names: ids of the people, sorted; a person's number is the rank in it.
+        person: (n,) number of each face's person; -1 where it is nobody's.
+        reasons, person_reasons: of the faces and of the people.
+        centre, cosine: (p, d) of the people; (n,) of the faces to them, NaN where a face is nobody's.
+        nearest, nearest_cosine: (p,) number of and cosine to the most alike other person; -1 where there is none.
+        component: (p,) the least number in each person's component.
+        split: (p,) in SPLITS; -1 where the person was not kept until the drawing.
+    """
+
+    def __init__(
+        self,
+        bounds: Bounds,
+        faces: pl.DataFrame,
+        vectors: np.ndarray,
+        cluster: np.ndarray,
+        reasons: Reasons,
+        ledger: Ledger,
+    ) -> None:
+        """
+        Args:
+            faces: face_id, image_id (n,), by face_id.
+            vectors: (n, d) unit vectors.
+            cluster: (n,) from 0; -1 for a face that was turned away.
+        """
+        self.bounds, self.faces, self.reasons = bounds, faces, reasons
+        self.names, self.person = self._named(cluster, ledger)
+        self.person_reasons = Reasons(len(self.names))
+        self.centre, self.cosine = self._settle(vectors)
+        self._drop_people_of_few_faces()
+        self.nearest, self.nearest_cosine, alike = self._nearest()
+        self.joined = self.person_reasons.none
+        self.component = self._weld(alike)
+        self._drop_people_of_few_faces()
+        self.split = np.full(len(self.names), -1)
+
+    def _named(self, cluster: np.ndarray, ledger: Ledger) -> tuple[pl.Series, np.ndarray]:
+        given = np.flatnonzero(cluster >= 0)
+        dense = np.unique(cluster[given], return_inverse=True)[1]
+        names = pl.Series(ledger.names(self.faces["face_id"][given], dense), dtype=pl.String)
+        rank = names.rank("ordinal").to_numpy().astype(np.int64) - 1
+        person = np.full(len(cluster), -1)
+        person[given] = rank[dense]
+        return names.sort(), person
+
+    def _settle(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Centres (p, d) of the faces that are near them, and the cosines (n,) to them; the others become outliers."""
+        count, given = len(self.names), np.flatnonzero(self.person >= 0)
+        centre = unit(sums_of(vectors, self.person, count))
+        near = neighbours.products(vectors, centre, given, self.person[given]) >= self.bounds.min_face_cosine
+        close = np.full(len(self.person), -1)
+        close[given[near]] = self.person[given[near]]
+        some = np.bincount(close[close >= 0], minlength=count) > 0
+        centre[some] = unit(sums_of(vectors, close, count)[some])
+        cosine = np.full(len(self.person), np.nan, np.float32)
+        cosine[given] = neighbours.products(vectors, centre, given, self.person[given])
+        far = cosine < self.bounds.min_face_cosine
+        self.reasons.give(far, f"cosine to the person's centre below {self.bounds.min_face_cosine}")
+        return centre, cosine
+
+    def kept(self) -> np.ndarray:
+        """Indices of the faces that are somebody's and against which nothing speaks."""
+        return np.flatnonzero((self.person >= 0) & self.reasons.none)
+
+    def kept_of_kept(self) -> np.ndarray:
+        """Indices of the faces of people who are kept."""
+        kept = self.kept()
+        return kept[self.person_reasons.none[self.person[kept]]]
+
+    def _drop_people_of_few_faces(self) -> None:
+        counts = np.bincount(self.person[self.kept()], minlength=len(self.names))
+        self.person_reasons.give(counts < self.bounds.min_faces, f"fewer than {self.bounds.min_faces} faces")
+
+    def _nearest(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The most alike other person who is kept: number (p,), cosine (p,); and pairs (m, 2) of people too alike."""
+        count, kept = len(self.names), np.flatnonzero(self.person_reasons.none)
+        if len(kept) < 2:
+            return np.full(count, -1), np.full(count, np.nan, np.float32), np.zeros((0, 2), np.int64)
+        cosines, other = self._others(kept, np.arange(count), ALIKE)
+        nearest, nearest_cosine = other[:, 0], cosines[:, 0]
+        rows, k, pairs = np.arange(count), ALIKE, []
+        while True:
+            alike = cosines > self.bounds.max_person_cosine
+            pairs.append(np.stack([np.repeat(rows, alike.sum(1)), other[alike]], 1))
+            rows = rows[alike.all(1)]
+            if not len(rows) or k >= len(kept):
+                break
+            k *= 4  # all who were looked at are too alike: there may be more
+            cosines, other = self._others(kept, rows, k)
+        found = np.concatenate(pairs)
+        return nearest, nearest_cosine, found[self.person_reasons.none[found[:, 0]]]
+
+    def _others(self, kept: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines (r, k) and numbers (r, k) of the most alike others who are kept, of people `rows`; -inf for none."""
+        cosines, found = neighbours.nearest(self.centre[kept], self.centre[rows], min(k + 1, len(kept)))
+        other = np.where(found >= 0, kept[found], -1)
+        cosines = np.where((other == rows[:, None]) | (found < 0), -np.inf, cosines)
+        order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(cosines, order, 1), np.take_along_axis(other, order, 1)
+
+    def _weld(self, alike: np.ndarray) -> np.ndarray:
+        """Component (p,) of each person: the least number in it; alike people first, then shared pictures.
+
+        A picture that would make a component of more than `max_component` people is dropped.
+        """
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        count = len(self.names)
+        graph = coo_array((np.ones(len(alike), bool), (alike[:, 0], alike[:, 1])), shape=(count, count))
+        label = connected_components(graph, directed=False)[1]
+        least = np.full(count, count)
+        np.minimum.at(least, label, np.arange(count))
+        start = least[label]
+        sizes = np.bincount(start[self.person_reasons.none], minlength=count).tolist()
+        parent: list[int] = start.tolist()
+        too_large = []
+        for image_id, people in self._shared_pictures():
+            roots = {_root(parent, person) for person in people}
+            total = sum(sizes[root] for root in roots)
+            if len(roots) > 1 and total > self.bounds.max_component:
+                too_large.append(image_id)
+            elif len(roots) > 1:
+                first = min(roots)
+                for root in roots:
+                    parent[root] = first
+                sizes[first] = total
+        dropped = self.faces["image_id"].is_in(too_large).to_numpy() if too_large else np.zeros(len(self.faces), bool)
+        kept = self.kept_of_kept()
+        text = f"its picture would weld more than {self.bounds.max_component} people"
+        self.reasons.give(kept[dropped[kept]], text)
+        return np.array([_root(parent, person) for person in range(count)], np.int64)
+
+    def _shared_pictures(self) -> list[tuple[str, list[int]]]:
+        """image_id and people of the pictures with several people who are kept, by image_id."""
+        kept = self.kept_of_kept()
+        shown = pl.DataFrame({"image_id": self.faces["image_id"][kept], "person": self.person[kept]})
+        people = shown.group_by("image_id").agg(pl.col("person").unique().sort())
+        return people.filter(pl.col("person").list.len() > 1).sort("image_id").rows()
+
+    def draw(self, ledger: Ledger, fractions: dict[str, float], seed: int) -> None:
+        """Splits; where the ledger says otherwise of a face or a person, they are dropped: nobody moves."""
+        shown, kept = np.flatnonzero(self.person_reasons.none), self.kept_of_kept()
+        if len(shown):
+            people = pl.DataFrame({"person_id": self.names[shown], "component": self.names[self.component[shown]]})
+            faces = pl.DataFrame({"face_id": self.faces["face_id"][kept], "person_id": self.names[self.person[kept]]})
+            self.split[shown] = numbers(ledger.draw(people, faces, fractions, seed)["split"])
+        known = ledger.splits_of(self.faces["face_id"])
+        mine = np.where(self.person >= 0, self.split[self.person], -1)
+        told = np.flatnonzero((known >= 0) & (mine >= 0))
+        votes = np.zeros((len(self.names), len(SPLITS)), np.int64)
+        np.add.at(votes, (self.person[told], known[told]), 1)
+        other = (votes.sum(1) > 0) & (votes.argmax(1) != self.split) & (self.split >= 0)
+        self.person_reasons.give(other, "its component is in another split of the ledger")
+        self.reasons.give(told[known[told] != mine[told]], "the face is in another split of the ledger")
+        self._drop_people_of_few_faces()
+
+    def table(self) -> pa.Table:
+        """records.PEOPLE."""
+        kept = self.kept()
+        counts = np.bincount(self.person[kept], minlength=len(self.names))
+        sums = np.bincount(self.person[kept], self.cosine[kept].astype(np.float64), len(self.names))
+        values = {
+            "person_id": self.names.to_arrow(),
+            "n": pa.array(counts),
+            "centre": pa.FixedSizeListArray.from_arrays(pa.array(self.centre.ravel()), self.centre.shape[1]),
+            "spread": pa.array(sums / np.maximum(counts, 1), mask=counts == 0),
+            "nearest_person": self._name(self.nearest, self.nearest >= 0),
+            "nearest_cosine": pa.array(self.nearest_cosine, mask=self.nearest < 0),
+            "alike": pa.array((self.nearest >= 0) & (self.nearest_cosine > self.bounds.max_person_cosine)),
+            "component": self._name(self.component, self.joined),
+            "split": pl.Series([*SPLITS, None], dtype=pl.String)[self.split % (len(SPLITS) + 1)].to_arrow(),
+            "keep": pa.array(self.person_reasons.none),
+            "reason": self.person_reasons.texts().to_arrow(),
+        }
+        return pa.table({name: values[name] for name in records.PEOPLE.names}).cast(records.PEOPLE)
+
+    def _name(self, people: np.ndarray, given: np.ndarray) -> pa.Array:
+        """Ids (m,) of people by number, null where none is given."""
+        nobody = len(self.names)
+        return pl.concat([self.names, pl.Series([None], dtype=pl.String)])[np.where(given, people, nobody)].to_arrow()
+
+    def faces_table(self) -> pa.Table:
+        """records.PEOPLE_FACES."""
+        values = {
+            "face_id": self.faces["face_id"].to_arrow(),
+            "image_id": self.faces["image_id"].to_arrow(),
+            "person_id": self._name(self.person, self.person >= 0),
+            "cosine": pa.array(self.cosine, mask=np.isnan(self.cosine)),
+            "keep": pa.array(self.reasons.none),
+            "reason": self.reasons.texts().to_arrow(),
+        }
+        return pa.table({name: values[name] for name in records.PEOPLE_FACES.names}).cast(records.PEOPLE_FACES)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """The same directions (..., d), of length 1."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
+
+
+def _root(parent: list[int], person: int) -> int:
+    """The root of a person's component; the way there is made shorter."""
+    while parent[person] != person:
+        parent[person] = parent[parent[person]]
+        person = parent[person]
+    return person

@@ -1,0 +1,182 @@
+"""Faces -> people, from the faces alone; near duplicates dropped; people split into train, validation and test.
+
+A component is a group of people who share a picture or are too alike; it goes into one split, drawn once and written
+to the ledger datasets/splits.csv, which is only ever appended to. What contradicts the ledger later is dropped
+(keep = false), never moved.
+"""
+
+import json
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import polars as pl
+from pydantic import Field, model_validator
+
+from pipelines.core import products
+from pipelines.core.ledger import SPLITS, Ledger
+from pipelines.core.params import Section
+from pipelines.core.shards import Counts, Machine, Shard, digest, tree_digest
+from pipelines.core.shards import run as run_shards
+from pipelines.core.tombstones import FORGOTTEN, Tombstones
+from pipelines.identify.people import Bounds, People, Reasons, unit
+from umo import records
+from umo.people import clustering, duplicates
+from umo.people.agreement import agreement
+from umo.people.thresholds import BINS, fit, histogram, pairs_within
+
+
+class Params(Section):
+    """
+    min_score, min_side, min_sharpness: a face below any of them joins nobody.
+    max_duplicate_bits: pictures whose perceptual hashes differ in at most so many of 64 bits are one picture.
+    min_cosine: two clusters of faces of one group (album or long video) are one person where the mean cosine between
+        them is at least this.
+    min_cosine_across: the same for clusters of different groups, or of one larger than max_group. Stricter, for among
+        many people some strangers are as alike as min_cosine.
+    max_group: faces up to which a group is taken for an album whose few people may be told apart by min_cosine.
+    min_face_cosine: a face further from its person's centre is an outlier.
+    min_faces: a person needs so many faces.
+    max_person_cosine: people whose centres are more alike go into one component.
+    max_component: a picture that would weld a larger component (people) is dropped.
+    fractions: of the people, for train, validation and test. Only people who are not in the ledger are drawn.
+    seed: of the drawing of splits.
+    """
+
+    min_score: float = Field(ge=0, le=1)
+    min_side: float = Field(ge=1)
+    min_sharpness: float = Field(ge=0)
+    max_duplicate_bits: int = Field(ge=0, le=16)
+    min_cosine: float = Field(ge=-1, le=1)
+    min_cosine_across: float = Field(ge=-1, le=1)
+    max_group: int = Field(ge=1, le=10_000)
+    min_face_cosine: float = Field(ge=-1, le=1)
+    min_faces: int = Field(ge=1)
+    max_person_cosine: float = Field(ge=-1, le=1)
+    max_component: int = Field(ge=1)
+    fractions: dict[str, Annotated[float, Field(ge=0, le=1)]]
+    seed: int
+
+    @model_validator(mode="after")
+    def _values_fit(self) -> "Params":
+        if self.min_cosine_across < self.min_cosine:
+            raise ValueError("min_cosine_across must not be below min_cosine")
+        if set(self.fractions) != set(SPLITS) or abs(sum(self.fractions.values()) - 1) > 1e-6:
+            raise ValueError(f"fractions must be given for {', '.join(SPLITS)} and add up to 1")
+        return self
+
+
+def run(params: Params, machine: Machine) -> None:
+    """Find the people of datasets/ingested and extend the ledger."""
+    ledger = Ledger.read()
+    inputs = {str(product): tree_digest(product) for product in (products.INGESTED, products.MEASURED_PHOTOS)}
+    forgotten = digest([row for row in Tombstones.read().rows() if row.embedding])
+    shard = Shard("", inputs | {"ledger": ledger.digest(), "forgotten": forgotten})
+    run_shards("identify", partial(_identify, params, ledger), [shard], products.PEOPLE, params=params, machine=machine)
+    check = json.loads((products.PEOPLE / products.PEOPLE_CHECK).read_text())
+    print(f"identify: {json.dumps({key: value for key, value in check.items() if key != 'histograms'})}")
+    people = products.people().filter("keep").select("person_id", "split")
+    ledger.extend(products.people_faces().filter("keep").join(people, on="person_id"))
+    ledger.write()
+
+
+def _identify(params: Params, ledger: Ledger, shard: Shard, folder: Path) -> Counts:
+    images, measured = products.images(products.INGESTED), products.measured_images(products.MEASURED_PHOTOS)
+    columns = ["face_id", "image_id", "score", "side_px", "sharpness", "embedding", "embedder"]
+    faces = products.faces(products.MEASURED_PHOTOS, columns).sort("face_id")
+    vectors = unit(faces["embedding"].to_numpy().astype(np.float32))
+    gone = _forgotten(params, faces, vectors)
+    faces = faces.drop("embedding", "embedder").join(_groups(images), on="image_id", how="left", maintain_order="left")
+    reasons = _face_reasons(params, faces, repeated_images(measured, params.max_duplicate_bits))
+    reasons.give(gone, FORGOTTEN)
+    cluster = np.full(len(faces), -1)
+    cluster[reasons.none] = _clusters(params, vectors[reasons.none], faces.filter(reasons.none)["album"])
+    bounds = Bounds(**{name: getattr(params, name) for name in Bounds.__dataclass_fields__})
+    people = People(bounds, faces, vectors, cluster, reasons, ledger)
+    people.draw(ledger, params.fractions, params.seed)
+    records.write(folder / products.PEOPLE_TABLE, people.table(), records.PEOPLE)
+    records.write(folder / products.PEOPLE_FACES_TABLE, people.faces_table(), records.PEOPLE_FACES)
+    found = _check(people, vectors, faces, _labels(images, measured, faces))
+    (folder / products.PEOPLE_CHECK).write_text(json.dumps(found) + "\n")
+    rejects = Counter(people.reasons.counts()) + Counter(people.person_reasons.counts())
+    return Counts({"people": found["people"], "faces": found["faces"]}, dict(rejects))
+
+
+def repeated_images(measured: pl.DataFrame, max_bits: int) -> pl.Series:
+    """image_ids of near duplicates over the whole corpus, the sharpest copy of each excepted."""
+    ordered = measured.filter(pl.col("phash").is_not_null()).sort(["sharpness", "image_id"], descending=[True, False])
+    hashes = np.array([int(text, 16) for text in ordered["phash"]], np.uint64)
+    return ordered["image_id"].filter(duplicates.repeated(hashes, max_bits))
+
+
+def _groups(images: pl.DataFrame) -> pl.DataFrame:
+    """image_id, album: its group, whose name is its source's own; a picture without one is alone."""
+    named = pl.concat_str("source", "group", separator="/")
+    return images.select("image_id", album=pl.coalesce(named, "image_id")).unique("image_id", keep="first")
+
+
+def _clusters(params: Params, vectors: np.ndarray, album: pl.Series) -> np.ndarray:
+    number = album.rank("dense").to_numpy()
+    labels = clustering.within_groups(vectors, number, params.min_cosine, params.max_group)
+    return clustering.link(vectors, labels, params.min_cosine_across)
+
+
+def _face_reasons(params: Params, faces: pl.DataFrame, repeated: pl.Series) -> Reasons:
+    reasons = Reasons(len(faces))
+    again = faces["image_id"].is_in(repeated.implode()) if len(repeated) else np.zeros(len(faces), bool)
+    reasons.give(np.asarray(again), "near duplicate of another picture")
+    for key, bound in (("score", params.min_score), ("side_px", params.min_side), ("sharpness", params.min_sharpness)):
+        reasons.give((faces[key] < bound).to_numpy(), f"{key} below {bound}")
+    return reasons
+
+
+def _forgotten(params: Params, faces: pl.DataFrame, vectors: np.ndarray) -> np.ndarray:
+    """(n,) bool: faces of people whose tombstones carry an embedding (forget.keep_embedding); they join nobody."""
+    centres = Tombstones.read().centres(faces["embedder"][0]) if len(faces) else np.zeros((0, 0))
+    return (vectors @ centres.T).max(1) >= params.min_cosine if len(centres) else np.zeros(len(faces), bool)
+
+
+def _labels(images: pl.DataFrame, measured: pl.DataFrame, faces: pl.DataFrame) -> pl.Series:
+    """(n,) who is shown, for checking: the label of a picture with one face, else null."""
+    alone = measured.filter(pl.col("n_faces") == 1).select("image_id")
+    labels = images.drop_nulls("label").select("image_id", "label").join(alone, on="image_id")
+    return faces.join(labels.unique("image_id"), on="image_id", how="left", maintain_order="left")["label"]
+
+
+def _check(people: People, vectors: np.ndarray, faces: pl.DataFrame, label: pl.Series) -> dict:
+    """Figures for the log and the report; labels are read here and nowhere else.
+
+    `clusters` compares all faces that were given to somebody; `kept` all labelled ones, of whom those that are not
+    kept are each alone: its precision is that of the data set, its recall what is lost on the way.
+    """
+    known, kept = label.is_not_null().to_numpy(), people.kept_of_kept()
+    given = np.flatnonzero(known & (people.person >= 0))
+    alone = -1 - np.arange(len(faces))
+    alone[kept] = people.person[kept]
+    found = {}
+    if len(given):
+        found["clusters"] = agreement(label[given].to_numpy(), people.person[given]).rounded()
+        labelled = np.flatnonzero(known)
+        found["kept"] = agreement(label[labelled].to_numpy(), alone[labelled]).rounded()
+    owner = label.rank("dense").fill_null(0).to_numpy().astype(np.int64) - 1 if len(given) else people.person
+    usable = np.flatnonzero((people.person >= 0) & (owner >= 0))
+    same, different = pairs_within(vectors, faces["album"].rank("dense").to_numpy(), owner, usable)
+    nearest = people.nearest_cosine[people.person_reasons.none & (people.nearest >= 0)]
+    shown = people.split[people.person_reasons.none]
+    return {
+        "people": len(shown),
+        "faces": int(people.reasons.none.sum()),
+        "adjusted_rand_index": round(found["clusters"]["adjusted_rand_index"], 4) if found else None,
+        "labelled_faces": len(given),
+        **{split: int((shown == number).sum()) for number, split in enumerate(SPLITS)},
+        "agreement": found,
+        "thresholds": {"from": "labels" if found else "found people"} | fit(same, different),
+        "histograms": {
+            "edges": BINS.tolist(),
+            "same person, one group": histogram(same),
+            "different people, one group": histogram(different),
+            "most alike other person": histogram(nearest),
+        },
+    }

@@ -1,0 +1,1 @@
+"""Photographs, archives, tables and videos become shards of pictures."""

@@ -1,0 +1,161 @@
+"""What a source holds, before anything is decoded: single files, or containers that are read member by member."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import Field
+
+from pipelines.core.params import Section
+from pipelines.core.shards import digest
+from pipelines.core.sources import SOURCES, SUFFIXES, Kind, Source
+from umo.errors import BadInput
+from umo.images import ImageError
+
+
+class Found(NamedTuple):
+    """A picture in a file of its own.
+
+    Attributes:
+        image_id: sha256 of the file's bytes; where it cannot be read, a digest of its path.
+        path: inside its source, as text.
+        error: why it cannot be used, where that is known already.
+    """
+
+    image_id: str
+    source: str
+    path: str
+    file: Path
+    error: str | None = None
+
+
+class Container(NamedTuple):
+    """A file that holds many pictures: a tar, a table, a video.
+
+    Attributes:
+        path: inside its source, as text.
+        sha256: of its bytes; where it cannot be read, a digest of its path.
+    """
+
+    kind: Kind
+    source: str
+    path: str
+    file: Path
+    sha256: str
+
+    @property
+    def mark(self) -> str:
+        """What the ids of a video's frames end in."""
+        return self.sha256[:32]
+
+    def frame_id(self, pts: int) -> str:
+        """The id of a video's frame at a presentation timestamp: no matter how the frame is encoded later."""
+        return digest(self.sha256, pts)[:32] + self.mark
+
+
+class Limits(NamedTuple):
+    """What strangers' files may ask for; each is a key of the section `ingest`."""
+
+    max_bytes: int
+    max_members: int
+    max_pixels: int
+    max_side: int
+
+
+class Video(Section):
+    """Which frames of a video are taken (pipelines/ingest/readers/video.py).
+
+    sample_fps: frames a second that are candidates.
+    frames_per_shot: at most so many are taken of a shot.
+    min_spacing: seconds between two frames of a shot.
+    min_shot_seconds: a shorter shot gives no frame.
+    min_cut_ratio: a cut's difference is at least so many times that of the frames around it.
+    min_cut_difference: and at least so much: mean change of hue, saturation and value (0 to 255).
+    """
+
+    sample_fps: float = Field(gt=0, le=60)
+    frames_per_shot: int = Field(ge=1, le=100)
+    min_spacing: float = Field(gt=0)
+    min_shot_seconds: float = Field(ge=0)
+    min_cut_ratio: float = Field(ge=1)
+    min_cut_difference: float = Field(ge=0, le=255)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A picture in a container, or what stands where one should be.
+
+    Attributes:
+        path: inside its source: the container's, then the member's.
+        data: the encoded picture.
+        error: why there is none.
+        fields: what the table's row or the member's .json says, by column.
+        image_id: None for the sha256 of the data.
+        clip, time, size: of a video's frame: shot, seconds from the start, height and width.
+    """
+
+    path: str
+    data: bytes = b""
+    error: str | None = None
+    fields: Mapping[str, object] = field(default_factory=dict)
+    image_id: str | None = None
+    clip: str | None = None
+    time: float | None = None
+    size: tuple[int, int] | None = None
+
+
+def image_id(container: Container, rank: int, member: Member) -> str:
+    """sha256 of the member's bytes; of what has none, a digest of its place."""
+    if member.error:
+        return digest(container.source, member.path, rank)
+    return member.image_id or hashlib.sha256(member.data).hexdigest()
+
+
+def reason(error: Exception) -> str:
+    """What a library said, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def read_file(file: Path, max_bytes: int) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        ImageError: it cannot be read, or is larger than `max_bytes`.
+    """
+    try:
+        check_bytes(file.stat().st_size, max_bytes)
+        return file.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot be read ({error.strerror}): check the path and its permissions") from error
+
+
+def check_bytes(n: int, max_bytes: int) -> None:
+    """Raise ImageError where a picture's file is over the limit."""
+    if n > max_bytes:
+        raise ImageError(f"{n} bytes is over the limit of {max_bytes}: save it smaller, or raise ingest.max_bytes")
+
+
+def files_below(name: str, source: Source, kind: Kind, root: Path) -> list[Path]:
+    """The files of a source that its kind reads, in order; `root` itself where it is a file.
+
+    Raises:
+        BadInput: there are none.
+    """
+    if root.is_file():
+        return [root]
+    suffixes = SUFFIXES[kind]
+    found = sorted((path for path in root.glob(source.include) if path.is_file()), key=lambda path: path.parts)
+    files = [path for path in found if path.suffix.lower() in suffixes]
+    others = Counter(path.suffix.lower() for path in found if path.suffix.lower() not in {*suffixes, "", ".md"})
+    if others and kind == "folder":
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+        remedy = "convert pictures among them to JPEG, PNG or WebP; tars, tables and videos want a source of their kind"
+        print(f"ingest: {name}: passed over {kinds}: {remedy}")
+    if not files:
+        what = "picture" if kind == "folder" else kind
+        kinds = ", ".join(sorted(suffixes))
+        raise BadInput(f"{SOURCES}: source '{name}': no {what} in {root} fits '{source.include}' ({kinds})")
+    return files

@@ -1,0 +1,243 @@
+"""Pictures of every source -> shards, each with its source, licence, consent, group, clip and label. Knows no model.
+
+Pictures in files go to buckets by their content, so that a new photo touches one shard; a tar, a table, a video is a
+shard of its own. First all members are listed with their digests, to know copies across sources and what was forgotten
+(pipelines/ingest/listing.py); then each picture is decoded once.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from pydantic import Field
+
+from pipelines.core import store
+from pipelines.core.params import Section
+from pipelines.core.products import INGESTED
+from pipelines.core.shards import Counts, Machine, Shard, digest
+from pipelines.core.shards import run as run_shards
+from pipelines.core.sources import SOURCES, Source, read_sources
+from pipelines.core.tombstones import Tombstones
+from pipelines.ingest import listing, readers
+from pipelines.ingest.readers.base import Container, Found, Limits, Member, Video, image_id, read_file
+from umo.images import MIN_SIDE, ImageError, encode_jpeg, encode_png, read_image
+
+
+class Params(Section):
+    """
+    shards: pictures in files are spread over so many shards by their content; a tar, a table, a video is one shard.
+    max_side: a longer picture is scaled down to it (pixels).
+    max_pixels: a larger picture is refused before it is decoded.
+    max_bytes: a larger file, or member of a tar or a table, is refused.
+    max_members: of a container with more pictures, the rest is not read.
+    tight_crop_pad: edge padding of tight crops, as a part of each side.
+    allow_missing_licence: take pictures that have no licence.
+    video: which frames of a video are taken (`Video` in pipelines/ingest/readers/base.py).
+    """
+
+    shards: int = Field(ge=1, le=4096)
+    max_side: int = Field(ge=64)
+    max_pixels: int = Field(ge=4096)
+    max_bytes: int = Field(ge=4096)
+    max_members: int = Field(ge=1)
+    tight_crop_pad: float = Field(ge=0, le=1)
+    allow_missing_licence: bool
+    video: Video
+
+
+class Plan(NamedTuple):
+    """What a shard is made of.
+
+    Attributes:
+        of: files in order, or a container.
+        copies: rank in `of` -> the file or member with the same bytes that is kept instead.
+    """
+
+    of: list[Found] | Container
+    copies: Mapping[int, str]
+
+
+class Item(NamedTuple):
+    """A picture to be: its row, how to get its encoded bytes, and whether they are stored as they are."""
+
+    row: dict
+    data: Callable[[], bytes]
+    is_frame: bool = False
+
+
+def run(params: Params, machine: Machine) -> None:
+    """Read every source of datasets/sources.yaml."""
+    sources, tombstones = read_sources(), Tombstones.read()
+    buckets, containers = _find(sources, params.shards)
+    listings = {name: listing.of_files(files, sources) for name, files in buckets.items()}
+    listings |= listing.of_containers(containers, sources, _limits(params), machine)
+    copies = listing.copies(listings, params.allow_missing_licence)
+    image_ids = {row.image_id for row in tombstones.rows()}
+    shards = []
+    everything: dict[str, list[Found] | Container] = {**buckets, **containers}
+    for name, of in everything.items():
+        inputs = _inputs(of, sources, params)
+        if copies[name]:
+            inputs["copies"] = digest(sorted(copies[name].items()))
+        if forgotten := listing.forgotten(listings[name], of, image_ids):
+            inputs["forgotten"] = digest(forgotten)
+        shards.append(Shard(name, inputs, Plan(of, copies[name])))
+    work = partial(_ingest, params, sources, tombstones)
+    run_shards("ingest", work, shards, INGESTED, params=Section(), machine=machine)  # params: see _inputs
+
+
+def _find(sources: Mapping[str, Source], n_buckets: int) -> tuple[dict[str, list[Found]], dict[str, Container]]:
+    """Files in order by bucket, and containers, by the name of their shard."""
+    buckets: dict[str, list[Found]] = {}
+    containers: dict[str, Container] = {}
+    for name, source in sources.items():
+        kind, root = source.locate(name)
+        for file in readers.files(name, source, kind, root):
+            buckets.setdefault(f"{int(file.image_id[:8], 16) % n_buckets:04d}", []).append(file)
+        for container in readers.containers(name, source, kind, root):
+            containers[f"{kind}-{digest(name, container.path)[:16]}"] = container
+    return {name: sorted(files) for name, files in sorted(buckets.items())}, dict(sorted(containers.items()))
+
+
+def _limits(params: Params) -> Limits:
+    return Limits(params.max_bytes, params.max_members, params.max_pixels, params.max_side)
+
+
+def _inputs(of: list[Found] | Container, sources: Mapping[str, Source], params: Params) -> dict[str, str]:
+    """Digests of what a shard is made of. How videos are read matters to videos alone."""
+    if isinstance(of, Container):
+        files, named = {f"{of.source}/{of.path}": of.sha256}, {of.source}
+    else:
+        files = {f"{file.source}/{file.path}": file.image_id for file in of}
+        named = {file.source for file in of}
+    is_video = isinstance(of, Container) and of.kind == "video"
+    knobs = {"params": digest(params.model_dump(exclude=None if is_video else {"video"}))}
+    return files | knobs | {f"source {name}": sources[name].digest_input() for name in named}
+
+
+def _ingest(
+    params: Params, sources: Mapping[str, Source], tombstones: Tombstones, shard: Shard, folder: Path
+) -> Counts:
+    """Decode what the shard holds; everything gets a row, good or not."""
+    counts = Counts({"pictures": 0})
+    assert isinstance(shard.task, Plan)
+    with store.Writer(folder) as writer:
+        for rank, item in enumerate(_items(params, sources, shard)):
+            row = item.row
+            try:
+                if row["image_id"] in tombstones:  # also where it is a copy or without a licence
+                    row["label"] = None
+                _check(row, sources[row["source"]], params, shard.task.copies.get(rank))
+                data, size = _stored(item, params, sources[row["source"]], tombstones)
+            except ImageError as error:
+                row |= {"status": "error", "error": str(error)}
+            except _DuplicateError as error:
+                row |= {"status": "duplicate", "error": str(error)}
+            else:
+                row["key"] = f"{row['image_id']}.{'jpg' if _is_lossy(data) else 'png'}"
+                row["height"], row["width"] = size
+                writer.add(row["key"], data)
+            if row["status"] == "ok":
+                counts.made["pictures"] += 1
+            else:
+                counts.rejects[row["status"]] = counts.rejects.get(row["status"], 0) + 1
+                print(f"ingest: {row['source']}/{row['path']}: {row['error']}", flush=True)
+            writer.rows.append(row)
+    return counts
+
+
+def _items(params: Params, sources: Mapping[str, Source], shard: Shard) -> Iterator[Item]:
+    """In the order of the shard's listing."""
+    assert isinstance(shard.task, Plan)
+    of = shard.task.of
+    if not isinstance(of, Container):
+        for file in of:
+            member = Member(file.path, error=file.error, image_id=file.image_id)
+            row = _describe(member, file.image_id, file.source, sources[file.source], shard.name)
+            yield Item(row, partial(read_file, file.file, params.max_bytes))
+        return
+    source = sources[of.source]
+    if of.kind == "video" and shard.task.copies:
+        yield Item(_describe(Member(of.path), digest(of.source, of.path), of.source, source, shard.name), bytes)
+        return
+    for rank, member in enumerate(readers.members(of, source, _limits(params), params.video)):
+        row = _describe(member, image_id(of, rank, member), of.source, source, shard.name, of)
+        yield Item(row, partial(bytes, member.data), of.kind == "video")
+
+
+class _DuplicateError(Exception):
+    pass
+
+
+def _check(row: dict, source: Source, params: Params, copy_of: str | None) -> None:
+    if row["error"]:
+        raise ImageError(row["error"])
+    if not row["licence"] and not params.allow_missing_licence:
+        raise ImageError(
+            f"no licence: state it for '{row['source']}' in {SOURCES}, or set ingest.allow_missing_licence"
+        )
+    if copy_of:
+        raise _DuplicateError(f"the same bytes as {copy_of}; one copy is kept")
+
+
+def _stored(item: Item, params: Params, source: Source, tombstones: Tombstones) -> tuple[bytes, tuple[int, int]]:
+    """The bytes to store, and the picture's height and width. A video's frame is encoded already, once is enough."""
+    data = item.data()
+    picture = read_image(data, params.max_pixels, 2 * params.max_side)
+    if forgotten := tombstones.reason(item.row["image_id"], picture):
+        item.row["label"] = None
+        raise ImageError(forgotten)
+    if not item.is_frame:
+        picture = _prepare(picture, source, params)
+        data = encode_jpeg(picture) if _is_lossy(data) else encode_png(picture)
+    return data, (picture.shape[0], picture.shape[1])
+
+
+def _is_lossy(data: bytes) -> bool:
+    """JPEG or WebP, by the first bytes."""
+    return data.startswith(b"\xff\xd8\xff") or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+
+
+def _prepare(picture: np.ndarray, source: Source, params: Params) -> np.ndarray:
+    """Scale down to max_side, pad tight crops. What EXIF said (place, camera) does not survive re-encoding."""
+    scale = params.max_side / max(picture.shape[:2])
+    if scale < 1:
+        size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+        if min(size) < MIN_SIDE:
+            raise ImageError(f"too narrow: {size[0]}x{size[1]} px once it is scaled down to {params.max_side}: crop it")
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    if source.tight_crop:
+        y, x = (round(side * params.tight_crop_pad) for side in picture.shape[:2])
+        picture = np.pad(picture, ((y, y), (x, x), (0, 0)), mode="edge")
+    return picture
+
+
+def _describe(
+    member: Member, identity: str, name: str, source: Source, shard: str, container: Container | None = None
+) -> dict:
+    """Where the file itself is the album (a table, a video), its name stands for the folder's."""
+    folder, single = str(Path(member.path).parent), member.path
+    if container and container.kind != "archive":
+        folder = container.path
+    if container and container.kind == "video":
+        single = container.path
+    return {
+        "image_id": identity,
+        "shard": shard,
+        "key": None,
+        "width": None,
+        "height": None,
+        "source": name,
+        "path": member.path,
+        "group": source.album(name, folder, single, member.fields),
+        "clip": member.clip,
+        "time": member.time,
+        "licence": source.licence_of(member.fields),
+        "consent": source.consent_of(member.fields),
+        "label": source.label_of(name, folder, member.fields),
+        "status": "ok",
+        "error": member.error,
+    }

@@ -1,0 +1,1 @@
+"""Pictures get their faces, embeddings and quality."""

@@ -1,0 +1,1 @@
+"""Giving a version of the exported data set out. Not a stage."""

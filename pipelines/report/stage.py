@@ -1,0 +1,241 @@
+"""One self-contained HTML file: scores with intervals, training, pictures, the data's funnel, provenance.
+
+Beside it the tables that `dvc plots` draws.
+"""
+
+import importlib.metadata
+import json
+import subprocess
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import Field
+
+from pipelines.core import products
+from pipelines.core.params import PARAMS, Section, load
+from pipelines.core.shards import ROOT, Counts, Machine, Shard, file_digest, tree_digest
+from pipelines.core.shards import run as run_shards
+from pipelines.core.sources import SOURCES, read_sources
+from pipelines.report import data, figures, ladder, panels, plots, training
+from umo import faces
+from umo.evaluation import metrics
+from umo.evaluation.cases import read_cases
+
+PAGE = "report.html"
+TEMPLATE = ROOT / "pipelines/report.html.j2"
+LABELS = {
+    "id_sim_strict": "likeness, strict",
+    "id_sim": "likeness",
+    "id_conf_strict": "no confusion, strict",
+    "id_conf": "no confusion",
+    "coverage": "people covered",
+    "duplicates": "duplicates",
+    "extra": "extra faces",
+    "copy_paste": "copy-paste",
+    "people_right": "number of people right",
+    "order_right": "order of people right",
+    "background_right": "background right",
+    "sharpness_error": "sharpness error",
+    "diffusion_loss": "diffusion loss",
+    "variety": "variety",
+}
+BY_PEOPLE = ("id_sim_strict", "id_conf")
+INPUTS = (
+    products.INGESTED,
+    products.MEASURED_PHOTOS,
+    products.PEOPLE,
+    products.SYNTHESISED,
+    products.CURATED,
+    products.VALIDATED / products.VALIDATION,
+    products.EXPORTED,
+    products.CASES,
+    products.GENERATED,
+    products.EVALUATED,
+    PARAMS,
+    SOURCES,
+)
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "accelerate",
+    "onnxruntime",
+    "opencv-python-headless",
+    "dlib-bin",
+    "numpy",
+    "polars",
+    "great-expectations",
+    "dvc",
+)
+
+
+class Params(Section):
+    """
+    sheet_rows: sets shown a split, and cases shown.
+    notice: a warning at the top of the page; null shows none.
+    """
+
+    sheet_rows: int = Field(ge=1, le=50)
+    notice: str | None = None
+
+
+def run(params: Params, machine: Machine) -> None:
+    """Write runs/report/report.html from what the other stages left.
+
+    Raises:
+        BadInput: no method was evaluated, or they were not judged alike.
+    """
+    trained = [products.TRAINED] if products.TRAINED.exists() else []
+    inputs = {str(product): tree_digest(product) for product in (*INPUTS, *trained)}
+    run_shards(
+        "report",
+        partial(_report, params),
+        [Shard("", inputs | {"revision": _revision()})],
+        products.REPORT,
+        params=params,
+        files=[TEMPLATE],
+        machine=machine,
+    )
+
+
+def _report(params: Params, shard: Shard, folder: Path) -> Counts:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["number"] = _number
+    scores = ladder.evaluated()
+    judge = next(iter(scores.values()))["judge"]
+    page = environment.get_template(TEMPLATE.name).render(
+        notice=params.notice,
+        judge=judge,
+        **_results(scores),
+        **_cases(params, list(scores), judge["same_person_cosine"]),
+        **_training(),
+        **_data(params),
+        **_provenance(judge),
+    )
+    (folder / PAGE).write_text(page)
+    funnel = data.funnel(_json(products.CURATED / products.FUNNEL))
+    plots.write_tables(folder, scores, BY_PEOPLE, funnel)
+    return Counts({"pages": 1})
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}".replace("-", "−")
+
+
+def _results(scores: Mapping[str, Mapping]) -> dict[str, Any]:
+    """The ladder, its figure, side effects and comparisons."""
+    ns = sorted({n for found in scores.values() for n in found["by_n"]}, key=int)
+    return {
+        "methods": {method: ladder.METHODS[method] for method in scores},
+        "scores": scores,
+        "ladder": _labels(ladder.METRICS),
+        "further": _labels(set(metrics.METRICS) - set(ladder.METRICS)),
+        "metrics": _labels(metrics.METRICS),
+        "by_people": {
+            metric: [n for n in ns if any(found["by_n"][n][metric]["n"] for found in scores.values())]
+            for metric in BY_PEOPLE
+        },
+        "ns": ns,
+        "figure_of_ladder": figures.intervals(_points(scores, ns), list(scores)),
+        "side_effect_names": _labels(metrics.SIDE_EFFECTS),
+        "side_effects": {method: _json(products.EVALUATED / method / products.SIDE_EFFECTS) for method in scores},
+        "comparisons": _json(products.COMPARISONS),
+    }
+
+
+def _labels(names: Collection[str]) -> dict[str, str]:
+    """Names as the reader knows them, in the page's order, with an arrow to what is better."""
+    arrows = {name: "↓" if name in metrics.LOWER_IS_BETTER else "↑" for name in names}
+    return {name: f"{label} {arrows[name]}" for name, label in LABELS.items() if name in names}
+
+
+def _points(scores: Mapping[str, Mapping], ns: Sequence[str]) -> dict[str, dict[str, dict[str, Mapping]]]:
+    """Label -> number of people -> method -> estimate."""
+    return {
+        label: {
+            f"{n} {'person' if n == '1' else 'people'}": {
+                method: found["by_n"][n][metric] for method, found in scores.items()
+            }
+            for n in ns
+        }
+        for metric, label in _labels(BY_PEOPLE).items()
+    }
+
+
+def _cases(params: Params, methods: Sequence[str], threshold: float) -> dict[str, Any]:
+    """Pictures of cases, and how alike the judge finds the assigned faces of all of them."""
+    scores = {method: panels.read_scores(method) for method in methods}
+    cases = read_cases(products.CASES / products.CASES_FILE, drawn=False)
+    return {
+        "n_cases": len(cases),
+        "n_people": len({person for case in cases for person in case.people or ()}),
+        "split": load("cases").model_dump()["split"],
+        "contact_sheet": panels.contact_sheet(cases, scores, threshold, params.sheet_rows),
+        "extremes": panels.extremes(cases, scores, threshold),
+        "figure_of_cosines": figures.shares(
+            {method: panels.assigned_cosines(rows) for method, rows in scores.items()},
+            threshold,
+            "cosine of a reference and its face, at least",
+        ),
+    }
+
+
+def _training() -> dict[str, Any]:
+    trainings = training.read_trainings()
+    return {
+        "trainings": trainings,
+        "colours": {method: figures.COLOURS[method] for method in trainings},
+        "training_curves": training.training_curves(trainings),
+        "validation_curves": training.validation_curves(trainings),
+    }
+
+
+def _data(params: Params) -> dict[str, Any]:
+    curated = _json(products.CURATED / products.FUNNEL)
+    return {
+        "sheets": data.set_sheets(params.sheet_rows),
+        "funnel": data.funnel(curated),
+        "turned_away": curated["reasons"],
+        "people_check": _json(products.PEOPLE / products.PEOPLE_CHECK),
+        "similarities": data.similarities(),
+        "validation": _json(products.VALIDATED / products.VALIDATION)["suites"],
+        "sources": read_sources(),
+    }
+
+
+def _provenance(judge: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "revision": _revision(),
+        "params": yaml.safe_dump(yaml.safe_load(PARAMS.read_text()), sort_keys=False),
+        "models": _models(judge),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def _revision() -> str:
+    """The git revision that the report is made from, marked where code or params differ from it."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
+
+    revision = git("rev-parse", "--short", "HEAD") or "no git revision"
+    changed = git("status", "--porcelain", "--", "umo", "pipelines", str(PARAMS), str(SOURCES))
+    return f"{revision}, with changes not committed" if changed else revision
+
+
+def _models(judge: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Role, name, file, sha256 of every face network that had a say."""
+    found = [("judges", judge["name"], name, value) for name, value in judge["files"].items()]
+    for role, stage, key in (("curates", "measure", "faces"), ("gives the reward", "train", "reward")):
+        network = faces.load(load(stage).model_dump()[key])
+        found += [(role, network.name, path.name, file_digest(path)) for path in network.files]
+    return found

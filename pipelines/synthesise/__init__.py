@@ -1,0 +1,1 @@
+"""Scenes with several people: composited, or drawn by a diffusion model held to a strict face filter."""

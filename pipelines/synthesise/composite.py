@@ -1,0 +1,158 @@
+"""Scenes composited from the photographs of people of one split."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from pipelines.core import products, store
+from pipelines.core.ledger import SPLITS
+from pipelines.core.params import load
+from pipelines.core.shards import Shard, digest, tree_digest
+from pipelines.synthesise.base import Scenes, layout_row, numbers, photos, require_people, terms
+from pipelines.synthesise.params import Params
+from umo.errors import BadInput
+from umo.images import encode_png
+from umo.quality import square_crop
+from umo.scenes import compositing
+from umo.scenes.compositing import Light
+from umo.scenes.prompts import COLOURS, TEXTURES, prompt
+
+
+@dataclass(frozen=True)
+class Composite:
+    """The generator `composite`."""
+
+    params: Params
+    files: Sequence[Path] = ()
+
+    @property
+    def knobs(self) -> Params:
+        return self.params.model_copy(update={"scenes": {}, "diffusion": None})
+
+    def shards(self) -> list[Shard]:
+        found = photos()
+        pictures = [tree_digest(file) for file in sorted(products.INGESTED.glob(f"*/{products.PICTURES}"))]
+        crop = load("export").model_dump()["reference_crop"]
+        faces: dict[str, list[dict]] = {}
+        for split in SPLITS:
+            rows = found.filter(pl.col("split") == split).sort("face_id")
+            require_people(self.params, split, rows["person_id"].n_unique())
+            faces[split] = rows.to_dicts()
+        of_split = {split: digest(faces[split]) for split in SPLITS}
+        return [
+            Shard(
+                name,
+                {split: of_split[split], "pictures": digest(pictures), "crop": str(crop), "scenes": str(which)},
+                (split, list(which), faces[split], crop),
+            )
+            for name, split, which in numbers(self.params)
+        ]
+
+    def scenes(self, shard: Shard) -> Scenes:
+        params, made = self.params, Scenes()
+        pictures = store.Pictures(products.INGESTED)
+        assert isinstance(shard.task, tuple)
+        split, which, faces, crop = shard.task
+        for number in which:
+            rng = np.random.default_rng([params.seed, SPLITS.index(split), number])
+            chosen, guides = _choose(params, faces, params.people[number % len(params.people)], rng)
+            scene, boxes, ground = _draw(params, crop, chosen, guides, pictures, rng)
+            name = f"{split}/{number}"
+            origin = {"source": "composite", "path": name, "group": f"composite/{name}", **terms(chosen)}
+            image_id = made.add(shard.name, encode_png(scene), scene.shape[:2], **origin)
+            centres = [float((box[0] + box[2]) / 2 / scene.shape[1]) for box in boxes]
+            described = {"generator": "composite", "background": ground, "prompt": prompt(centres, ground)}
+            made.scenes.append({"image_id": image_id, "n": len(chosen), "split": split, **described})
+            for position, (face, guide, box) in enumerate(zip(chosen, guides, boxes, strict=True)):
+                source = {"source_face_id": face["face_id"], "source_image_id": face["image_id"]}
+                guided = {"guide_face_id": guide["face_id"] if guide else None}
+                made.layout.append(layout_row(image_id, position, face["person_id"], box) | source | guided)
+        return made
+
+    def finish(self) -> None:
+        pass
+
+
+def _choose(
+    params: Params, faces: Sequence[dict], n: int, rng: np.random.Generator
+) -> tuple[list[dict], list[dict | None]]:
+    """n different people: the photograph of each that is shown, and the one that guides where its head stands."""
+    people = sorted({face["person_id"] for face in faces})
+    shown: list[dict] = []
+    guides: list[dict | None] = []
+    for k in rng.choice(len(people), n, replace=False):
+        photos = [face for face in faces if face["person_id"] == people[k]]
+        order = rng.permutation(len(photos))
+        shown.append(photos[order[0]])
+        guides.append(photos[order[min(1, len(photos) - 1)]] if params.placement == "slots" else None)
+    return shown, guides
+
+
+def _draw(
+    params: Params,
+    crop: float,
+    chosen: Sequence[dict],
+    guides: Sequence[dict | None],
+    pictures: store.Pictures,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, list[np.ndarray], str]:
+    """A scene (H, W, 3) uint8, the box of each face from left to right, the background's name."""
+    width = _width(params, len(chosen), rng)
+    ground = f"{rng.choice(TEXTURES)} {rng.choice(list(COLOURS))}"
+    scene = compositing.background(ground, (params.height, width), rng)
+    n, boxes = len(chosen), []
+    for position, (face, guide) in enumerate(zip(chosen, guides, strict=True)):
+        photo = pictures.read(face["shard"], face["key"])
+        landmarks = np.reshape(face["landmarks"], (5, 2))
+        if guide:
+            # One person stands left, in the middle or right; several fill the width.
+            slot = rng.integers(3) / 2 if n == 1 else position / (n - 1)
+            there = _in_square(guide, pictures.read(guide["shard"], guide["key"]), crop, params.height)
+            matrix = _as_there(landmarks, there + np.array([slot * (width - params.height), 0]))
+        else:
+            matrix = _anywhere(params, landmarks, (width * position / n, width * (position + 1) / n), rng)
+        gain, warmth, slope = rng.uniform(-params.max_light, params.max_light, 3)
+        light = Light(1 + gain, (1 + warmth / 2, 1, 1 - warmth / 2), slope)
+        scene = compositing.place_face(scene, photo, landmarks, matrix, light)
+        boxes.append(compositing.transform_box(np.asarray(face["box"]), matrix))
+    return scene.round().astype(np.uint8), boxes, ground
+
+
+def _width(params: Params, n: int, rng: np.random.Generator) -> int:
+    """The narrowest width with a slot a person; or any in which the largest heads, about 2.7 scales wide, fit."""
+    slots = params.placement == "slots"
+    needed = n * params.height if slots else n * 2.7 * params.max_scale * params.height
+    fitting = [width for width in params.widths if width >= needed]
+    if not fitting:
+        raise BadInput(
+            f"{n} people need a width of {needed:.0f} and synthesise.widths has at most {max(params.widths)}: "
+            "add a wider one"
+        )
+    return min(fitting) if slots else int(rng.choice(fitting))
+
+
+def _in_square(face: dict, photo: np.ndarray, crop: float, side: int) -> np.ndarray:
+    """Landmarks (5, 2) of a face in the square crop around it, scaled to `side` pixels."""
+    cut, matrix = square_crop(photo, np.asarray(face["box"]), crop, side)
+    points = compositing.transform(np.reshape(face["landmarks"], (5, 2)), matrix)
+    return (points + 0.5) * side / cut.shape[0] - 0.5  # pixel centres
+
+
+def _as_there(landmarks: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """(2, 3) matrix that lays a head onto another's place, scale and roll."""
+    centre, scale, roll = compositing.head_frame(there)
+    turn = np.degrees(roll - compositing.head_frame(landmarks)[2])
+    return compositing.placement(landmarks, (float(centre[0]), float(centre[1])), scale, float(turn))
+
+
+def _anywhere(params: Params, landmarks: np.ndarray, part: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
+    """(2, 3) matrix that puts a face somewhere in its part of the width."""
+    height = params.height
+    scale = rng.uniform(params.min_scale, params.max_scale) * height
+    x_low, x_high = part[0] + 1.35 * scale, part[1] - 1.35 * scale
+    y_low, y_high = 1.9 * scale, height - 1.35 * scale
+    centre = (rng.uniform(x_low, max(x_low, x_high)), rng.uniform(min(y_low, y_high), y_high))
+    return compositing.placement(landmarks, centre, scale, rng.uniform(-params.max_roll, params.max_roll))

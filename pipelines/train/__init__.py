@@ -1,0 +1,1 @@
+"""A method tunes the base on the exported sets."""

@@ -1,0 +1,110 @@
+"""Several processes: nothing lost, nothing doubled, whoever dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import pytest
+
+from pipelines.core import executors, shards
+from pipelines.core.executors import Machine
+from tests.pipelines.core import shard_work
+from tests.pipelines.core.shard_work import ERRORS, WHOLE, go, published, told_by_workers
+from umo.errors import WorkFailed
+
+TWO = Machine(executor="process", workers=2)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_killed_worker_costs_a_retry_of_its_shard(capfd):
+    assert go(shard_work.die_once, TWO).made == {"letters": 6}
+    assert Path("died").exists() and published() == WHOLE
+    lines = [line for line in capfd.readouterr().err.replace("\r", "\n").splitlines() if "died" in line]
+    assert len(lines) == 1 and lines[0].startswith("ingest: a worker died; ")
+    # The other worker may have been at most at one shard when its pool was ended.
+    assert len(shard_work.done()) <= 7
+    assert not list(shards.WORK.rglob("half.txt"))
+
+
+def test_a_shard_that_kills_every_worker_is_given_up_and_the_others_are_kept(monkeypatch):
+    monkeypatch.setattr(executors, "RETRIES", 2)
+    with pytest.raises(WorkFailed, match=r"^ingest: a worker died 3 times at the same work: [^\n]*is kept$"):
+        go(shard_work.always_die, TWO)
+    assert not Path("out").exists()
+    assert {path.read_text()[0] for path in shards.WORK.rglob("letter.txt")} == set("abdef")
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4, 6, 8])
+def test_what_kills_its_pool_keeps_no_other_from_being_done(workers, monkeypatch):
+    """In the worst order, which real processes meet only now and then: whatever is begun beside c dies with it."""
+    finished = []
+
+    def pool(do, jobs, at_once):
+        names = list(jobs)
+        for start in range(0, len(names), at_once):
+            begun = names[start : start + at_once]
+            if "c" in begun:
+                raise BrokenProcessPool
+            for name in begun:
+                finished.append(name)
+                yield name
+
+    monkeypatch.setattr(executors, "_pool", pool)
+    with pytest.raises(WorkFailed, match=r"^x: a worker died 4 times at the same work: "):
+        executors.do_all("x", print, dict.fromkeys("abcdef"), Machine(executor="process", workers=workers))
+    assert sorted(finished) == list("abdef")
+
+
+@pytest.mark.parametrize(("names", "error", "line"), ERRORS)
+def test_an_error_is_one_line_and_is_not_tried_again(names, error, line):
+    with pytest.raises(error) as raised:
+        go(shard_work.fail, TWO, names)
+    assert str(raised.value) == line
+
+
+def test_workers_share_the_cores_and_load_a_network_once(tmp_path):
+    go(shard_work.describe_worker, TWO, "abcd")
+    told = told_by_workers()
+    assert len({(one["process"], one["network"]) for one in told}) == len({one["process"] for one in told})
+    assert {one["folder"] for one in told} == {str(tmp_path)}
+
+
+def test_workers_end_with_a_parent_that_is_killed():
+    script = (
+        "import sys, time; from pathlib import Path\n"
+        "from pipelines.core.executors import Machine, do_all\n"
+        "if __name__ == '__main__':\n"
+        "    do_all('x', eval, {k: f\"open('{k}', 'w').write(str(__import__('os').getpid())) and"
+        " __import__('time').sleep(60)\" for k in 'ab'}, Machine(executor='process', workers=2))\n"
+    )
+    Path("script.py").write_text(script)
+    environment = os.environ | {"PYTHONPATH": str(shards.ROOT)}
+    parent = subprocess.Popen([sys.executable, "script.py"], env=environment, stderr=subprocess.DEVNULL)
+    wait_for(lambda: all(Path(name).exists() and Path(name).read_text() for name in "ab"))
+    workers = [int(Path(name).read_text()) for name in "ab"]
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    wait_for(lambda: not any(alive(worker) for worker in workers))
+
+
+def alive(process: int) -> bool:
+    """Whether it runs; one that has ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):  # gone, or just going
+        return False
+
+
+def wait_for(happened, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -1,0 +1,132 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from umo.errors import BadInput
+from umo.evaluation.cases import Case, parse_case, read_cases, write_cases
+
+GOOD = {"case_id": "a", "prompt": "two people", "references": ["r.png", "g.png"], "images": ["rg.png"]}
+FULL = {
+    "case_id": "b",
+    "prompt": "two people",
+    "references": [["r.png", "r2.png"], "g.png"],
+    "images": ["rg.png"],
+    "target": "rg.png",
+    "people": ["R", "G"],
+}
+
+
+def write(path: Path, *lines: object) -> Path:
+    texts = (line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines)
+    path.write_text("".join(text + "\n" for text in texts), encoding="utf-8")
+    return path
+
+
+def without(case: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in case.items() if key != name}
+
+
+def test_read_cases(tmp_path: Path) -> None:
+    path = write(tmp_path / "CASES.jsonl", GOOD | {"target": None, "people": None}, FULL)
+    path.write_text("\ufeff" + path.read_text().replace("\n", "\r\n") + "\n")
+    first, second = read_cases(path)
+    assert (first.target, first.people) == (None, None)
+    assert second.references == (("r.png", "r2.png"), ("g.png",))
+    assert second.paths == ["r.png", "r2.png", "g.png", "rg.png", "rg.png"]
+    assert second.people == ("R", "G")
+
+
+BAD_LINES = [
+    ("{", "not JSON"),
+    ("[]", "not a JSON object"),
+    ('"text"', "not a JSON object"),
+    (GOOD | {"case_id": "b", "refs": []}, r"unknown \['refs'\]"),
+    (GOOD, "already taken"),
+    (GOOD | {"case_id": ""}, "case_id must be"),
+    (GOOD | {"case_id": 7}, "case_id must be"),
+    (GOOD | {"case_id": "b", "prompt": None}, "prompt must be"),
+    (GOOD | {"case_id": "b", "references": []}, "references must be"),
+    (GOOD | {"case_id": "b", "references": "r.png"}, "references must be"),
+    (GOOD | {"case_id": "b", "references": [[]]}, "a reference must be"),
+    (GOOD | {"case_id": "b", "references": [1]}, "a reference must be"),
+    (GOOD | {"case_id": "b", "references": [""]}, "a reference must be"),
+    (GOOD | {"case_id": "b", "target": 3}, "target must be"),
+    (GOOD | {"case_id": "b", "people": ["R"]}, "1 people for 2 references"),
+    (GOOD | {"case_id": "b", "people": [1, 2]}, "people must be"),
+    (GOOD | {"case_id": "b", "people": ["R", "R"]}, "a person twice"),
+]
+
+
+@pytest.mark.parametrize(("drawn", "nothing"), [(True, "nothing was scored"), (False, "nothing was drawn")])
+@pytest.mark.parametrize(("line", "reason"), BAD_LINES)
+def test_a_bad_line_is_refused(tmp_path: Path, line: object, reason: str, drawn: bool, nothing: str) -> None:
+    path = write(tmp_path / "CASES.jsonl", GOOD, line)
+    with pytest.raises(BadInput, match=f"CASES.jsonl:2: .*{reason}.*; correct the line, {nothing}$") as caught:
+        read_cases(path, drawn)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ({"case_id": "b"}, r"missing \['images', 'prompt', 'references'\]"),
+        (without(GOOD, "images"), r"missing \['images'\]"),
+        (GOOD | {"images": []}, "images must be"),
+        (GOOD | {"images": [None]}, "images must be"),
+    ],
+)
+def test_a_drawn_case_names_its_images(line: object, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        parse_case(json.dumps(line))
+
+
+@pytest.mark.parametrize("case", [without(GOOD, "images"), GOOD | {"images": []}, GOOD | {"images": [None]}, GOOD])
+def test_a_case_to_be_drawn_needs_no_images(case: dict[str, Any]) -> None:
+    assert parse_case(json.dumps(case), drawn=False) == replace(parse_case(json.dumps(GOOD)), images=())
+    with pytest.raises(ValueError, match=r"missing \['prompt', 'references'\]"):
+        parse_case('{"case_id": "b"}', drawn=False)
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_a_file_without_cases_is_refused(tmp_path: Path, drawn: bool) -> None:
+    with pytest.raises(BadInput, match="No such file"):
+        read_cases(tmp_path / "absent.jsonl", drawn)
+    (tmp_path / "empty.jsonl").write_text("\n\n")
+    with pytest.raises(BadInput, match="holds no case"):
+        read_cases(tmp_path / "empty.jsonl", drawn)
+    (tmp_path / "bytes.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadInput, match="UTF-8"):
+        read_cases(tmp_path / "bytes.jsonl", drawn)
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85"])
+def test_a_line_ends_at_a_line_feed_only(tmp_path: Path, character: str) -> None:
+    prompt = f"two{character}people"
+    path = write(tmp_path / "CASES.jsonl", GOOD | {"prompt": prompt}, FULL)
+    assert character in path.read_text(encoding="utf-8")
+    for drawn in (True, False):
+        assert [case.prompt for case in read_cases(path, drawn)] == [prompt, "two people"]
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    cases = [parse_case(json.dumps(case)) for case in (GOOD | {"prompt": "Zo\xeb\u2028and \U0001f600"}, FULL)]
+    path = tmp_path / "CASES.jsonl"
+    write_cases(path, cases)
+    assert read_cases(path) == cases
+    assert [file.name for file in tmp_path.iterdir()] == ["CASES.jsonl"]
+
+
+def test_a_line_is_short() -> None:
+    assert json.loads(parse_case(json.dumps(FULL)).line()) == FULL
+    assert json.loads(Case("a", "two people", (("r.png",), ("g.png",)), ("rg.png",), None, None).line()) == GOOD
+
+
+def test_reading_cases_needs_no_network() -> None:
+    heavy = "import sys, umo.evaluation.cases; print([m for m in ('torch', 'numpy', 'PIL', 'umo.faces') if m in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"

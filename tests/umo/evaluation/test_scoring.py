@@ -1,0 +1,243 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from umo import records
+from umo.errors import BadInput, WorkFailed
+from umo.evaluation import scoring as evaluation
+from umo.evaluation.cases import read_cases
+from umo.evaluation.metrics import METRICS
+from umo.evaluation.scoring import evaluate
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+GOOD = {"case_id": "a", "prompt": "two people", "references": ["r.png", "g.png"], "images": ["rg.png"]}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, bands: Callable[..., np.ndarray]) -> Path:
+    """Pictures of coloured people."""
+    pictures = {
+        "r": bands(RED),
+        "r2": bands((250, 60, 0)),
+        "g": bands(GREEN),
+        "b": bands(BLUE),
+        "rg": bands(GREEN, RED),
+        "rr": bands(RED, RED),
+        "rgr": bands(RED, GREEN, RED),
+        "rgb": bands(RED, GREEN, BLUE),
+        "mixed": bands((200, 40, 0), (30, 220, 0)),
+        "nobody": bands(),
+    }
+    for name, picture in pictures.items():
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "rgb.png").read_bytes()[:60])
+    return tmp_path
+
+
+def write_cases(folder: Path, *cases: dict[str, Any], name: str = "CASES.jsonl") -> Path:
+    path = folder / name
+    path.write_text("".join(json.dumps(case) + "\n" for case in cases), encoding="utf-8")
+    return path
+
+
+def scores(out: Path) -> list[dict[str, Any]]:
+    return records.read(out / "scores.parquet", records.SCORES).to_pylist()
+
+
+def test_a_bad_line_is_refused_before_any_work(folder: Path, band_judge) -> None:
+    with pytest.raises(BadInput, match=r"CASES.jsonl:2: .*already taken.*nothing was scored"):
+        evaluate(write_cases(folder, GOOD, GOOD), folder / "out", band_judge)
+    assert band_judge.calls.detect == 0
+    assert not (folder / "out").exists()
+
+
+def test_scores_and_metrics(folder: Path, band_judge) -> None:
+    cases = write_cases(
+        folder,
+        GOOD | {"images": ["rg.png", "rr.png", "rgb.png", "rgr.png", "nobody.png"], "people": ["R", "G"]},
+        GOOD | {"case_id": "b", "references": ["b.png"], "images": ["b.png"], "people": ["B"]},
+    )
+    result = evaluate(cases, folder / "out", band_judge)
+    rows = scores(folder / "out")
+    counts = [[row[name] for name in ("covered", "missing", "duplicated", "extra")] for row in rows]
+    assert counts == [[2, 0, 0, 0], [1, 1, 0, 0], [2, 0, 0, 1], [2, 0, 1, 0], [0, 2, 0, 0], [1, 0, 0, 0]]
+    assert rows[0]["assignment"] == [1, 0]
+    assert rows[0]["cosines"] == [[0, 1], [1, 0]]
+    assert rows[0]["boxes"][1] == [32, 0, 64, 32]
+    assert [row["seed"] for row in rows] == [0, 1, 2, 3, 4, 0]
+    assert [row["id_conf"] for row in rows] == [1, 0, 1, 0.5, None, None]
+    assert [row["id_sim"] for row in rows] == [1, 0.5, 1, 1, 0, 1]
+    assert rows[4]["n_faces"] == 0
+    assert rows[4]["error"] is None
+    assert result == json.loads((folder / "out" / "metrics.json").read_text())
+    assert result["coverage"]["mean"] == pytest.approx(((1 + 0.5 + 1 + 1 + 0) / 5 + 1) / 2)
+    assert result["id_conf"]["n"] == 1
+    assert result["by_n"]["1"]["id_conf"] == {"mean": None, "low": None, "high": None, "n": 0}
+    assert result["by_n"]["2"]["duplicates"]["mean"] == pytest.approx(0.2)
+    assert (result["cases"], result["images"], result["failures"], result["clustered"]) == (2, 6, [], True)
+    assert result["judge"]["name"] == "bands"
+    assert len(result["judge"]["files"]["bands.weights"]) == 64
+    assert set(METRICS) <= result.keys()
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["metrics.json", "scores.parquet"]
+
+
+def test_several_photographs_of_a_person_are_averaged(folder: Path, band_judge) -> None:
+    cases = write_cases(folder, GOOD | {"references": [["r.png", "g.png"]], "images": ["r.png"]})
+    evaluate(cases, folder / "out", band_judge)
+    assert scores(folder / "out")[0]["cosines"] == [[pytest.approx(0.5**0.5)]]
+
+
+def test_copy_paste_needs_a_target(folder: Path, band_judge) -> None:
+    pasted = GOOD | {"images": ["rg.png"], "target": "mixed.png"}
+    drawn = GOOD | {"case_id": "b", "images": ["mixed.png"], "target": "mixed.png"}
+    without = GOOD | {"case_id": "c"}
+    nobody = GOOD | {"case_id": "d", "target": "nobody.png"}
+    result = evaluate(write_cases(folder, pasted, drawn, without, nobody), folder / "out", band_judge)
+    values = [row["copy_paste"] for row in scores(folder / "out")]
+    assert values == [pytest.approx(1, abs=5e-3), pytest.approx(-1, abs=5e-3), None, None]
+    assert result["copy_paste"]["n"] == 2
+    assert [(bad["case_id"], bad["path"]) for bad in result["failures"]] == [("d", "nobody.png")]
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("text.jpg", "not an image"),
+        ("empty.jpg", "empty file"),
+        ("cut.png", "truncated"),
+        ("absent.png", "No such file"),
+    ],
+)
+def test_an_unreadable_drawn_picture_is_listed_and_counts_as_one_without_a_face(
+    folder: Path, band_judge, path: str, reason: str
+) -> None:
+    result = evaluate(write_cases(folder, GOOD | {"images": [path, "rg.png"]}), folder / "out", band_judge)
+    (failure,) = result["failures"]
+    assert (failure["case_id"], failure["path"]) == ("a", path)
+    assert reason in failure["error"]
+    bad, good = scores(folder / "out")
+    assert (bad["n_faces"], bad["id_sim"], bad["missing"]) == (0, 0, 2)
+    assert reason in bad["error"]
+    assert (good["covered"], good["error"]) == (2, None)
+    assert result["coverage"]["mean"] == 0.5
+
+
+@pytest.mark.parametrize("path", ["text.jpg", "nobody.png", "absent.png"])
+def test_a_bad_reference_leaves_its_case_out_and_the_rest_goes_on(folder: Path, band_judge, path: str) -> None:
+    bad = GOOD | {"references": ["r.png", path], "images": ["rg.png", "rr.png"]}
+    result = evaluate(write_cases(folder, bad, GOOD | {"case_id": "b"}), folder / "out", band_judge)
+    assert [(failure["case_id"], failure["path"]) for failure in result["failures"]] == [("a", path)]
+    rows = scores(folder / "out")
+    assert [row["case_id"] for row in rows] == ["a", "a", "b"]
+    assert all("cannot be judged" in row["error"] for row in rows[:2])
+    assert all(row[name] is None for row in rows[:2] for name in ("n_faces", "id_sim", "covered", "cosines"))
+    assert result["coverage"] == {"mean": 1, "low": None, "high": None, "n": 1}
+
+
+def test_no_case_that_can_be_judged_is_a_failure_without_results(folder: Path, band_judge) -> None:
+    with pytest.raises(WorkFailed, match=r"none of 1 cases could be judged; the first: nobody.png: no face"):
+        evaluate(write_cases(folder, GOOD | {"references": ["nobody.png"]}), folder / "out", band_judge)
+    assert not (folder / "out" / "metrics.json").exists()
+
+
+def test_each_picture_is_looked_at_once(folder: Path, band_judge) -> None:
+    shutil.copy(folder / "r.png", folder / "same.png")
+    cases = [GOOD | {"case_id": str(i), "references": ["r.png", "same.png"], "images": ["r.png"]} for i in range(9)]
+    evaluate(write_cases(folder, *cases), folder / "out", band_judge)
+    assert band_judge.calls.pictures == 1
+
+
+def test_a_killed_run_goes_on_where_it_stopped(folder: Path, band_judge, monkeypatch) -> None:
+    cases = write_cases(folder, *(GOOD | {"case_id": str(i)} for i in range(8)))
+    evaluate(cases, folder / "whole", band_judge)
+    honest, done = evaluation.score_case, []
+
+    def killed(case, gallery):
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        done.append(case.case_id)
+        return honest(case, gallery)
+
+    monkeypatch.setattr(evaluation, "score_case", killed)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(cases, folder / "out", band_judge)
+    assert [path.name for path in (folder / "out").iterdir()] == [".partial"]
+    next((folder / "out" / ".partial").glob("*.json")).write_text("{")
+    scored = []
+    monkeypatch.setattr(evaluation, "score_case", lambda *given: scored.append(given[0].case_id) or honest(*given))
+    evaluate(cases, folder / "out", band_judge)
+    assert len(scored) == 4
+    for name in ("scores.parquet", "metrics.json"):
+        assert (folder / "out" / name).read_bytes() == (folder / "whole" / name).read_bytes()
+
+
+def test_a_changed_picture_is_not_taken_for_finished(folder: Path, band_judge) -> None:
+    cases = write_cases(folder, GOOD)
+    (case,) = read_cases(cases)
+    before = evaluation._key(case, evaluation.Gallery(band_judge, folder), "{}")
+    shutil.copy(folder / "rr.png", folder / "rg.png")
+    assert evaluation._key(case, evaluation.Gallery(band_judge, folder), "{}") != before
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_result(folder: Path, band_judge, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "scores.parquet")
+
+    monkeypatch.setattr(records, "write", full)
+    with pytest.raises(WorkFailed, match=r"scores.parquet: cannot be written .No space left on device.; make room"):
+        evaluate(write_cases(folder, GOOD), folder / "out", band_judge)
+    assert not (folder / "out" / "metrics.json").exists()
+
+
+def test_out_that_is_a_file_is_one_line(folder: Path, band_judge) -> None:
+    with pytest.raises(WorkFailed, match="cannot be written"):
+        evaluate(write_cases(folder, GOOD), folder / "r.png", band_judge)
+
+
+# With the judge itself, on photographs.
+
+
+def test_photographs_of_people(tmp_path: Path, dlib_judge, orl, group_photo) -> None:
+    def pair(left: np.ndarray, right: np.ndarray, name: str) -> str:
+        Image.fromarray(np.concatenate([left, right], axis=1)).save(tmp_path / name)
+        return name
+
+    for person in (1, 2, 3):
+        Image.fromarray(orl(person, 1)).save(tmp_path / f"{person}.png")
+    Image.fromarray(group_photo).save(tmp_path / "group.png")
+    case = {
+        "case_id": "both",
+        "prompt": "two people",
+        "references": ["1.png", "2.png"],
+        "images": [
+            pair(orl(2, 5), orl(1, 4), "right.png"),
+            pair(orl(1, 4), orl(3, 2), "stranger.png"),
+            "group.png",
+            "1.png",
+        ],
+        "target": pair(orl(1, 8), orl(2, 7), "target.png"),
+        "people": ["one", "two"],
+    }
+    pasted = case | {"case_id": "pasted", "images": [pair(orl(1, 1), orl(2, 1), "pasted.png")]}
+    result = evaluate(write_cases(tmp_path, case, pasted), tmp_path / "out", dlib_judge)
+    right, stranger, group, alone, copy = scores(tmp_path / "out")
+    one, two = (right["boxes"][face] for face in right["assignment"])
+    assert right["covered"] == 2
+    assert one[0] > two[0]  # the first person is on the right
+    assert (stranger["covered"], stranger["missing"]) == (1, 1)
+    assert (group["covered"], group["duplicated"]) == (0, 0)
+    assert group["n_faces"] == 6
+    assert (alone["n_faces"], alone["covered"], alone["missing"]) == (1, 1, 1)
+    assert copy["copy_paste"] > 0.6 > right["copy_paste"]
+    assert right["id_sim"] > 0.5
+    assert result["failures"] == []
+    assert result["clustered"]
+    assert set(result["judge"]["files"]) == {path.name for path in dlib_judge.files}

@@ -1,0 +1,324 @@
+"""Score drawn pictures with a judge: cases in, `scores.parquet` and `metrics.json` out.
+
+The judge is a face model that neither curated the training data nor rewarded the training. Every picture is embedded
+once a run. Finished cases are kept in `DIR/.partial`, so that a killed run goes on where it stopped.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from umo import records
+from umo.errors import BadInput, WorkFailed
+from umo.evaluation import metrics
+from umo.evaluation.cases import Case, read_cases
+from umo.faces.base import FaceModel
+from umo.faces.weights import sha256
+from umo.images import ImageError, read_image
+from umo.matching import NONE, assign, cosine_matrix
+from umo.rewards import mimr, sir
+
+CASES_AT_ONCE = 4
+PICTURES_AT_ONCE = 16
+NO_FACE = "no face found: choose a photograph with a visible face"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a judge saw in one picture: N faces, their embeddings (N, d), or why the picture cannot be used."""
+
+    boxes: np.ndarray
+    sides: np.ndarray
+    embeddings: np.ndarray
+    error: str | None = None
+
+    def main(self) -> np.ndarray:
+        """(d,) embedding of the largest face, as OmniContext takes it from a reference.
+
+        Raises:
+            ImageError: the picture is unreadable or shows no face.
+        """
+        if self.error or not len(self.sides):
+            raise ImageError(self.error or NO_FACE)
+        return self.embeddings[int(self.sides.argmax())]
+
+
+class Gallery:
+    """Pictures as one judge sees them, each looked at once however often it is named."""
+
+    def __init__(self, judge: FaceModel, root: Path) -> None:
+        self.judge = judge
+        self.root = root
+        self._digests: dict[str, str] = {}
+        self._seen: dict[str, Seen] = {}
+
+    def digest(self, path: str) -> str:
+        """sha256 of the picture's bytes; a name of its own where it cannot be read."""
+        if path not in self._digests:
+            try:
+                self._digests[path] = hashlib.sha256((self.root / path).read_bytes()).hexdigest()
+            except OSError:
+                self._digests[path] = f"unreadable {path}"
+        return self._digests[path]
+
+    def look(self, paths: Iterable[str]) -> None:
+        """Detect and embed those not seen before, a few pictures at a time."""
+        new = {self.digest(path): path for path in paths if self.digest(path) not in self._seen}
+        pending: dict[str, np.ndarray] = {}
+        for digest, path in new.items():
+            try:
+                pending[digest] = read_image(self.root / path)
+            except ImageError as error:
+                self._seen[digest] = self._nothing(str(error))
+            if len(pending) == PICTURES_AT_ONCE:
+                self._embed(pending)
+                pending = {}
+        if pending:
+            self._embed(pending)
+
+    def _embed(self, pictures: Mapping[str, np.ndarray]) -> None:
+        images = list(pictures.values())
+        faces = self.judge.detect(images)
+        parts = np.split(self.judge.embed(images, faces), np.cumsum([len(found) for found in faces])[:-1])
+        for digest, found, part in zip(pictures, faces, parts, strict=True):
+            boxes = np.array([face.box for face in found], dtype=np.float32).reshape(-1, 4)
+            self._seen[digest] = Seen(boxes, np.array([face.side for face in found]), part)
+
+    def _nothing(self, error: str) -> Seen:
+        return Seen(np.zeros((0, 4), np.float32), np.zeros(0), np.zeros((0, self.judge.dimension), np.float32), error)
+
+    def __getitem__(self, path: str) -> Seen:
+        self.look([path])
+        return self._seen[self.digest(path)]
+
+
+def reference_vectors(references: Sequence[Sequence[str]], gallery: Gallery) -> np.ndarray:
+    """(n, d) unit vectors: of each person the normalised mean over the photographs' largest faces.
+
+    Raises:
+        ImageError: with the path in front.
+    """
+    vectors = []
+    for photos in references:
+        faces = []
+        for path in photos:
+            try:
+                faces.append(gallery[path].main())
+            except ImageError as error:
+                raise ImageError(f"{path}: {error}") from error
+        mean = np.mean(faces, axis=0)
+        vectors.append(mean / max(np.linalg.norm(mean), 1e-12))
+    return np.stack(vectors)
+
+
+def diagnose(references: Sequence[str], image: str, faces: FaceModel) -> dict[str, Any]:
+    """One picture against its references, with one network: scores, rewards, boxes (for `umo match`).
+
+    Raises:
+        BadInput: a picture cannot be read, or a reference shows no face.
+    """
+    gallery = Gallery(faces, Path())
+    gallery.look([*references, image])
+    try:
+        vectors = reference_vectors([[path] for path in references], gallery)
+    except ImageError as error:
+        raise BadInput(str(error)) from error
+    seen = gallery[image]
+    if seen.error:
+        raise BadInput(f"{image}: {seen.error}")
+    cosines = cosine_matrix(vectors, seen.embeddings)
+    batch = torch.from_numpy(cosines)[None]
+    valid = torch.ones_like(batch, dtype=torch.bool)
+    return {
+        "faces": faces.name,
+        "same_person_cosine": faces.same_person_cosine,
+        "references": list(references),
+        "image": image,
+        **metrics.score(cosines, faces.same_person_cosine),
+        "boxes": seen.boxes.tolist(),
+        "sir": float(sir(batch, valid)),
+        "mimr": float(mimr(batch, valid)),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The rows of one case (`records.SCORES`) and what failed in it ({case_id, path, error})."""
+
+    rows: list[dict[str, Any]]
+    failures: list[dict[str, str]]
+
+
+def score_case(case: Case, gallery: Gallery) -> Scored:
+    """Score every picture of a case. Nothing raises: a failure is in the row or in the failures, and the rest goes on.
+
+    A bad reference makes the case impossible to judge (null metrics); a bad target costs copy_paste alone; a bad drawn
+    picture counts as a picture without a face.
+    """
+    gallery.look(case.paths)
+    failures = [
+        {"case_id": case.case_id, "path": path, "error": gallery[path].error or NO_FACE}
+        for path in dict.fromkeys(photo for person in case.references for photo in person)
+        if not len(gallery[path].sides)
+    ]
+    if failures:
+        reason = "cannot be judged: reference " + "; ".join(f"{bad['path']}: {bad['error']}" for bad in failures)
+        return Scored(
+            [_row(case, seed, gallery.judge.name, error=reason) for seed in range(len(case.images))], failures
+        )
+    vectors = reference_vectors(case.references, gallery)
+    target = gallery[case.target] if case.target else None
+    if case.target and target and not len(target.sides):
+        failures.append({"case_id": case.case_id, "path": case.target, "error": target.error or NO_FACE})
+    rows = []
+    for seed, path in enumerate(case.images):
+        seen = gallery[path]
+        if seen.error:
+            failures.append({"case_id": case.case_id, "path": path, "error": seen.error})
+        scores = metrics.score(cosine_matrix(vectors, seen.embeddings), gallery.judge.same_person_cosine)
+        pasted = _copy_paste(vectors, seen, target, scores["assignment"]) if target else None
+        boxes = seen.boxes.tolist()
+        name = gallery.judge.name
+        rows.append(_row(case, seed, name, **scores, copy_paste=pasted, boxes=boxes, error=seen.error))
+    return Scored(rows, failures)
+
+
+def _row(case: Case, seed: int, judge: str, **values: Any) -> dict[str, Any]:
+    known = {
+        "case_id": case.case_id,
+        "image": case.images[seed],
+        "seed": seed,
+        "judge": judge,
+        "people": list(case.people) if case.people else None,
+        "n": len(case.references),
+    }
+    return dict.fromkeys(records.SCORES.names) | known | values
+
+
+def _copy_paste(references: np.ndarray, drawn: Seen, target: Seen, assignment: Sequence[int]) -> float | None:
+    """Angles between reference, drawn face and target face of each person; the target's faces are assigned likewise."""
+    theirs = target.embeddings.astype(float)  # near 1 an angle needs the digits
+    to_target = cosine_matrix(references, theirs)
+    in_target = assign(to_target)
+    values = np.full((3, len(references)), np.nan)
+    for person, (face, other) in enumerate(zip(assignment, in_target, strict=True)):
+        if NONE not in (face, other):
+            vector = drawn.embeddings[face].astype(float)
+            values[:, person] = vector @ references[person], vector @ theirs[other], to_target[person, other]
+    return metrics.copy_paste(*values)
+
+
+def identity(judge: FaceModel) -> dict[str, Any]:
+    """What makes two evaluations comparable: the judge's name, weight files, threshold and mean face; its licence."""
+    mean = getattr(judge, "mean", None)
+    return {
+        "name": judge.name,
+        "files": {path.name: sha256(path) for path in judge.files},
+        "same_person_cosine": judge.same_person_cosine,
+        "mean_face": None if mean is None else hashlib.sha256(np.ascontiguousarray(mean).tobytes()).hexdigest(),
+        "licence": judge.licence,
+    }
+
+
+def evaluate(cases_file: Path, out: Path, judge: FaceModel) -> dict[str, Any]:
+    """Score every case and write `out/scores.parquet`, then `out/metrics.json`.
+
+    Returns:
+        The content of metrics.json.
+
+    Raises:
+        BadInput: as `read_cases`, before any work.
+        WorkFailed: no case could be judged, or `out` cannot be written.
+    """
+    cases = read_cases(cases_file)
+    gallery, described = Gallery(judge, cases_file.parent), identity(judge)
+    partial = out / ".partial"
+    with _writing(out):
+        partial.mkdir(parents=True, exist_ok=True)
+        scored = list(_score_all(cases, gallery, partial, json.dumps(described)))
+    rows = [row for case in scored for row in case.rows]
+    failures = [failure for case in scored for failure in case.failures]
+    if all(row["n_faces"] is None for row in rows):
+        first = failures[0]
+        raise WorkFailed(
+            f"{cases_file}: none of {len(cases)} cases could be judged; the first: {first['path']}: {first['error']}"
+        )
+    result = {
+        **summarise(rows),
+        "by_n": {str(n): summarise([row for row in rows if row["n"] == n]) for n in sorted({r["n"] for r in rows})},
+        "judge": described,
+        "cases": len(cases),
+        "images": len(rows),
+        "clustered": any(case.people for case in cases),
+        "failures": failures,
+    }
+    with _writing(out):
+        (out / "metrics.json").unlink(missing_ok=True)
+        records.write(out / "scores.parquet", rows, records.SCORES)
+        _write_text(out / "metrics.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
+        shutil.rmtree(partial, ignore_errors=True)
+    return result
+
+
+def _score_all(cases: Sequence[Case], gallery: Gallery, partial: Path, judge: str) -> Iterator[Scored]:
+    """Score a few cases at a time, so that their pictures share batches; finished cases are read back."""
+    with tqdm(total=len(cases), unit="case", desc="evaluate", disable=None) as progress:
+        for start in range(0, len(cases), CASES_AT_ONCE):
+            chunk = cases[start : start + CASES_AT_ONCE]
+            files = [partial / f"{_key(case, gallery, judge)}.json" for case in chunk]
+            kept = [_read_scored(file) for file in files]
+            gallery.look(path for case, done in zip(chunk, kept, strict=True) if done is None for path in case.paths)
+            for case, file, done in zip(chunk, files, kept, strict=True):
+                scored = done or score_case(case, gallery)
+                if done is None:
+                    _write_text(file, json.dumps(asdict(scored)))
+                progress.update()
+                yield scored
+
+
+def _read_scored(file: Path) -> Scored | None:
+    try:
+        return Scored(**json.loads(file.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None  # not done, or cut short by a power failure: score it again
+
+
+def _key(case: Case, gallery: Gallery, judge: str) -> str:
+    """Of everything that a case's scores depend on, but this code: its line, its pictures' bytes, the judge."""
+    parts = [json.dumps(asdict(case)), judge, *(gallery.digest(path) for path in case.paths)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows of scores -> each metric's mean and interval over cases."""
+    return {
+        name: asdict(metrics.over_cases(rows, [metrics.of_row(row, name) for row in rows])) for name in metrics.METRICS
+    }
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """An OSError inside becomes one line that names the folder and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkFailed(
+            f"{error.filename or folder}: cannot be written ({error.strerror or error}); "
+            "make room or choose another --out, then run the same command again"
+        ) from error

@@ -1,0 +1,1 @@
+"""Who is who in a heap of faces: clustering, neighbours, duplicates, thresholds, agreement."""

@@ -1,0 +1,1 @@
+"""What a scene shows and says: prompts, captions, and scenes composited from photographs."""
