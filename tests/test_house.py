@@ -47,7 +47,7 @@ def test_adapters_know_no_use(package):
 
 
 def test_rooms_are_as_drawn():
-    """Beside the rooms there are few modules; a room is entered by its stage.py, but for the two that carry the rest."""
+    """Beside the rooms there are few modules; all but the two that carry the rest have a stage.py."""
     from pipelines.__main__ import STAGES
 
     rooms = {path.name for path in (ROOT / "pipelines").iterdir() if (path / "__init__.py").exists()}
@@ -60,13 +60,8 @@ def test_no_room_knows_another():
     """A stage knows its own room, core and umo; forget and release also what keeps the workspace in order."""
     from pipelines.__main__ import STAGES
 
-    may = dict.fromkeys(STAGES, set()) | {
-        "core": set(),
-        "service": set(),
-        "forget": {"service"},
-        "release": {"service"},
-    }
-    for room, others in may.items():
+    for room in (*STAGES, "core", "service", "forget", "release"):
+        others = {"service"} if room in ("forget", "release") else set()
         for path in (ROOT / "pipelines" / room).rglob("*.py"):
             known = {name.split(".")[1] for name in imports(path) if name.startswith("pipelines.")}
             assert known <= {room, "core", *others}, path
