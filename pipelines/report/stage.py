@@ -26,7 +26,7 @@ from umo.evaluation import metrics
 from umo.evaluation.cases import read_cases
 
 PAGE = "report.html"
-TEMPLATE = ROOT / "pipelines/report.html.j2"
+TEMPLATE = ROOT / "pipelines/report/report.html.j2"
 LABELS = {
     "id_sim_strict": "likeness, strict",
     "id_sim": "likeness",
