@@ -20,6 +20,7 @@ from pipelines.core.params import PARAMS
 from pipelines.core.shards import ROOT, WORK, digest, file_digest
 from pipelines.smoke import merged
 from umo.errors import WorkFailed
+from umo.files import replacing
 from umo.people.agreement import agreement
 
 CORPORA = WORK / "bench/corpora"
@@ -101,10 +102,8 @@ def workspace(faces: int, scratch: Path = CORPORA) -> Workspace:
     """A corpus of so many faces; one that is there already, made by the same code, is taken."""
     path = scratch / f"{faces}-{digest(SEED, file_digest(Path(corpus.__file__)))[:8]}"
     if not (path / corpus.TRUTH).exists():
-        temporary = path.with_name(path.name + ".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        corpus.write(temporary, faces, seed=SEED)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            corpus.write(temporary, faces, seed=SEED)
     found = Workspace(path.resolve(), pl.read_parquet(path / corpus.TRUTH))
     found.params()
     return found

@@ -16,6 +16,7 @@ import yaml
 from pipelines.core.params import PARAMS
 from pipelines.core.shards import ROOT, WORK
 from umo.errors import WorkFailed
+from umo.files import replacing
 
 PHOTOS = Path("datasets/photos")
 GROUP_EVERY = 20  # one photograph in so many shows a group of six; the others are portraits
@@ -50,10 +51,9 @@ def write_photos(folder: Path, count: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         original = group if number % GROUP_EVERY == GROUP_EVERY - 1 else portraits[number % len(portraits)]
         noise = np.random.default_rng(number).normal(0, 2, original.shape[:2])
-        temporary = path.with_suffix(".tmp")
         _, data = cv2.imencode(".jpg", np.clip(original + noise[..., None], 0, 255).astype(np.uint8))
-        temporary.write_bytes(data.tobytes())
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(data.tobytes())
 
 
 def _portraits() -> list[np.ndarray]:

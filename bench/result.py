@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from umo.files import write_text
+
 RESULTS = Path("bench/results")
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -67,9 +69,7 @@ class Result:
 def write_json(path: Path, content: object) -> Path:
     """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    temporary.replace(path)
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
     return path
 
 

@@ -19,6 +19,7 @@ from umo.customizers.base import Size, default_size, seed_of
 from umo.customizers.folder import model_files
 from umo.errors import BadInput, WorkFailed
 from umo.evaluation.cases import Case, read_cases, write_cases
+from umo.files import replacing
 from umo.images import require_image
 
 CASES_FILE = "CASES.jsonl"
@@ -165,9 +166,8 @@ def _write(path: Path, picture: np.ndarray, key: str) -> None:
     """Atomically, with the key inside: a file that is there under its name is whole."""
     text = PngInfo()
     text.add_text(KEY, key)
-    temporary = path.with_name(path.name + ".tmp")
-    Image.fromarray(picture).save(temporary, format="PNG", compress_level=6, pnginfo=text)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG", compress_level=6, pnginfo=text)
 
 
 def _key(path: Path) -> str | None:

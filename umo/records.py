@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from umo.errors import BadInput
+from umo.files import replacing
 
 VERSION = "2"
 Found = TypeVar("Found")
@@ -242,9 +243,8 @@ def write(path: Path, data: pa.Table | Sequence[Mapping[str, object]], schema: p
     if found.schema.names != schema.names:
         raise ValueError(f"{name(schema)}: columns {found.schema.names} instead of {schema.names}")
     found = found.cast(schema).replace_schema_metadata({"record": name(schema), "version": VERSION})
-    temporary = path.with_name(path.name + ".tmp")
-    pq.write_table(found, temporary, compression="zstd")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        pq.write_table(found, temporary, compression="zstd")
 
 
 def read(path: Path, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:

@@ -32,6 +32,7 @@ from umo.customizers.build import TINY, build_tiny
 from umo.customizers.flux_tokens import FluxCondition
 from umo.customizers.flux_uno import FluxUno
 from umo.customizers.tiny import PatchAutoencoder
+from umo.files import replacing
 from umo.scenes.prompts import COLOURS, TEXTURES, prompt
 
 HERE = Path(__file__).resolve().parent
@@ -167,9 +168,8 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "curve": self.curve,
         }
-        temporary = path.with_name(path.name + ".tmp")
-        torch.save(state, temporary)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            torch.save(state, temporary)
 
     def resume(self, path: Path, key: str) -> None:
         """From a checkpoint of the same data and params, if there is one."""

@@ -21,6 +21,7 @@ from pipelines.core.shards import Counts, Machine, Shard, digest, scratch, tree_
 from pipelines.core.shards import run as run_shards
 from pipelines.core.sources import read_sources
 from umo import records
+from umo.files import write_text
 from umo.scenes import captions
 
 if TYPE_CHECKING:
@@ -118,9 +119,7 @@ def _answers(vlm: VisionLanguage, device: str, rows: Sequence[Mapping], kept: Pa
             batch = rows[start : start + vlm.batch]
             pictures = [archives[row["kind"]].read(row["shard"], row["key"]) for row in batch]
             texts = _load(vlm.model, device, vlm.precision).describe(pictures, vlm.instruction, vlm.max_tokens)
-            temporary = file.with_suffix(".tmp")
-            temporary.write_text(json.dumps(texts))
-            temporary.replace(file)
+            write_text(file, json.dumps(texts))
         yield from json.loads(file.read_text())
 
 

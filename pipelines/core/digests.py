@@ -8,6 +8,7 @@ import atexit
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -61,11 +62,21 @@ def tree_digest(folder: Path) -> str:
     return digest([(str(path.relative_to(folder)), file_digest(path)) for path in files])
 
 
-def remember_digest(path: Path, value: str) -> None:
-    """Take the word of somebody who has just given a file another hard link, and so a new time of change.
-
-    Nothing is remembered where the bytes are too new.
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name, or a copy where it cannot have one; what is known of it stays known, though a link
+    moves its time of change.
     """
+    known = _memory().get(source.stat())
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    if known:
+        remember_digest(target, known)
+
+
+def remember_digest(path: Path, value: str) -> None:
+    """Take the word of somebody who knows a file's bytes. Nothing is remembered where they are too new."""
     status = path.stat()
     if _settled(status.st_mtime_ns):
         _memory().put(status, value)

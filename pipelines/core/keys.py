@@ -15,8 +15,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("pipelines", "umo")
-MACHINERY = tuple(
-    Path(f"pipelines/core/{name}.py") for name in ("digests", "executors", "keys", "locks", "params", "shards")
+MACHINERY = (
+    *(Path(f"pipelines/core/{name}.py") for name in ("digests", "executors", "keys", "locks")),
+    *(Path(f"pipelines/core/{name}.py") for name in ("params", "publish", "shards")),
+    Path("umo/files.py"),
 )
 # Imported name -> what pip calls it, where that is not the same.
 DISTRIBUTIONS = {

@@ -11,6 +11,7 @@ import polars as pl
 
 from pipelines.core.shards import digest
 from umo.errors import BadInput
+from umo.files import replacing
 
 LEDGER = Path("datasets/splits.csv")
 Split = Literal["train", "validation", "test"]
@@ -132,9 +133,8 @@ class Ledger:
 
     def write(self, path: Path = LEDGER) -> None:
         """Replace the file whole."""
-        temporary = path.with_name(path.name + ".tmp")
-        self._rows.write_csv(temporary)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            self._rows.write_csv(temporary)
 
 
 def numbers(splits: pl.Series) -> np.ndarray:

@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from pipelines.core.digests import WORK, digest, file_digest, read_digest, remember_digest, tree_digest
 from pipelines.core.executors import Machine, do_all
 from pipelines.core.keys import ROOT, code, versions
-from pipelines.core.locks import alone
+from pipelines.core.publish import MARKER, publish, writing
 from umo.errors import BadInput
 
 __all__ = [  # and what the stages need beside it
@@ -39,7 +39,6 @@ __all__ = [  # and what the stages need beside it
     "scratch",
     "tree_digest",
 ]
-MARKER = "marker.json"
 
 
 @dataclass(frozen=True)
@@ -98,14 +97,16 @@ def run(
     data = {path.name: file_digest(path) for path in files}
     common = digest(stage, code(module), data, versions(module), params.model_dump(mode="json"))
     folders = {shard.name: WORK / stage / digest(common, shard.name, shard.inputs) for shard in shards}
-    with alone(stage, WORK / f"{stage}.lock"):
+    with writing(stage):
         _sweep(WORK / stage)
         pending = {shard.name: shard for shard in shards if not _finished(folders[shard.name])}
         _start(stage, len(shards), len(shards) - len(pending))
         jobs = {name: (shard, folders[name]) for name, shard in pending.items()}
         do_all(stage, partial(_do, work), jobs, machine)
         _sweep(WORK / stage)
-        publish(folders, out)
+        for name in pending:
+            _remember(folders[name])
+        publish({folder: name for name, folder in folders.items()}, out)
         return _report(stage, folders, out)
 
 
@@ -171,58 +172,13 @@ def scratch(folder: Path) -> Path:
     return folder.with_name(f"{folder.name.split('.')[0]}.partial")
 
 
-def publish(folders: Mapping[str, Path], out: Path) -> None:
-    """Put finished shards where DVC expects them, replacing the output whole; files are hard links where possible.
-
-    A shard that lies there already as it should is moved over and not touched. Where `out` names a file (it has a
-    suffix), the product is one file, and that is what is published.
-    """
-    temporary, old = (out.with_name(f".{out.name}{ending}.tmp") for ending in ("", ".old"))
-    for left in (temporary, old):
-        shutil.rmtree(left, ignore_errors=True)
-    there = set() if out.suffix else {name for name, folder in folders.items() if name and _lies_in(folder, out / name)}
-    if len(there) == len(folders) == (len(list(out.iterdir())) if there else 0):
-        return
-    temporary.mkdir(parents=True)
-    for name, folder in folders.items():
-        if name not in there:
-            _link_all(folder, temporary / name)
-    if out.suffix:
-        (temporary / out.name).replace(out)
-        shutil.rmtree(temporary)
-        return
-    if out.exists():
-        out.replace(old)
-    for name in there:
-        (old / name).replace(temporary / name)
-    temporary.replace(out)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _lies_in(folder: Path, published: Path) -> bool:
-    """Whether a finished shard's products, and nothing else, are there."""
-    found = {str(path.relative_to(published)): path for path in published.rglob("*") if path.is_file()}
-    made = json.loads((folder / MARKER).read_text())["sha256"]
-    return found.keys() == made.keys() and all(
-        path.samefile(folder / name) or file_digest(path) == made[name] for name, path in found.items()
-    )
-
-
-def _link_all(folder: Path, target: Path) -> None:
-    """The products of a finished shard, whose checksums remain known although a link moves their time of change."""
-    shutil.copytree(folder, target, copy_function=_link, dirs_exist_ok=True)
-    (target / MARKER).unlink()
+def _remember(folder: Path) -> None:
+    """Spare the next run the reading of what has just been made, and not been written to since."""
     marker = folder / MARKER
+    written = marker.stat().st_mtime_ns
     for name, value in json.loads(marker.read_text())["sha256"].items():
-        if (folder / name).stat().st_mtime_ns <= marker.stat().st_mtime_ns:
+        if (folder / name).stat().st_mtime_ns <= written:
             remember_digest(folder / name, value)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def _report(stage: str, folders: Mapping[str, Path], out: Path) -> Counts:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from umo.errors import BadInput
+from umo.files import write_text
 from umo.quality import perceptual_hash
 
 TOMBSTONES = Path("datasets/tombstones.csv")
@@ -112,9 +113,7 @@ class Tombstones:
         """Replace the file whole."""
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([COLUMNS, *self.rows()])
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(text.getvalue())
-        temporary.replace(path)
+        write_text(path, text.getvalue())
 
 
 def encoded(centre: np.ndarray) -> str:

@@ -7,7 +7,6 @@ then what describes the whole. The first two lie in .work and are laid out as on
 
 import json
 import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
@@ -21,6 +20,7 @@ from pydantic import Field, field_validator
 from pipelines.core import products
 from pipelines.core.ledger import SPLITS
 from pipelines.core.params import Section
+from pipelines.core.publish import publish, writing
 from pipelines.core.shards import WORK, Counts, Machine, Shard, digest, file_digest
 from pipelines.core.shards import run as run_shards
 from pipelines.core.sources import SOURCES, Source, read_sources
@@ -61,6 +61,11 @@ class Params(Section):
 
 def run(params: Params, machine: Machine) -> None:
     """Write the kept sets of datasets/curated with their pictures."""
+    with writing("export"):
+        _export(params, machine)
+
+
+def _export(params: Params, machine: Machine) -> None:
     sets, references = place(products.captioned_sets().sort("set_id"))
     crops = crop_shards(references)
     # A worker of several leaves the other cores to the others.
@@ -77,7 +82,7 @@ def run(params: Params, machine: Machine) -> None:
     described |= {path.name: file_digest(path) for path in (products.CURATED / products.FUNNEL, SOURCES)}
     whole = Shard("", described)
     run_shards("export", partial(_write_whole, params, sets), [whole], WHOLE, params=params, machine=machine)
-    _lay_out([*(PARTS / part.name for part in parts), WHOLE], products.EXPORTED)
+    publish(dict.fromkeys([*(PARTS / part.name for part in parts), WHOLE], ""), products.EXPORTED)
 
 
 def _write_whole(params: Params, sets: pl.DataFrame, shard: Shard, folder: Path) -> Counts:
@@ -126,22 +131,3 @@ def _write_sheet(file: Path, path: Path) -> None:
     rows = next(pq.ParquetFile(file).iter_batches(SHEET_ROWS, columns=["references", "target"])).to_pylist()
     lines = [[read_image(image["bytes"]) for image in (*row["references"], row["target"])] for row in rows]
     path.write_bytes(encode_jpeg(contact_sheet(lines), 90))
-
-
-def _lay_out(folders: list[Path], out: Path) -> None:
-    """The files of several folders as one; replaces the output whole."""
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    for folder in folders:
-        shutil.copytree(folder, temporary, copy_function=_link, dirs_exist_ok=True)
-    shutil.rmtree(out, ignore_errors=True)
-    temporary.replace(out)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except FileExistsError:  # a reference that two parts show
-        pass
-    except OSError:
-        shutil.copy2(source, target)

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from pipelines.core.shards import WORK
+from umo.files import replacing
 
 NOTE = WORK / "forget.json"
 
@@ -49,10 +50,9 @@ class Note(BaseModel):
     def write(self) -> None:
         """Keep it."""
         NOTE.parent.mkdir(exist_ok=True)
-        temporary = NOTE.with_suffix(".tmp")
-        temporary.touch(mode=0o600)
-        temporary.write_text(self.model_dump_json())
-        temporary.replace(NOTE)
+        with replacing(NOTE) as temporary:
+            temporary.touch(mode=0o600)
+            temporary.write_text(self.model_dump_json())
 
     @staticmethod
     def remove() -> None:

@@ -15,6 +15,7 @@ from pipelines.core.shards import WORK
 from pipelines.forget.note import NOTE, Note
 from pipelines.forget.scan import Scan
 from umo.errors import BadInput, WorkFailed
+from umo.files import write_text
 
 DATASETS, RUNS = Path("datasets"), Path("runs")
 LOCK = Path("dvc.lock")
@@ -150,9 +151,7 @@ def _drop_from_lock(outs: list[Path]) -> None:
         if not any(out["path"] in gone or _missing(Path(out["path"])) for out in entry.get("outs", ()))
     }
     if len(kept) < len(stages):
-        temporary = LOCK.with_name(f".{LOCK.name}.tmp")
-        temporary.write_text(yaml.safe_dump(found | {"stages": kept}, sort_keys=False))
-        temporary.replace(LOCK)
+        write_text(LOCK, yaml.safe_dump(found | {"stages": kept}, sort_keys=False))
 
 
 def _missing(path: Path) -> bool:

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from pipelines.core import products
 from pipelines.core.ledger import SPLITS, Ledger
 from pipelines.core.params import Section
+from pipelines.core.publish import writing
 from pipelines.core.shards import Counts, Machine, Shard, digest, tree_digest
 from pipelines.core.shards import run as run_shards
 from pipelines.core.tombstones import FORGOTTEN, Tombstones
@@ -70,7 +71,12 @@ class Params(Section):
 
 def run(params: Params, machine: Machine) -> None:
     """Find the people of datasets/ingested and extend the ledger."""
-    ledger = Ledger.read()
+    with writing("identify"):
+        _extend(params, machine, Ledger.read())
+
+
+def _extend(params: Params, machine: Machine, ledger: Ledger) -> None:
+    """First the people, then the ledger: a run that is killed between the two finds the same people again."""
     inputs = {str(product): tree_digest(product) for product in (products.INGESTED, products.MEASURED_PHOTOS)}
     forgotten = digest([row for row in Tombstones.read().rows() if row.embedding])
     shard = Shard("", inputs | {"ledger": ledger.digest(), "forgotten": forgotten})

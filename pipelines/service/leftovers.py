@@ -22,6 +22,7 @@ import psutil
 import yaml
 
 from umo.errors import WorkFailed
+from umo.files import write_text
 
 DVC_LOCK = Path(".dvc/tmp/lock")
 RWLOCK = Path(".dvc/tmp/rwlock")
@@ -67,9 +68,7 @@ def _clear_locks(path: Path) -> str:
     }
     if kept == before:
         return f"{RWLOCK}: nothing left by a dead process"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({mode: entries for mode, entries in kept.items() if entries}))
-    temporary.replace(path)
+    write_text(path, json.dumps({mode: entries for mode, entries in kept.items() if entries}))
     return f"{RWLOCK}: entries of dead processes removed"
 
 

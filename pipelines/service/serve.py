@@ -21,6 +21,7 @@ from pipelines.service.files import LOOPBACK
 from pipelines.service.links import FILES_URL
 from pipelines.service.writer import birth, lives
 from umo.errors import BadInput, WorkFailed
+from umo.files import write_text
 
 HOME = Path(".prefect")
 POOL, GPU = "umo", "gpu"
@@ -71,9 +72,7 @@ class Note:
 
     def write(self, root: Path) -> None:
         """Replace it whole."""
-        temporary = root / HOME / "serve.tmp"
-        temporary.write_text(json.dumps(asdict(self)))
-        temporary.replace(root / HOME / "serve.json")
+        write_text(root / HOME / "serve.json", json.dumps(asdict(self)))
 
     def alive(self) -> dict[str, Service]:
         """By name."""

@@ -21,6 +21,7 @@ import psutil
 from pipelines.service.commands import HANDED
 from pipelines.service.leftovers import refuse_others
 from umo.errors import WorkFailed
+from umo.files import write_text
 
 STATE = Path(".dvc/tmp/umo")
 LOCK = STATE / "writer.lock"
@@ -77,9 +78,7 @@ def noted(run: Run, root: Path = Path()) -> Iterator[None]:
     """Note a run for as long as it is; the note of one that was killed stays."""
     file = root / RUNS / f"{run.run_id}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(asdict(run)))
-    temporary.replace(file)
+    write_text(file, json.dumps(asdict(run)))
     try:
         yield
     finally:

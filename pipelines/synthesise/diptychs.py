@@ -21,6 +21,7 @@ from pipelines.synthesise.drawn import Asked, Shown
 from pipelines.synthesise.params import Diffusion, Params, Strict
 from pipelines.synthesise.strict import Panel, group_fault, pair
 from umo.errors import BadInput, WorkFailed
+from umo.files import replacing
 from umo.images import encode_png, read_image
 from umo.scenes.prompts import diptych_prompt
 
@@ -80,9 +81,8 @@ class Diptychs:
             if not all(file.exists() for file in files):
                 # All of a case's, whichever are missing: a resumed run must give the same bytes as a whole one.
                 for file, picture in zip(files, self._draw(case), strict=True):
-                    temporary = file.with_suffix(".tmp")
-                    temporary.write_bytes(encode_png(picture))
-                    temporary.replace(file)
+                    with replacing(file) as temporary:
+                        temporary.write_bytes(encode_png(picture))
             yield [halves(read_image(file)) for file in files]
 
     def _draw(self, case: Asked) -> np.ndarray:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from umo.errors import BadInput
+from umo.files import replacing
 
 State = dict[str, Tensor]
 PREFIX = "transformer."
@@ -225,9 +226,8 @@ def save(state: Mapping[str, Tensor], folder: Path, base: str) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
-    temporary = path.with_name(path.name + ".tmp")
     named = {PREFIX + key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
     # One entry alone: safetensors writes several in an order that differs from process to process.
-    save_file(named, temporary, metadata={"base": base})
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        save_file(named, temporary, metadata={"base": base})
     return path

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from umo.errors import BadInput
+from umo.files import write_text
 
 _REQUIRED = {"case_id", "prompt", "references", "images"}
 _OPTIONAL = {"target", "people"}
@@ -81,9 +82,7 @@ def read_cases(path: Path, drawn: bool = True) -> list[Case]:
 
 def write_cases(path: Path, cases: Sequence[Case]) -> None:
     """Write CASES.jsonl, whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(case.line() + "\n" for case in cases), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, "".join(case.line() + "\n" for case in cases))
 
 
 def parse_case(line: str, drawn: bool = True) -> Case:

@@ -23,6 +23,7 @@ from umo.evaluation import metrics
 from umo.evaluation.cases import Case, read_cases
 from umo.faces.base import FaceModel
 from umo.faces.weights import sha256
+from umo.files import write_text
 from umo.images import ImageError, read_image
 from umo.matching import NONE, assign, cosine_matrix
 from umo.rewards import mimr, sir
@@ -264,7 +265,7 @@ def evaluate(cases_file: Path, out: Path, judge: FaceModel) -> dict[str, Any]:
     with _writing(out):
         (out / "metrics.json").unlink(missing_ok=True)
         records.write(out / "scores.parquet", rows, records.SCORES)
-        _write_text(out / "metrics.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
+        write_text(out / "metrics.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
         shutil.rmtree(partial, ignore_errors=True)
     return result
 
@@ -280,7 +281,7 @@ def _score_all(cases: Sequence[Case], gallery: Gallery, partial: Path, judge: st
             for case, file, done in zip(chunk, files, kept, strict=True):
                 scored = done or score_case(case, gallery)
                 if done is None:
-                    _write_text(file, json.dumps(asdict(scored)))
+                    write_text(file, json.dumps(asdict(scored)))
                 progress.update()
                 yield scored
 
@@ -303,13 +304,6 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         name: asdict(metrics.over_cases(rows, [metrics.of_row(row, name) for row in rows])) for name in metrics.METRICS
     }
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from umo.errors import BadInput
 from umo.faces.base import Face, FaceModel
 from umo.faces.weights import sha256
+from umo.files import replacing
 from umo.images import ImageError, read_image
 
 SIDES = (112, 64, 48, 32)
@@ -231,9 +231,8 @@ def calibrate_command(photos_csv: Path, faces: str, out: Path) -> None:
 
 def write_calibration(result: dict[str, Any], out: Path) -> None:
     """Write the JSON in one step: a reader sees the old file or the whole new one."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    temporary.replace(out)
+    with replacing(out, several=True) as temporary:
+        temporary.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _read_photos(path: Path) -> Iterator[tuple[np.ndarray, str]]:

@@ -1,7 +1,6 @@
 """What is trained on: samples as a data set gives them, encoded once and kept on disk."""
 
 import hashlib
-import os
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from umo.customizers.base import Customizer, Size, default_size
 from umo.customizers.references import fill
 from umo.errors import BadInput
 from umo.faces.base import Face
+from umo.files import replacing
 from umo.images import ImageError, filled_points, read_image
 from umo.rewards import Anchor, MatchingReward
 from umo.training.rerefl import Batch
@@ -141,9 +141,8 @@ class Samples:
         state["anchors"] = self._embed(sample)
         state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
         path = self._path(sample)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        save_file(state, temporary)
-        temporary.replace(path)
+        with replacing(path, several=True) as temporary:
+            save_file(state, temporary)
         return state
 
     def _picture(self, data: bytes, sample: Sample, what: str) -> np.ndarray:

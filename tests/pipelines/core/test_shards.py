@@ -5,14 +5,16 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
-from pipelines.core import digests, shards
+from pipelines.core import digests, publish, shards
 from pipelines.core.shards import Counts, Shard, run
+from umo import files
 from umo.errors import WorkFailed
 
 
@@ -60,10 +62,9 @@ def test_a_changed_parameter_redoes_all():
     assert calls() == ["a", "b", "a", "b"]
 
 
-def test_a_changed_module_redoes_all(monkeypatch):
+def test_changed_code_redoes_all(monkeypatch):
     go()
-    real = shards.file_digest
-    monkeypatch.setattr(shards, "file_digest", lambda path: "edited" if path.name == "ingest.py" else real(path))
+    monkeypatch.setattr(shards, "code", lambda module: {"pipelines/ingest/stage.py": "edited"})
     go()
     assert calls() == ["a", "b", "a", "b"]
 
@@ -97,9 +98,9 @@ def test_damaged_work_is_done_again(damage, settled, monkeypatch):
 
 
 def standing() -> dict[Path, tuple[int, ...]]:
-    """Product -> all that writing or linking it anew would change; reading it is no change."""
+    """Product -> all that writing it anew would change, and by which DVC knows it."""
     found = {path: path.stat() for path in Path("out").rglob("*.txt")}
-    return {path: (of.st_ino, of.st_nlink, of.st_size, of.st_mtime_ns, of.st_ctime_ns) for path, of in found.items()}
+    return {path: (of.st_ino, of.st_nlink, of.st_size, of.st_mtime_ns) for path, of in found.items()}
 
 
 def test_a_shard_that_stays_is_not_published_again():
@@ -197,59 +198,134 @@ def test_a_failed_shard_keeps_the_others_and_the_old_output():
     assert not list(shards.WORK.rglob("half.txt"))
 
 
-MOMENTS = ["product", "marker", "rename", "link", "swap"]
+def in_child(moment: str, act: Callable[[Callable[..., None]], object]) -> int:
+    """Do something in a process that kills itself without warning when it comes to a moment; its exit code.
+
+    Args:
+        act: told what to call when it comes to a moment.
+    """
+
+    def at(where: str, here: bool = True) -> None:
+        if moment == where and here:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if not child:
+        digests._open.clear()  # a connection does not outlive a fork
+        try:
+            watch_swaps(at, moment.endswith("renames"))
+            act(at)
+            digests._close()
+            os._exit(0)
+        finally:
+            traceback.print_exc()
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_at_any_moment_it_goes_on_and_ends_in_the_same_bytes(moment, tmp_path):
-    """The process kills itself without warning at the named moment of the second shard."""
-    script = textwrap.dedent(
-        f"""
-        import os, shutil, signal, sys
-        from pathlib import Path
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        sys.path.insert(0, {str(shards.ROOT)!r})
-        import test_shards as t
-        from pipelines import digests, shards
-        die = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
-        moment, real_replace, real_link, count = {moment!r}, Path.replace, shards._link, [0]
+def watch_swaps(at: Callable[..., None], by_renames: bool) -> None:
+    """Of this process, for good.
 
-        def work(shard, folder):
-            (folder / "other.txt").write_text("1")
-            if shard.name == "b" and moment == "product": die()
-            counts = t.write_letter(shard, folder)
-            if shard.name == "b" and moment == "marker": die()
+    Args:
+        by_renames: as where the system cannot swap two folders at one instant.
+    """
+    swap, replace = files._swap, Path.replace
+
+    def watched_swap(*arguments: Path) -> None:
+        at("before the swap")
+        swap(*arguments)
+        at("after the swap")
+
+    def watched_replace(path: Path, target: Path) -> Path:
+        new = path.name == f".{target.name}.tmp"
+        at("between the renames", new)
+        found = replace(path, target)
+        at("after the renames", new)
+        return found
+
+    files._swap = watched_swap
+    if by_renames:
+        files.ctypes.CDLL, Path.replace = lambda name: None, watched_replace
+
+
+def run_killed(moment: str, text: str) -> int:
+    def act(at: Callable[..., None]) -> None:
+        def work(shard: Shard, folder: Path) -> Counts:
+            (folder / "other.txt").write_text(text)
+            at("product", shard.name == "b")
+            counts = write_letter(shard, folder)
+            at("marker", shard.name == "b")
             return counts
 
-        def replace(self, target):
-            count[0] += 1
-            if (moment, count[0]) in (("rename", 2), ("swap", 4)): die()
-            return real_replace(self, target)
+        do, link = shards._do, publish.link
 
-        def link(source, target):
-            if moment == "link" and "/b/" in str(target): die()
-            return real_link(source, target)
+        def watched_do(*arguments: object) -> None:
+            do(*arguments)
+            at("rename", arguments[1][0].name == "b")
 
-        if moment:
-            Path.replace, shards._link = replace, link
-        pieces = [shards.Shard(name, {{"text": "1"}}) for name in "abc"]
-        shards.run("ingest", work, pieces, Path("out"), params=t.Knob())
-        """
-    )
-    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+        def watched_link(source: Path, target: Path) -> None:
+            at("link", target.parent.name == "b")
+            link(source, target)
+
+        shards._do, publish.link = watched_do, watched_link
+        run("ingest", work, [Shard(name, {"text": text}) for name in "abc"], Path("out"), params=Knob())
+
+    return in_child(moment, act)
+
+
+NEW = ["product", "marker", "rename", "link"]
+CHANGED = [*NEW, "before the swap", "after the swap", "between the renames", "after the renames"]
+
+
+def of_three(text: str) -> dict[str, str]:
+    files = (("other.txt", text), ("letter.txt", "{} None"))
+    return {f"out/{name}/{file}": content.format(name) for name in "abc" for file, content in files}
+
+
+def standing_files() -> dict[str, str]:
+    return {str(path): path.read_text() for path in Path("out").rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("moment", NEW)
+def test_killed_at_any_moment_it_goes_on_and_ends_in_the_same_bytes(moment):
+    """The process kills itself without warning at the named moment of the second shard."""
+    assert run_killed(moment, "1") == -signal.SIGKILL
     assert not Path("out").exists()
-    again = subprocess.run(
-        [sys.executable, "-c", script.replace(f"= {moment!r},", "= '',")], capture_output=True, text=True, check=False
-    )
-    assert again.returncode == 0, again.stderr
+    assert run_killed("", "1") == 0
     assert calls().count("a") == 1, "a finished shard was done again"
-    found = {str(path): path.read_text() for path in Path("out").rglob("*") if path.is_file()}
-    assert found == {
-        f"out/{name}/{file}": text
-        for name in "abc"
-        for file, text in (("other.txt", "1"), ("letter.txt", f"{name} None"))
-    }
+    assert standing_files() == of_three("1")
+
+
+@pytest.mark.parametrize("moment", CHANGED)
+def test_killed_at_any_moment_the_old_product_stands_whole_or_the_new_one(moment):
+    assert run_killed("", "1") == 0
+    before = standing_files()
+    assert run_killed(moment, "2") == -signal.SIGKILL
+    assert moment == "between the renames" or standing_files() == (of_three("2") if "after" in moment else before)
+    if moment == "between the renames":  # where the system cannot swap, the old one stands beside it for the next run
+        assert {path.name for path in Path().glob(".out*.tmp")} == {".out.tmp", ".out.old.tmp"}
+    assert run_killed("", "2") == 0
+    assert standing_files() == of_three("2")
+    assert sorted(path.name for path in Path().iterdir()) == [".work", "calls.txt", "out"]
+
+
+def test_a_product_that_is_one_file_is_replaced_at_one_instant(monkeypatch):
+    def write(shard: Shard, folder: Path) -> Counts:
+        (folder / "sum.json").write_text(shard.inputs["text"])
+        return Counts()
+
+    def stop(self: Path, target: Path) -> None:
+        if self.name == ".sum.json.tmp":
+            raise KeyboardInterrupt
+        real(self, target)
+
+    real = Path.replace
+    run("ingest", write, [Shard("", {"text": "1"})], Path("sum.json"), params=Knob())
+    monkeypatch.setattr(Path, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run("ingest", write, [Shard("", {"text": "2"})], Path("sum.json"), params=Knob())
+    assert Path("sum.json").read_text() == "1"
+    assert not Path(".sum.json.tmp").exists()
 
 
 def test_the_marker_says_what_was_made():

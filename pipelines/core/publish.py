@@ -1,0 +1,70 @@
+"""How a product reaches its place: as hard links, whole, at one instant, by one writer a stage."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipelines.core.digests import WORK, file_digest, link
+from pipelines.core.locks import alone
+from umo.files import clear, replacing
+
+MARKER = "marker.json"
+_held: set[str] = set()
+
+
+@contextmanager
+def writing(stage: str) -> Iterator[None]:
+    """Be the only writer of a stage's products in this workspace; may be nested.
+
+    Raises:
+        WorkFailed: another process is.
+    """
+    if stage in _held:
+        yield
+        return
+    with alone(stage, WORK / f"{stage}.lock"):
+        _held.add(stage)
+        try:
+            yield
+        finally:
+            _held.discard(stage)
+
+
+def publish(places: Mapping[Path, str], out: Path) -> None:
+    """Lay out finished folders at `out`, without their markers, in place of all that was there.
+
+    Killed anywhere, the old product stands whole. A file that lies there already as it should keeps its inode, so that
+    DVC need not read it again; where all of them do, nothing is touched. Where `out` names a file (it has a suffix),
+    the product is the file of that name in the folder.
+
+    Args:
+        places: folder -> its place inside `out`, "" for `out` itself. What several folders hold is taken once.
+    """
+    wanted: dict[str, Path] = {}
+    for folder, place in places.items():
+        for path in _files(folder):
+            if path != folder / MARKER:
+                wanted.setdefault(str(Path(place) / path.relative_to(folder)), path)
+    if out.suffix:
+        with replacing(out) as temporary:
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            link(wanted[out.name], temporary)
+        return
+    clear(out)
+    there = {str(path.relative_to(out)): path for path in _files(out)}
+    kept = {name: there[name] for name in wanted.keys() & there.keys() if _same(wanted[name], there[name])}
+    if kept.keys() == wanted.keys() == there.keys():
+        return
+    with replacing(out) as temporary:
+        temporary.mkdir(parents=True)
+        for name, path in wanted.items():
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            link(kept.get(name, path), temporary / name)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _same(made: Path, there: Path) -> bool:
+    return made.samefile(there) or file_digest(made) == file_digest(there)
