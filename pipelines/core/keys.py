@@ -10,8 +10,10 @@ import ast
 import hashlib
 import importlib.metadata
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("pipelines", "umo")
@@ -20,6 +22,7 @@ MACHINERY = (
     *(Path(f"pipelines/core/{name}.py") for name in ("params", "publish", "shards")),
     Path("umo/files.py"),
 )
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 # Imported name -> what pip calls it, where that is not the same.
 DISTRIBUTIONS = {
     "PIL": "pillow",
@@ -51,21 +54,20 @@ def sources(module: str) -> tuple[Path, ...]:
         for path in _files_of(name):
             if path not in found and path not in MACHINERY:
                 found[path] = None
-                pending += _imported(ROOT / path)
+                pending += _read(ROOT / path).imports
     return tuple(sorted(found))
 
 
 def code(module: str) -> dict[str, str]:
     """Path -> sha256 of what Python reads there, of each of `sources`."""
-    return {str(path): syntax_digest(ROOT / path) for path in sources(module)}
+    return {str(path): _read(ROOT / path).sha256 for path in sources(module)}
 
 
-@cache
 def libraries(module: str) -> tuple[str, ...]:
     """The distributions that `module` and what it imports compute with, by pip's names, in order."""
     found = {name for path in sources(module) for name in FILES_OF.get(path, ())}
     for path in sources(module):
-        tops = {name.partition(".")[0] for name in _imported(ROOT / path)}
+        tops = {name.partition(".")[0] for name in _read(ROOT / path).imports}
         tops -= {*PACKAGES, *CARRIERS, *sys.stdlib_module_names}
         found |= {DISTRIBUTIONS.get(top, top) for top in tops}
     return tuple(sorted(found))
@@ -76,15 +78,38 @@ def versions(module: str) -> dict[str, str | None]:
     return {name: _version(name) for name in libraries(module)}
 
 
-def syntax_digest(path: Path) -> str:
-    """sha256 of a Python file's syntax tree; comments, docstrings and layout leave it as it is."""
-    tree = _parsed(path)
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and type(first.value.value) is str:
-                del node.body[0]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+class Source(NamedTuple):
+    """A file as Python reads it.
+
+    Attributes:
+        sha256: of its syntax tree without comments, docstrings and layout.
+        imports: modules, and names that may be modules, wherever in it they are imported.
+    """
+
+    sha256: str
+    imports: tuple[str, ...]
+
+
+@cache
+def _read(path: Path) -> Source:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imports: list[str] = []
+    for node in _statements(tree):
+        if isinstance(node, ast.Import):
+            imports += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imports += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            del node.body[0]
+    return Source(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(imports))
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and the statements in it; what is in their expressions is left out."""
+    yield node
+    for name in ("body", "orelse", "handlers", "finalbody", "cases"):
+        for child in getattr(node, name, ()):
+            yield from _statements(child)
 
 
 def _version(name: str) -> str | None:
@@ -101,17 +126,3 @@ def _files_of(name: str) -> list[Path]:
         return []
     packages = [Path(*parts[:k], "__init__.py") for k in range(1, len(parts) + 1)]
     return [path for path in [*packages, Path(*parts).with_suffix(".py")] if (ROOT / path).is_file()]
-
-
-def _imported(path: Path) -> list[str]:
-    names = []
-    for node in ast.walk(_parsed(path)):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return names
-
-
-def _parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))

@@ -100,7 +100,7 @@ def run(
     with writing(stage):
         _sweep(WORK / stage)
         pending = {shard.name: shard for shard in shards if not _finished(folders[shard.name])}
-        _start(stage, len(shards), len(shards) - len(pending))
+        _start(stage, len(shards), len(shards) - len(pending), out.exists())
         jobs = {name: (shard, folders[name]) for name, shard in pending.items()}
         do_all(stage, partial(_do, work), jobs, machine)
         _sweep(WORK / stage)
@@ -120,9 +120,12 @@ def _sweep(folder: Path) -> None:
         shutil.rmtree(swept, ignore_errors=True)
 
 
-def _start(stage: str, n: int, n_done: int) -> None:
+def _start(stage: str, n: int, n_done: int, made_before: bool) -> None:
     if n_done:
         print(f"{stage}: {n_done} of {n} shards are done already", flush=True)
+    elif made_before:
+        now = "today's code, libraries, params and inputs"
+        print(f"{stage}: {WORK / stage} has nothing made with {now}: all is made anew ({n} shards)", flush=True)
 
 
 def _finished(folder: Path) -> bool:

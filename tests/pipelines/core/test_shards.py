@@ -5,16 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
-from pipelines.core import digests, publish, shards
+from pipelines.core import digests, shards
 from pipelines.core.shards import Counts, Shard, run
-from umo import files
+from tests.pipelines import killed
 from umo.errors import WorkFailed
 
 
@@ -47,6 +45,18 @@ def test_finished_shards_are_not_done_again():
     assert go().made == {"letters": 2}
     assert go().rejects == {"blots": 4}
     assert calls() == ["a", "b"]
+
+
+def test_a_workspace_of_other_keys_is_said_to_be_made_anew(capsys):
+    """As one of a former layout: its shards lie there under keys that nobody asks for."""
+    go()
+    assert "anew" not in capsys.readouterr().out
+    for folder in (shards.WORK / "ingest").iterdir():
+        folder.rename(folder.with_name(folder.name[::-1]))
+    go()
+    lines = [line for line in capsys.readouterr().out.splitlines() if "anew" in line]
+    now = "today's code, libraries, params and inputs"
+    assert lines == [f"ingest: .work/ingest has nothing made with {now}: all is made anew (2 shards)"]
 
 
 def test_a_changed_input_redoes_its_shard_alone():
@@ -198,58 +208,8 @@ def test_a_failed_shard_keeps_the_others_and_the_old_output():
     assert not list(shards.WORK.rglob("half.txt"))
 
 
-def in_child(moment: str, act: Callable[[Callable[..., None]], object]) -> int:
-    """Do something in a process that kills itself without warning when it comes to a moment; its exit code.
-
-    Args:
-        act: told what to call when it comes to a moment.
-    """
-
-    def at(where: str, here: bool = True) -> None:
-        if moment == where and here:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    child = os.fork()
-    if not child:
-        digests._open.clear()  # a connection does not outlive a fork
-        try:
-            watch_swaps(at, moment.endswith("renames"))
-            act(at)
-            digests._close()
-            os._exit(0)
-        finally:
-            traceback.print_exc()
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def watch_swaps(at: Callable[..., None], by_renames: bool) -> None:
-    """Of this process, for good.
-
-    Args:
-        by_renames: as where the system cannot swap two folders at one instant.
-    """
-    swap, replace = files._swap, Path.replace
-
-    def watched_swap(*arguments: Path) -> None:
-        at("before the swap")
-        swap(*arguments)
-        at("after the swap")
-
-    def watched_replace(path: Path, target: Path) -> Path:
-        new = path.name == f".{target.name}.tmp"
-        at("between the renames", new)
-        found = replace(path, target)
-        at("after the renames", new)
-        return found
-
-    files._swap = watched_swap
-    if by_renames:
-        files.ctypes.CDLL, Path.replace = lambda name: None, watched_replace
-
-
 def run_killed(moment: str, text: str) -> int:
-    def act(at: Callable[..., None]) -> None:
+    def act(at: killed.At) -> None:
         def work(shard: Shard, folder: Path) -> Counts:
             (folder / "other.txt").write_text(text)
             at("product", shard.name == "b")
@@ -257,20 +217,16 @@ def run_killed(moment: str, text: str) -> int:
             at("marker", shard.name == "b")
             return counts
 
-        do, link = shards._do, publish.link
+        do = shards._do
 
         def watched_do(*arguments: object) -> None:
             do(*arguments)
             at("rename", arguments[1][0].name == "b")
 
-        def watched_link(source: Path, target: Path) -> None:
-            at("link", target.parent.name == "b")
-            link(source, target)
-
-        shards._do, publish.link = watched_do, watched_link
+        shards._do = watched_do
         run("ingest", work, [Shard(name, {"text": text}) for name in "abc"], Path("out"), params=Knob())
 
-    return in_child(moment, act)
+    return killed.in_child(moment, Path("out"), act)
 
 
 NEW = ["product", "marker", "rename", "link"]

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,15 @@ import pytest
 from PIL import Image
 
 from pipelines.core import products
-from pipelines.core.shards import Machine
+from pipelines.core.locks import alone
+from pipelines.core.shards import WORK, Machine
 from pipelines.export import stage as export
 from pipelines.export.card import BAR, histogram
 from pipelines.export.formats import parquet
+from tests.pipelines import killed
 from tests.pipelines.made_sets import Made, make, write_captions
 from umo import records
-from umo.errors import BadInput
+from umo.errors import BadInput, WorkFailed
 
 ROOT = Path(__file__).resolve().parents[3]
 FORMATS = ("parquet", "webdataset", "uno", "croissant")
@@ -372,6 +374,35 @@ def test_what_did_not_change_is_not_done_again(here: Path, made: Made, capsys: p
     after = _contents(products.EXPORTED)
     assert {name for name in before if name.startswith("train-") and after[name] == before[name]}
     assert turned_away.encode() not in b"".join(after.values())
+
+
+@pytest.mark.parametrize("moment", killed.SWAPS)
+def test_killed_while_it_publishes_the_old_data_set_stands_whole_or_the_new_one(
+    here: Path, world: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    fewer = PARAMS.model_copy(update={"formats": ("parquet",)})
+    before = _contents(products.EXPORTED)
+    killed.here(monkeypatch, moment, products.EXPORTED, lambda: export.run(fewer, Machine()))
+    left = _contents(products.EXPORTED)
+    export.run(fewer, Machine())
+    after = _contents(products.EXPORTED)
+    assert after != before
+    assert left == (after if moment == "after the swap" else before)
+    assert not list(products.DATASETS.glob(".*"))
+
+
+def test_nobody_else_exports_between_its_steps(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first step to the publishing; the steps' own work is done already."""
+    seen = []
+
+    def publish(places: Mapping[Path, str], out: Path) -> None:
+        with pytest.raises(WorkFailed, match="is being run here already"), alone("export", WORK / "export.lock"):
+            pass
+        seen.append(out)
+
+    monkeypatch.setattr(export, "publish", publish)
+    export.run(PARAMS, Machine())
+    assert seen == [products.EXPORTED]
 
 
 def _replace(path: Path, data: bytes) -> None:

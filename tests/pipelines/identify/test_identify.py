@@ -1,6 +1,7 @@
 """People from faces, splits from components, and a ledger that is only ever appended to."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from pipelines.core.ledger import COLUMNS, SPLITS, Ledger
 from pipelines.core.shards import Machine
 from pipelines.identify.people import Bounds, People, Reasons
 from pipelines.identify.stage import Params, repeated_images, run
+from tests.pipelines import killed
 from umo import records
 from umo.errors import BadInput
 
@@ -335,3 +337,43 @@ class TestComponents:
         faces = pl.read_parquet(folder / products.PEOPLE / products.PEOPLE_FACES_TABLE)
         owner = dict(faces.select("image_id", "person_id").iter_rows())
         return [owner[f"{4 * person:064x}"[::-1]] for person in range(8)]
+
+    @pytest.mark.parametrize("moment", [*killed.SWAPS, "before the ledger"])
+    def test_killed_while_it_publishes_the_next_run_gives_the_same(self, tmp_path, monkeypatch, moment):
+        """Old or new, people and ledger are whole, and the ledger never knows more than the people do."""
+        folder = tmp_path / "killed"
+        folder.mkdir()
+        self.identify(folder, monkeypatch, [], alone=range(5))
+        before = made(folder)
+
+        def again(where: Path = folder) -> None:
+            for product in (products.INGESTED, products.MEASURED):
+                shutil.rmtree(where / product)
+            self.identify(where, monkeypatch, [(0, 6)])
+
+        shutil.copytree(folder, tmp_path / "whole")
+        again(tmp_path / "whole")
+        after = made(tmp_path / "whole")
+        assert after["splits.csv"] != before["splits.csv"]
+        at_ledger = moment == "before the ledger"
+        if at_ledger:
+            monkeypatch.setattr(Ledger, "write", lambda ledger: (_ for _ in ()).throw(killed.Killed))
+            with pytest.raises(killed.Killed):
+                again()
+            monkeypatch.undo()
+        else:
+            killed.here(monkeypatch, moment, products.PEOPLE, again)
+        left = made(folder)
+        assert left["splits.csv"] == before["splits.csv"]
+        new = at_ledger or moment == "after the swap"
+        assert left == (after if new else before) | {"splits.csv": before["splits.csv"]}
+        again()
+        assert made(folder) == after
+        again()
+        assert made(folder) == after, "the ledger says again what it was told"
+
+
+def made(folder: Path) -> dict[str, bytes]:
+    """The ledger and the people, by file."""
+    people = folder / products.PEOPLE
+    return {path.name: path.read_bytes() for path in (*people.iterdir(), folder / "datasets/splits.csv")}
