@@ -45,7 +45,7 @@ def _by_datasets(source: str) -> dict[str, pads.Dataset]:
     saved = any((folder / name).exists() for name in ("dataset_dict.json", "state.json"))
     try:
         loaded = datasets.load_from_disk(source) if saved else datasets.load_dataset(source)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BadInput(f"{source}: Hugging Face's datasets cannot load it ({reason}); give exported sets") from error
     if not isinstance(loaded, dict):
