@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -131,6 +132,14 @@ def test_values_go_before_the_file_and_the_file_before_defaults(umo, tmp_path: P
     assert umo(tmp_path / "out", "--set", "steps=1", "--set", "anchor=pool", method="sft")[0] == 0
     recipe = json.loads((tmp_path / "out/training.json").read_text())["recipe"]
     assert (recipe["steps"], recipe["anchor"], recipe["rank"], recipe["weight_decay"]) == (1, "pool", 2, 0.0)
+
+
+def test_the_recipes_lambdas_are_those_of_the_reward(umo, tmp_path: Path) -> None:
+    values = ("lambda_match=0", "lambda_mismatch=0", "steps=1")
+    assert umo(tmp_path / "out", *(word for value in values for word in ("--set", value)))[0] == 0
+    found = json.loads((tmp_path / "out/training.json").read_text())["validation"][0]
+    assert found["validation/reward"] == 0
+    assert found["validation/matched"] != 0 and found["validation/unmatched"] != 0
 
 
 class Killed(BaseException):

@@ -113,6 +113,25 @@ def test_pictures_without_a_face_are_learned_from_as_sft_does(tmp_path: Path) ->
     assert (row["reward"], row["no_face"], row["faces"], trainer.progress.skipped) == (0, 1, 0, 0)
 
 
+def test_a_picture_without_a_face_takes_no_reward_from_the_others(tmp_path: Path) -> None:
+    trainer = build(tmp_path, diffusion_weight=0.0)
+    stir(trainer)
+    real = trainer.reward.faces.detect
+    trainer.reward.faces.detect = lambda images: [[], *real(images)[1:]]  # type: ignore[method-assign]
+    assert gradient(trainer, ROWS).norm() > 0
+    assert 0 < trainer.update()["no_face"] < 1
+
+
+def test_weights_decay_as_adamws_do(tmp_path: Path) -> None:
+    plain, decayed = (build(tmp_path, "sft", weight_decay=decay, learning_rate=1e-2) for decay in (0.0, 0.5))
+    for trainer in (plain, decayed):
+        stir(trainer)
+    before = copies(plain.weights)
+    plain.update(), decayed.update()
+    for old, kept, shrunk in zip(before, plain.weights, decayed.weights, strict=True):
+        assert torch.allclose(kept - shrunk, 1e-2 * 0.5 * old, atol=1e-6)
+
+
 @pytest.mark.parametrize("method", ["sft", "mimr"])
 def test_micro_batches_and_recomputed_activations_give_the_same_gradient(tmp_path: Path, method) -> None:
     gradients = {}
