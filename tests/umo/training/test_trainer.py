@@ -395,7 +395,7 @@ def broken(trainer: Trainer, how: str) -> Callable[[], None]:
         return lambda: delattr(faces, "embed")
     if how == "reward":
         call = trainer.reward
-        trainer.reward = lambda *given: replace(call(*given), reward=call(*given).reward * math.inf)
+        trainer.objective.reward = lambda *given: replace(call(*given), reward=call(*given).reward * math.inf)
         return lambda: setattr(trainer, "reward", call)
     value = math.nan if how == "gradient" else math.inf
     return weight.register_hook(lambda grad: grad * value).remove

@@ -21,7 +21,7 @@ class Watched:
 
     def __init__(self, trainer: Trainer, gradient: bool = True) -> None:
         self.real, self.seen, self.gradient = trainer.reward, [], gradient
-        trainer.reward = self  # type: ignore[assignment]
+        trainer.reward = trainer.objective.reward = self  # type: ignore[assignment]
 
     def __call__(self, pictures: torch.Tensor, anchors: list[torch.Tensor]) -> Reward:
         if self.gradient:
