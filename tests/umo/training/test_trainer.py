@@ -396,7 +396,7 @@ def broken(trainer: Trainer, how: str) -> Callable[[], None]:
     if how == "reward":
         call = trainer.reward
         trainer.objective.reward = lambda *given: replace(call(*given), reward=call(*given).reward * math.inf)
-        return lambda: setattr(trainer, "reward", call)
+        return lambda: setattr(trainer.objective, "reward", call)
     value = math.nan if how == "gradient" else math.inf
     return weight.register_hook(lambda grad: grad * value).remove
 
