@@ -30,9 +30,11 @@ from umo.errors import BadInput
 from umo.faces import Face
 from umo.faces.align import CROP, TEMPLATE
 from umo.rewards import MatchingReward
-from umo.training import rerefl
+from umo.training.draws import draw_randomness
+from umo.training.objectives.rerefl import drawn, late_latents
+from umo.training.objectives.sft import diffusion_loss
 from umo.training.recipe import Recipe
-from umo.training.rerefl import Batch
+from umo.training.samples import Batch
 
 REFERENCES = 2
 UPDATES = 10  # as many as there are late steps
@@ -175,21 +177,21 @@ class Update:
         recipe = self.recipe
         with watch("encode"):
             batch = self._batch if self.kept else self.encode()
-        draws = rerefl.draw_randomness(recipe, batch.target.shape[1:], step, [0])
+        draws = draw_randomness(recipe, batch.target.shape[1:], step, [0])
         late = recipe.gradient_first + step % (recipe.gradient_last - recipe.gradient_first + 1)
         time, noise, start = (numbers.to(batch.target) for numbers in (draws.time, draws.noise, draws.start))
         self.optimizer.zero_grad(set_to_none=True)
         with watch("diffusion pass"):
             with self._autocast():
-                diffusion = rerefl.diffusion_loss(self.customizer, batch, time, noise)
+                diffusion = diffusion_loss(self.customizer, batch, time, noise)
             (recipe.diffusion_weight * diffusion).backward()
         with watch("rollout"), self._autocast():
-            latents, sigmas = rerefl.late_latents(
+            latents, sigmas = late_latents(
                 self.customizer, recipe.rollout_steps, range(late, late + 1), batch.size, batch.condition, start
             )
         with watch("reward pass"):
             with self._autocast():
-                pictures = rerefl.drawn(self.customizer, latents[0], sigmas[0], batch.condition).float()
+                pictures = drawn(self.customizer, latents[0], sigmas[0], batch.condition).float()
             self.reward.faces.detect(pictures.detach())
             reward = self.reward(pictures, batch.anchors, [self.faces]).reward.mean()
             (-recipe.reward_weight * reward).backward()

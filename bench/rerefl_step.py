@@ -14,9 +14,8 @@ from bench.result import Result
 from bench.setup import Setup, faithful
 from bench.timing import Stopwatch
 from umo import flow
-from umo.training import rerefl
-from umo.training.rerefl import Batch, Draws
-from umo.training.samples import Samples
+from umo.training.draws import Draws, draw_randomness
+from umo.training.samples import Batch, Samples
 from umo.training.trainer import Trainer
 
 NAME = "rerefl-step-overhead"
@@ -79,7 +78,7 @@ def pair(trainer: Trainer, samples: LastBatch) -> dict[str, float]:
     with watch(WHOLE):
         trainer.update()
     batch = samples.last
-    draws = rerefl.draw_randomness(trainer.recipe, batch.target.shape[1:], step, range(len(batch.names)))
+    draws = draw_randomness(trainer.recipe, batch.target.shape[1:], step, range(len(batch.names)))
     bare(trainer, batch, draws, watch)
     return watch.seconds
 

@@ -15,6 +15,7 @@ from umo import customizers, faces
 from umo.customizers import Customizer
 from umo.errors import BadInput
 from umo.rewards import MatchingReward
+from umo.training import sets
 from umo.training.recipe import Recipe
 from umo.training.samples import Sample
 
@@ -57,7 +58,7 @@ def from_params() -> Setup:
     device = load("machine").model_dump()["device"]
     model = faces.load(params.reward)
     splits = [
-        [train.sample(row) for row in products.exported(split, train.COLUMNS)] for split in ("train", "validation")
+        [sets.sample(row) for row in products.exported(split, list(sets.COLUMNS))] for split in ("train", "validation")
     ]
     modules = sorted({*sources("umo.training.trainer"), *sources("umo.evaluation.scoring")})
     code = [file_digest(path) for path in modules]

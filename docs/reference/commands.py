@@ -90,7 +90,7 @@ def _umo(name: str, command: Any) -> Iterator[str]:
     options: list[tuple[str, str, str]] = []
     for parameter in command.params:
         if not parameter.help:
-            raise Undocumented(f"{name} {parameter.name}: no help; write it in umo/cli.py")
+            raise Undocumented(f"{name} {parameter.name}: no help; write it in umo/cli")
         row = (code(_shown(parameter)), parameter.help, _default(parameter))
         (options if isinstance(parameter, TyperOption) else arguments).append(row)
     words = [shown.strip("`") for shown, _, _ in arguments] or ["COMMAND"] * isinstance(command, TyperGroup)

@@ -11,6 +11,7 @@ from pipelines.core import products
 from pipelines.core.params import Section, load
 from pipelines.core.shards import digest, file_digest, tree_digest
 from umo.errors import BadInput
+from umo.model_index import model_files
 from umo.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -74,8 +75,6 @@ def weights_digest(base: Base) -> str:
     Raises:
         BadInput: its folder or its LoRA is not there.
     """
-    from umo.customizers.folder import model_files  # with torch and transformers it takes seconds
-
     if base.lora and not base.lora.exists():
         raise BadInput(f"{base.lora}: no such LoRA; params.yaml names it under bases")
     files = [(str(path.relative_to(base.folder)), file_digest(path)) for path in model_files(base.folder)]

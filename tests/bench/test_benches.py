@@ -19,7 +19,7 @@ from bench.timing import Stopwatch
 from pipelines.core import bases
 from tests.conftest import BandJudge
 from tests.umo.training.conftest import TRAIN, VALIDATION, sample
-from umo.training import rerefl
+from umo.training.draws import draw_randomness
 from umo.training.recipe import Recipe
 from umo.training.samples import Samples
 from umo.training.trainer import Trainer
@@ -37,7 +37,7 @@ def trainer_of(setup: Setup, recipe: Recipe) -> Trainer:
 
 
 def late_steps(recipe: Recipe) -> list[int]:
-    return [rerefl.draw_randomness(recipe, (1, 1, 1), step, [0]).late for step in range(recipe.steps)]
+    return [draw_randomness(recipe, (1, 1, 1), step, [0]).late for step in range(recipe.steps)]
 
 
 ROLLOUTS: dict[str, Callable[[list[int]], int]] = {
@@ -86,7 +86,7 @@ def test_whole_and_parts_send_the_same_samples_through_the_network(setup: Setup)
         whole, parts = Evaluations(), Evaluations()
         with whole.watching(trainer.customizer.transformer):
             trainer.update()
-        draws = rerefl.draw_randomness(trainer.recipe, samples.last.target.shape[1:], step, range(2))
+        draws = draw_randomness(trainer.recipe, samples.last.target.shape[1:], step, range(2))
         with parts.watching(trainer.customizer.transformer):
             rerefl_step.bare(trainer, samples.last, draws, Stopwatch())
         assert (parts.forwards, parts.backwards) == (whole.forwards, whole.backwards)

@@ -90,6 +90,15 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     assert generate_cases(base, cases, resumed, seeds=2, steps=2) == Counts(drawn=0, kept=4)
 
 
+def test_seeds_and_cases_have_a_noise_each(base: Path, cases: Path, tmp_path: Path) -> None:
+    """Pixels: the files differ by their keys already."""
+    alone = json.loads(cases.read_text().splitlines()[0])
+    cases.write_text("".join(json.dumps({**alone, "case_id": name}) + "\n" for name in "ab"))
+    generate_cases(base, cases, tmp_path / "out", seeds=2, steps=2)
+    pixels = {Image.open(path).tobytes() for path in (tmp_path / "out/images").iterdir()}
+    assert len(pixels) == 4
+
+
 def test_what_changed_is_drawn_again(base: Path, cases: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     generate_cases(base, cases, out, steps=2)

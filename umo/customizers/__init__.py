@@ -1,18 +1,26 @@
 """Base models that draw given people, one adapter a family: `load` finds the family in the folder itself."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from umo.customizers.base import Customizer, Drawing, Settings, draw
-from umo.customizers.flux_uno import FluxUno
-from umo.customizers.folder import read_index
 from umo.errors import BadInput
+from umo.model_index import read_index
 
 __all__ = ["CUSTOMIZERS", "Customizer", "Drawing", "Settings", "draw", "load"]
 
-# `_class_name` of model_index.json -> the adapter.
-CUSTOMIZERS = {"FluxPipeline": FluxUno}
+
+def _flux_uno() -> Any:
+    from umo.customizers.flux_uno import FluxUno
+
+    return FluxUno
+
+
+# `_class_name` of model_index.json -> the adapter, imported when it is asked for: diffusers and transformers are heavy.
+CUSTOMIZERS: dict[str, Callable[[], Any]] = {"FluxPipeline": _flux_uno}
 
 
 def load(
@@ -35,7 +43,7 @@ def load(
     if family not in CUSTOMIZERS:
         raise BadInput(f"{folder}: a {family} folder; umo draws with {', '.join(CUSTOMIZERS)}: give a folder of those")
     _check_device(device)
-    customizer = CUSTOMIZERS[family].load(Path(folder), index, None if lora is None else Path(lora), dtype)
+    customizer = CUSTOMIZERS[family]().load(Path(folder), index, None if lora is None else Path(lora), dtype)
     return customizer.to(device)
 
 

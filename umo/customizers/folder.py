@@ -9,42 +9,12 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from transformers.utils import logging
 
 from umo.customizers.base import Settings
 from umo.errors import BadInput
+from umo.model_index import AGAIN, model_files, read_index
 
-AGAIN = "copy the whole folder again"
-
-
-def read_index(folder: Path) -> dict[str, Any]:
-    """`model_index.json`.
-
-    Raises:
-        BadInput: not a diffusers folder.
-    """
-    path = folder / "model_index.json"
-    try:
-        index = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise BadInput(f"{folder}: no diffusers folder (model_index.json is missing); give a base's folder") from error
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: not readable as JSON; {AGAIN}") from error
-    if not isinstance(index, dict) or "_class_name" not in index:
-        raise BadInput(f"{path}: names no pipeline (_class_name); give a base's folder")
-    return index
-
-
-def model_files(folder: Path) -> list[Path]:
-    """What a base's drawings depend on: its index, its settings, its components; not its card, its samples, its script.
-
-    Raises:
-        BadInput: not a diffusers folder.
-    """
-    components = [folder / name for name in read_index(folder) if (folder / name).is_dir()]
-    found = [path for component in components for path in component.rglob("*") if path.is_file()]
-    own = [folder / name for name in ("model_index.json", "customizer.json")]
-    return sorted([*found, *(path for path in own if path.exists())])
+__all__ = ["AGAIN", "load_model", "load_other", "model_files", "no_bars", "read_index", "read_settings"]
 
 
 def read_settings(folder: Path, defaults: Settings) -> Settings:
@@ -102,6 +72,8 @@ def load_other(folder: Path, name: str, kind: Any) -> Any:
 @contextmanager
 def no_bars() -> Iterator[None]:
     """Without transformers' progress bars, one a component: they are of no use and hide ours."""
+    from transformers.utils import logging
+
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

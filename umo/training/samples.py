@@ -5,6 +5,7 @@ from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,6 @@ from umo.faces.base import Face
 from umo.files import replacing
 from umo.images import ImageError, filled_points, read_image
 from umo.rewards import Anchor, MatchingReward
-from umo.training.rerefl import Batch
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,25 @@ class Sample:
         parts += [photo for photos in self.pool for photo in photos]
         parts += [np.asarray(points, np.float32).tobytes() for points in self.target_landmarks]
         return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Encoded samples of one size.
+
+    Attributes:
+        names: of the samples, B.
+        size: height and width of their pictures.
+        condition: of the family, with the training guidance.
+        target: (B, C, h, w) latents.
+        anchors: (M_i, d) a sample.
+    """
+
+    names: tuple[str, ...]
+    size: Size
+    condition: Any
+    target: Tensor
+    anchors: list[Tensor]
 
 
 class Samples:

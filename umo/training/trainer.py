@@ -7,29 +7,26 @@ through a rollout and two passes before one step, which DistributedDataParallel'
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
-from torch import Tensor, nn
 from tqdm import tqdm
 
-from umo import flow
 from umo.customizers.base import Customizer, Drawing
 from umo.errors import BadInput, WorkFailed
-from umo.matching import NotFinite
 from umo.rewards import MatchingReward
-from umo.training import checkpoints, rerefl
+from umo.training import checkpoints
+from umo.training.draws import BATCH, draw_randomness, generator
+from umo.training.objectives import OBJECTIVES
+from umo.training.objectives.sft import Row
 from umo.training.recipe import Method, Recipe
-from umo.training.rerefl import Batch, Draws
 from umo.training.samples import Samples
-from umo.training.validation import REWARD_PARTS, Row, in_parts, measure, parts_of
+from umo.training.validation import in_parts, measure
+from umo.training.weights import Weights
 
 Log = Callable[[int, Row], None]
 MAX_BAD = 3  # updates in a row without a finite gradient
@@ -101,7 +98,9 @@ class Trainer:
             customizer.add_lora(recipe.rank)
         if recipe.checkpoint_gradients:
             customizer.checkpoint_gradients()
-        self.weights = [weight for weight in customizer.transformer.parameters() if weight.requires_grad]
+        self.objective = OBJECTIVES[method](customizer, reward, recipe, self.accelerator)
+        trained = [weight for weight in customizer.transformer.parameters() if weight.requires_grad]
+        self.weights = Weights(trained, recipe.ema)
         self.optimizer = torch.optim.AdamW(self.weights, recipe.learning_rate, weight_decay=recipe.weight_decay)
         self.schedule = get_scheduler(
             "cosine" if recipe.schedule == "cosine" else "constant_with_warmup",
@@ -109,12 +108,8 @@ class Trainer:
             num_warmup_steps=recipe.warmup,
             num_training_steps=recipe.steps,
         )
-        self.ema = EMAModel(self.weights, decay=recipe.ema, use_ema_warmup=False) if recipe.ema else None
-        self.best_weights: list[Tensor] | None = None
         self.progress = Progress()
         self._saved_step = -1
-        self._kept_rollout = -1
-        self._kept: dict[int, tuple[Tensor, Tensor]] = {}  # by the first row of a part
 
     def _check(self) -> None:
         recipe, processes = self.recipe, self.accelerator.num_processes
@@ -130,11 +125,6 @@ class Trainer:
             both = sorted(seen & {person for sample in self.validation.samples for person in sample.people})
             if both:
                 raise BadInput(f"{len(both)} people are trained on and validated on (first {both[0]}): split by person")
-
-    @property
-    def rewarded(self) -> bool:
-        """Whether the method has a reward; without one it is the control, SFT."""
-        return self.method != "sft"
 
     def run(self) -> Progress:
         """Train to the end, from the newest checkpoint where there is one.
@@ -159,7 +149,7 @@ class Trainer:
                     self._checkpoint()
         if progress.step != self._saved_step:
             self._checkpoint()
-        self._install_result()
+        self.weights.install_result()
         return progress
 
     def _validation_is_due(self) -> bool:
@@ -174,7 +164,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         row = self._backward(rows)
         self._average_gradients()
-        norm = float(nn.utils.clip_grad_norm_(self.weights, recipe.max_gradient))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.weights, recipe.max_gradient))
         progress.step += 1
         if not all(math.isfinite(value) for value in (norm, *row.values())):
             self._skip(rows)
@@ -182,8 +172,7 @@ class Trainer:
         rate = float(self.schedule.get_last_lr()[0])
         self.optimizer.step()
         self.schedule.step()
-        if self.ema is not None:
-            self.ema.step(self.weights)
+        self.weights.average()
         progress.bad = 0
         return row | {"gradient_norm": norm, "learning_rate": rate}
 
@@ -203,7 +192,7 @@ class Trainer:
     def _choose(self, step: int) -> list[int]:
         """The batch of an update: samples of one size, sizes as often as their samples; one batch a rollout."""
         rollout = step // self.recipe.updates_per_rollout
-        draw = rerefl.generator(self.recipe.seed, rerefl.BATCH, rollout)
+        draw = generator(self.recipe.seed, BATCH, rollout)
         sizes = list(self.train.by_size.values())
         bucket = sizes[int(torch.multinomial(torch.tensor([float(len(rows)) for rows in sizes]), 1, generator=draw))]
         order: list[int] = []
@@ -217,67 +206,16 @@ class Trainer:
         sums: Row = {}
         for part in in_parts(list(share), self.recipe.micro_batch):
             batch = self.train.batch([rows[k] for k in part])
-            draws = rerefl.draw_randomness(self.recipe, batch.target.shape[1:], self.progress.step, part)
-            for key, value in self._losses(batch, draws, weight=len(part) / len(share), part=part[0]).items():
+            draws = draw_randomness(self.recipe, batch.target.shape[1:], self.progress.step, part)
+            for key, value in self.objective.backward(
+                batch, draws, weight=len(part) / len(share), part=part[0]
+            ).items():
                 sums[key] = sums.get(key, 0.0) + value * len(part) / len(share)
         keys = sorted(sums)
         means = self.accelerator.reduce(
             torch.tensor([sums[key] for key in keys], device=self.accelerator.device), "mean"
         )
         return dict(zip(keys, means.tolist(), strict=True))
-
-    def _losses(self, batch: Batch, draws: Draws, weight: float, part: int) -> Row:
-        """Both losses of some samples, each sent backward on its own: the activations of one are held at a time."""
-        recipe = self.recipe
-        with self.accelerator.autocast():
-            time, noise = draws.time.to(batch.target), draws.noise.to(batch.target)
-            diffusion = rerefl.diffusion_loss(self.customizer, batch, time, noise)
-        self.accelerator.backward(weight * recipe.diffusion_weight * diffusion)
-        row = {"diffusion_loss": float(diffusion.detach())}
-        if not self.rewarded:
-            return row
-        with self.accelerator.autocast():
-            condition = batch.condition.guided(self._guidance)
-            latents, sigma = self._late(batch, condition, draws, part)
-            pictures = rerefl.drawn(self.customizer, latents, sigma, condition)
-        if not torch.isfinite(pictures).all():
-            return row | dict.fromkeys(REWARD_PARTS, math.nan)
-        try:
-            reward = self.reward(pictures.float(), batch.anchors)
-            figures = parts_of(reward)
-        except NotFinite:  # embeddings of a picture out of all bounds
-            return row | dict.fromkeys(REWARD_PARTS, math.nan)
-        if not reward.no_face.all():
-            self.accelerator.backward(-weight * recipe.reward_weight * reward.reward.mean())
-        return row | figures
-
-    @property
-    def _guidance(self) -> float:
-        given = self.recipe.rollout_guidance
-        return self.customizer.settings.training_guidance if given is None else given
-
-    def _late(self, batch: Batch, condition: Any, draws: Draws, part: int) -> tuple[Tensor, Tensor]:
-        """Latents and sigma of the step with gradient; a rollout serves `updates_per_rollout` updates."""
-        recipe, start = self.recipe, draws.start.to(batch.target)
-        if recipe.rollout_start == "target":
-            sigma = self.customizer.sigmas(recipe.rollout_steps, batch.size)[recipe.rollout_steps - draws.late]
-            return flow.noised(batch.target, start, sigma.to(start)), sigma.to(start)
-        if recipe.updates_per_rollout == 1:
-            late = range(draws.late, draws.late + 1)
-            latents, sigmas = rerefl.late_latents(
-                self.customizer, recipe.rollout_steps, late, batch.size, condition, start
-            )
-            return latents[0], sigmas[0]
-        late = range(recipe.gradient_first, recipe.gradient_last + 1)
-        rollout = self.progress.step // recipe.updates_per_rollout
-        if rollout != self._kept_rollout:
-            self._kept_rollout, self._kept = rollout, {}
-        if part not in self._kept:
-            self._kept[part] = rerefl.late_latents(
-                self.customizer, recipe.rollout_steps, late, batch.size, condition, start
-            )
-        latents, sigmas = self._kept[part]
-        return latents[late.index(draws.late)], sigmas[late.index(draws.late)]
 
     def _average_gradients(self) -> None:
         """Over all processes, in one message."""
@@ -292,43 +230,19 @@ class Trainer:
     def _validate(self) -> None:
         """Draw the validation people's samples with the averaged weights; keep the best, and stop where it is due."""
         assert self.validation is not None
-        with self._averaged():
+        with self.weights.averaged():
             row = measure(self.customizer, self.validation, self.reward, self.recipe, self.accelerator, self.how)
         progress = self.progress
         self._note(progress.step, row)
-        if not self.rewarded:
+        if not self.objective.rewarded:
             return
         if row["validation/reward"] > progress.best:
             progress.best, progress.best_step, progress.stale = row["validation/reward"], progress.step, 0
             progress.chosen = True
-            self.best_weights = [weight.detach().clone() for weight in self._result()]
+            self.weights.keep_best()
         else:
             progress.stale += 1
             progress.stopped = 0 < self.recipe.patience <= progress.stale
-
-    def _result(self) -> Sequence[Tensor]:
-        """The weights that count: averaged where there is an average."""
-        return self.weights if self.ema is None else self.ema.shadow_params
-
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """With the averaged weights in place."""
-        if self.ema is None:
-            yield
-            return
-        self.ema.store(self.weights)
-        self.ema.copy_to(self.weights)
-        try:
-            yield
-        finally:
-            self.ema.restore(self.weights)
-
-    def _install_result(self) -> None:
-        """Put the best weights by validation reward in place, or the last where nothing was chosen by reward."""
-        chosen = self._result() if self.best_weights is None else self.best_weights
-        with torch.no_grad():
-            for weight, value in zip(self.weights, chosen, strict=True):
-                weight.copy_(value)
 
     def _note(self, step: int, row: Row) -> None:
         self.progress.history.append((step, row))
@@ -339,11 +253,9 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         state = {
-            "weights": [weight.detach() for weight in self.weights],
+            **self.weights.state(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "ema": None if self.ema is None else self.ema.state_dict(),
-            "best_weights": self.best_weights,
             "progress": asdict(self.progress),
             "recipe": [self.method, self.recipe.model_dump_json()],
         }
@@ -358,15 +270,9 @@ class Trainer:
             return
         if state["recipe"] != [self.method, self.recipe.model_dump_json()]:
             raise BadInput(f"{self.folder}: checkpoints of another run: remove them, or train into another folder")
-        with torch.no_grad():
-            for weight, value in zip(self.weights, state["weights"], strict=True):
-                weight.copy_(value)
+        self.weights.take(state)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
-            self.ema.to(self.weights[0].device)
-        self.best_weights = state["best_weights"]
         self.progress = Progress(**state["progress"])
         self._saved_step = self.progress.step
         for step, row in self.progress.history:

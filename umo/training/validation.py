@@ -1,8 +1,7 @@
-"""What a run measures: a reward's figures, and how the present weights draw people that are not trained on."""
+"""What a run measures: how the present weights draw people that are not trained on."""
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -10,15 +9,13 @@ from torch import Tensor
 from umo import flow
 from umo.customizers.base import Customizer, Drawing
 from umo.errors import WorkFailed
-from umo.matching import NONE, assign
-from umo.rewards import MatchingReward, Reward
-from umo.training import rerefl
+from umo.rewards import MatchingReward
+from umo.training.draws import VALIDATION, draw_randomness, generator
+from umo.training.objectives.rerefl import REWARD_PARTS, parts_of
+from umo.training.objectives.sft import Row, diffusion_loss
 from umo.training.recipe import Recipe
-from umo.training.rerefl import Batch
-from umo.training.samples import Samples
+from umo.training.samples import Batch, Samples
 
-Row = dict[str, float]
-REWARD_PARTS = ("reward", "matched", "unmatched", "no_face", "faces")
 VALIDATION_SEED = 5  # of every run, so that runs can be compared
 
 
@@ -44,7 +41,7 @@ def measure(
         WorkFailed: a picture is not finite.
     """
     count = min(recipe.validation_samples, len(samples))
-    chosen = torch.randperm(len(samples), generator=rerefl.generator(recipe.seed, rerefl.VALIDATION))[:count]
+    chosen = torch.randperm(len(samples), generator=generator(recipe.seed, VALIDATION))[:count]
     parts = [
         part
         for rows in samples.by_size.values()
@@ -72,35 +69,15 @@ def _draw(
 ) -> tuple[Tensor, Tensor]:
     """The diffusion loss, and the pictures (B, 3, H, W) in [-1, 1] that the base's own sampler draws."""
     settings, shape = customizer.settings, batch.target.shape[1:]
-    draws = rerefl.draw_randomness(recipe.model_copy(update={"seed": VALIDATION_SEED}), shape, 0, part)
+    draws = draw_randomness(recipe.model_copy(update={"seed": VALIDATION_SEED}), shape, 0, part)
     time, noise = draws.time.to(batch.target), draws.noise.to(batch.target)
-    loss = rerefl.diffusion_loss(customizer, batch, time, noise)
+    loss = diffusion_loss(customizer, batch, time, noise)
     condition = batch.condition.guided(settings.guidance if how.guidance is None else how.guidance)
     sigmas = customizer.sigmas(how.steps or settings.steps, batch.size).to(batch.target)
     latents = flow.rollout(
         lambda x, sigma: customizer.velocity(x, sigma, condition), draws.start.to(batch.target), sigmas
     )
     return loss, customizer.decode(latents).float().clamp(-1, 1)
-
-
-def parts_of(reward: Reward) -> Row:
-    """A reward's figures, means over its pictures.
-
-    `matched` is the cosine over the matching, a reference without a face counting 0; `unmatched` that of all other
-    pairs, 0 where there are none.
-    """
-    matched, unmatched = [], []
-    for cosines in reward.cosines:
-        numbers = cosines.double().cpu().numpy()
-        assignment = assign(numbers)
-        pairs = np.zeros(numbers.shape, bool)
-        (references,) = np.nonzero(assignment != NONE)
-        pairs[references, assignment[references]] = True
-        matched.append(numbers[pairs].sum() / len(numbers))
-        unmatched.append(numbers[~pairs].mean() if (~pairs).any() else 0.0)
-    values = (reward.reward.detach().mean(), np.mean(matched), np.mean(unmatched), reward.no_face.float().mean())
-    faces = reward.n_faces.float().mean()
-    return dict(zip(REWARD_PARTS, map(float, (*values, faces)), strict=True))
 
 
 def in_parts(rows: Sequence[int], size: int) -> list[list[int]]:

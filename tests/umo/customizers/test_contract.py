@@ -309,6 +309,16 @@ def test_without_encoders_what_is_embedded_is_drawn(customizer: FluxUno, family:
     assert customizer.text_encoder is None and customizer.text_encoder_2 is None
 
 
+def test_a_prompt_has_512_tokens_where_the_tokenizer_takes_as_many(folders: dict[str, Path]) -> None:
+    """As FLUX.1 and UNO do; CLIP's 77 are its own."""
+    customizer = load(folders["flux"])
+    customizer.tokenizer_2.model_max_length = 600
+    words = ["a c e"] * 60
+    text = customizer.condition([" ".join(words), " ".join([*words, "g"])], [[], []]).text
+    assert text.shape[1] == 512
+    assert not torch.allclose(text[0, 100:], text[1, 100:]), "what stands late in a prompt is read"
+
+
 def test_same_seed_same_picture_in_any_batch(customizer: FluxUno) -> None:
     prompts, references, how = PROMPTS[:3], people(), Drawing(steps=2)
     references = [references[1]] * 3

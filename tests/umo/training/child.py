@@ -49,7 +49,7 @@ def shared(folder: str) -> None:
         slow_to_read()
     again = build(root, **RUN)
     seen["history"] = again.run().history
-    seen["first"], seen["again"] = first.weights, again.weights
+    seen["first"], seen["again"] = list(first.weights), list(again.weights)
     torch.save(seen, root / f"seen-{rank}.pt")
 
 

@@ -13,8 +13,9 @@ from tests.umo.training.conftest import SMALL, build, small_base, stir
 from umo import flow
 from umo.customizers.base import Size
 from umo.customizers.flux_uno import FluxUno
+from umo.training.draws import draw_randomness
+from umo.training.objectives.rerefl import drawn, late_latents
 from umo.training.recipe import Recipe
-from umo.training.rerefl import draw_randomness, drawn, late_latents
 
 SHAPE = (2, 3, 5)
 
@@ -141,7 +142,7 @@ def test_a_start_at_the_target_is_the_target_noised_at_the_schedulers_sigma(tmp_
     trainer = build(tmp_path, rollout_start="target", rollout_steps=12, gradient_last=5)
     batch = trainer.train.batch([0, 1])
     draws = draw_randomness(trainer.recipe, batch.target.shape[1:], 3, [0, 1])
-    latents, sigma = trainer._late(batch, batch.condition, draws, 0)
+    latents, sigma = trainer.objective.late(batch, batch.condition, draws, 0)
     plain = torch.tensor(draws.late / 12)
     assert float(sigma) == pytest.approx(float(2 * plain / (1 + plain)))
     assert torch.allclose(latents, flow.noised(batch.target, draws.start, 2 * plain / (1 + plain)), atol=1e-6)
@@ -158,8 +159,8 @@ def test_latents_of_a_kept_rollout_are_those_of_a_fresh_one(tmp_path: Path) -> N
         kept.progress.step = fresh.progress.step = step
         for part, batch in zip((0, 2), batches, strict=True):
             draws = draw_randomness(kept.recipe, batch.target.shape[1:], step, [part, part + 1])
-            ours, sigma = kept._late(batch, batch.condition, draws, part)
-            theirs, same = fresh._late(batch, batch.condition, draws, part)
+            ours, sigma = kept.objective.late(batch, batch.condition, draws, part)
+            theirs, same = fresh.objective.late(batch, batch.condition, draws, part)
             assert sigma == same
             assert torch.allclose(ours, theirs, atol=1e-6)
 

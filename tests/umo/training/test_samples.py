@@ -16,8 +16,7 @@ from umo.customizers.references import fill
 from umo.errors import BadInput
 from umo.images import encode_png, read_image
 from umo.rewards import Anchor, MatchingReward
-from umo.training.rerefl import Batch
-from umo.training.samples import Sample, Samples
+from umo.training.samples import Batch, Sample, Samples
 
 EYES = np.array([[4, 10], [20, 10], [12, 16], [6, 20], [18, 20]], np.float32)
 

@@ -18,10 +18,13 @@ from umo.customizers.base import Drawing
 from umo.errors import BadInput, WorkFailed
 from umo.matching import assign
 from umo.rewards import Reward
-from umo.training import checkpoints, rerefl, validation
+from umo.training import checkpoints, validation
+from umo.training.draws import draw_randomness
+from umo.training.objectives.rerefl import parts_of
+from umo.training.objectives.sft import diffusion_loss
 from umo.training.recipe import Recipe
 from umo.training.trainer import Trainer
-from umo.training.validation import VALIDATION_SEED, parts_of
+from umo.training.validation import VALIDATION_SEED
 
 ROWS = [0, 1, 2, 3]  # one, two, one and two people
 
@@ -45,13 +48,11 @@ def same(found: list[Tensor], expected: list[Tensor]) -> bool:
 
 def test_sft_learns_its_pictures_by_heart(tmp_path: Path) -> None:
     trainer = build(tmp_path, "sft", train=[("ann", "bob"), ("cas",)], rank=8, batch=2, micro_batch=2)
-    draws = rerefl.draw_randomness(trainer.recipe, (4, 16, 32), 10**6, range(2))
+    draws = draw_randomness(trainer.recipe, (4, 16, 32), 10**6, range(2))
 
     def loss() -> float:
         with torch.no_grad():
-            return float(
-                rerefl.diffusion_loss(trainer.customizer, trainer.train.batch([0, 1]), draws.time, draws.noise)
-            )
+            return float(diffusion_loss(trainer.customizer, trainer.train.batch([0, 1]), draws.time, draws.noise))
 
     before = loss()
     for _ in range(40):
@@ -84,7 +85,7 @@ def test_the_gradient_is_that_of_the_two_losses(tmp_path: Path) -> None:
     customizer, losses = trainer.customizer, []
     for place, row in enumerate(ROWS):
         batch = trainer.train.batch([row])
-        draws = rerefl.draw_randomness(trainer.recipe, batch.target.shape[1:], 0, [place])
+        draws = draw_randomness(trainer.recipe, batch.target.shape[1:], 0, [place])
         x = (1 - draws.time) * batch.target + draws.time * draws.noise
         error = customizer.velocity(x, draws.time, batch.condition) - (draws.noise - batch.target)
         sigmas = customizer.sigmas(4, batch.size)
@@ -110,6 +111,25 @@ def test_pictures_without_a_face_are_learned_from_as_sft_does(tmp_path: Path) ->
     assert distance(gradient(trainer, ROWS), gradient(plain, ROWS)) < 1e-5
     row = trainer.update()
     assert (row["reward"], row["no_face"], row["faces"], trainer.progress.skipped) == (0, 1, 0, 0)
+
+
+def test_a_picture_without_a_face_takes_no_reward_from_the_others(tmp_path: Path) -> None:
+    trainer = build(tmp_path, diffusion_weight=0.0)
+    stir(trainer)
+    real = trainer.reward.faces.detect
+    trainer.reward.faces.detect = lambda images: [[], *real(images)[1:]]  # type: ignore[method-assign]
+    assert gradient(trainer, ROWS).norm() > 0
+    assert 0 < trainer.update()["no_face"] < 1
+
+
+def test_weights_decay_as_adamws_do(tmp_path: Path) -> None:
+    plain, decayed = (build(tmp_path, "sft", weight_decay=decay, learning_rate=1e-2) for decay in (0.0, 0.5))
+    for trainer in (plain, decayed):
+        stir(trainer)
+    before = copies(plain.weights)
+    plain.update(), decayed.update()
+    for old, kept, shrunk in zip(before, plain.weights, decayed.weights, strict=True):
+        assert torch.allclose(kept - shrunk, 1e-2 * 0.5 * old, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["sft", "mimr"])
@@ -329,7 +349,7 @@ def validated_alone(trainer: Trainer, row: int) -> tuple[float, float]:
     """Reward and diffusion loss of one sample: what the base draws from the noise that is the same in every run."""
     customizer, batch = trainer.customizer, trainer.validation.batch([row])
     recipe = Recipe.model_validate(SMALL | {"seed": VALIDATION_SEED})
-    draws = rerefl.draw_randomness(recipe, batch.target.shape[1:], 0, [row])
+    draws = draw_randomness(recipe, batch.target.shape[1:], 0, [row])
 
     def velocity(x: Tensor, sigma: Tensor) -> Tensor:
         return customizer.velocity(x, sigma, batch.condition)
@@ -375,8 +395,8 @@ def broken(trainer: Trainer, how: str) -> Callable[[], None]:
         return lambda: delattr(faces, "embed")
     if how == "reward":
         call = trainer.reward
-        trainer.reward = lambda *given: replace(call(*given), reward=call(*given).reward * math.inf)
-        return lambda: setattr(trainer, "reward", call)
+        trainer.objective.reward = lambda *given: replace(call(*given), reward=call(*given).reward * math.inf)
+        return lambda: setattr(trainer.objective, "reward", call)
     value = math.nan if how == "gradient" else math.inf
     return weight.register_hook(lambda grad: grad * value).remove
 
@@ -391,7 +411,7 @@ def test_an_update_without_a_finite_gradient_changes_nothing(tmp_path: Path, how
     def state() -> list[Tensor]:
         moments = [value for state in trainer.optimizer.state.values() for value in state.values()]
         return copies(
-            [*trainer.weights, *moments, *trainer.ema.shadow_params, torch.tensor(trainer.schedule.last_epoch)]
+            [*trainer.weights, *moments, *trainer.weights.ema.shadow_params, torch.tensor(trainer.schedule.last_epoch)]
         )
 
     before = state()

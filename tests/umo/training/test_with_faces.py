@@ -9,7 +9,8 @@ import torch
 from tests.umo.training.conftest import build_real, gradient
 from umo.faces.opencv_zoo import OpenCVZoo
 from umo.rewards import Reward
-from umo.training import rerefl
+from umo.training.draws import draw_randomness
+from umo.training.objectives.rerefl import drawn
 from umo.training.samples import Sample
 from umo.training.trainer import Trainer
 from umo.training.validation import measure
@@ -20,7 +21,7 @@ class Watched:
 
     def __init__(self, trainer: Trainer, gradient: bool = True) -> None:
         self.real, self.seen, self.gradient = trainer.reward, [], gradient
-        trainer.reward = self  # type: ignore[assignment]
+        trainer.reward = trainer.objective.reward = self  # type: ignore[assignment]
 
     def __call__(self, pictures: torch.Tensor, anchors: list[torch.Tensor]) -> Reward:
         if self.gradient:
@@ -62,19 +63,19 @@ def test_a_small_step_along_the_gradient_raises_the_reward_as_it_promises(
     """With the latents of the rollout held, as Algorithm 1 holds them: the slope is that of finite differences."""
     trainer = build_real(tmp_path, photographs[:2], method, diffusion_weight=0.0, gradient_last=2)
     batch = trainer.train.batch([0, 1])
-    draws = rerefl.draw_randomness(trainer.recipe, batch.target.shape[1:], 0, [0, 1])
-    latents, sigma = trainer._late(batch, batch.condition, draws, 0)
+    draws = draw_randomness(trainer.recipe, batch.target.shape[1:], 0, [0, 1])
+    latents, sigma = trainer.objective.late(batch, batch.condition, draws, 0)
     faces = None
 
     def reward() -> torch.Tensor:
-        pictures = rerefl.drawn(trainer.customizer, latents, sigma, batch.condition)
+        pictures = drawn(trainer.customizer, latents, sigma, batch.condition)
         return trainer.reward(pictures, batch.anchors, faces).reward.mean()
 
-    trainer._losses(batch, draws, weight=1.0, part=0)
+    trainer.objective.backward(batch, draws, weight=1.0, part=0)
     ascent = [-weight.grad for weight in trainer.weights]
     power = sum(float(one.square().sum()) for one in ascent)
     with torch.no_grad():
-        pictures = rerefl.drawn(trainer.customizer, latents, sigma, batch.condition)
+        pictures = drawn(trainer.customizer, latents, sigma, batch.condition)
         faces = trainer.reward(pictures, batch.anchors).faces
         before, step = float(reward()), 1e-3 / power
         for weight, one in zip(trainer.weights, ascent, strict=True):

@@ -1,0 +1,286 @@
+"""`umo train`: a LoRA from a folder of exported sets, or from what Hugging Face's `datasets` saved."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+import datasets
+from tests.conftest import BandJudge
+from tests.umo.training.conftest import SMALL, TRAIN, VALIDATION, photo, small_base
+from umo import cli, customizers, faces
+from umo.training.curves import Curves, Tables
+from umo.training.sets import COLUMNS
+
+LORA = "pytorch_lora_weights.safetensors"
+PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+NUMBERS = pa.list_(pa.float32())
+SCHEMA = pa.schema(
+    [
+        ("set_id", pa.string()),
+        ("prompt", pa.string()),
+        ("references", pa.list_(PICTURE)),
+        ("target", PICTURE),
+        ("person_ids", pa.list_(pa.string())),
+        ("target_landmarks", pa.list_(NUMBERS)),
+        ("pool", pa.list_(pa.list_(PICTURE))),
+        ("licence", pa.string()),
+        ("n", pa.int8()),
+    ]
+)
+
+
+def row(*people: str) -> dict:
+    """A set of people who are colours."""
+
+    def picture(*who: str) -> dict:
+        return {"bytes": photo(*who), "path": None}
+
+    points = [np.tile([32 * k + 16.0, 16.0], 5).astype(np.float32).tolist() for k in range(len(people))]
+    return {
+        "set_id": "+".join(people),
+        "prompt": "A photo of one person in front of a plain blue background.",
+        "references": [picture(one) for one in people],
+        "target": picture(*people),
+        "person_ids": list(people),
+        "target_landmarks": points,
+        "pool": [[picture(one)] for one in people],
+        "licence": "CC0",
+        "n": len(people),
+    }
+
+
+ROWS = {"train": [row(*people) for people in TRAIN[:4]], "validation": [row(*people) for people in VALIDATION[:2]]}
+
+
+def export(folder: Path, rows: dict[str, list[dict]] = ROWS, schema: pa.Schema = SCHEMA) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, found in rows.items():
+        pq.write_table(pa.Table.from_pylist(found, schema), folder / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, exported sets, a recipe in a larger file."""
+    root = tmp_path_factory.mktemp("world")
+    small_base().save(root / "base")
+    export(root / "sets")
+    recipe = {**SMALL, "steps": 2, "batch": 2, "micro_batch": 2, "validate_every": 1}
+    (root / "params.yaml").write_text(yaml.safe_dump({"bases": {"small": {"train": recipe}}}))
+    return root
+
+
+@pytest.fixture
+def umo(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> Callable[..., tuple[int, str]]:
+    """umo(out, KEY=VALUE, ...) -> exit code and stderr of `umo train` in the world; None leaves an option out."""
+    faces._load.cache_clear()
+    monkeypatch.setitem(faces.MODELS, "bands", lambda: BandJudge(tmp_path / "bands.weights"))
+    still = SimpleNamespace(name="still", differentiable=False)
+    monkeypatch.setitem(faces.MODELS, "still", lambda: still)
+
+    def run(out: Path, *more: str, **changed: str | None) -> tuple[int, str]:
+        given = {"base": "base", "data": "sets", "method": "mimr", "recipe": "params.yaml:bases.small.train"}
+        options = given | {"reward": "bands", "out": str(out)} | changed
+        words = [word for key, value in options.items() if value is not None for word in (f"--{key}", value)]
+        monkeypatch.chdir(world)
+        monkeypatch.setattr(sys, "argv", ["umo", "train", *words, *more])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        return int(left.value.code or 0), capsys.readouterr().err
+
+    return run
+
+
+def test_it_leaves_a_lora_its_card_and_curves_and_nothing_else(umo, world: Path, tmp_path: Path) -> None:
+    code, _ = umo(tmp_path / "out")
+    assert code == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {LORA, "README.md", "training.json", "live"}
+    made = json.loads((tmp_path / "out/training.json").read_text())
+    assert (made["base"], made["method"], made["reward"], made["updates"]) == ("base", "mimr", "bands", 2)
+    assert set(made["people"]) == {person for people in TRAIN[:4] for person in people}
+    assert "| `learning_rate` | 0.01 |" in (tmp_path / "out/README.md").read_text()
+    customizers.load(world / "base", tmp_path / "out")
+    with (tmp_path / "out/live/plots/metrics/train/reward.tsv").open() as file:
+        assert [line["step"] for line in csv.DictReader(file, delimiter="\t")] == ["1", "2"]
+
+
+def test_sets_that_datasets_saved_train_the_same_lora(umo, world: Path, tmp_path: Path) -> None:
+    image = datasets.Image()
+    features = datasets.Features.from_arrow_schema(SCHEMA) | {
+        "references": datasets.List(image),
+        "target": image,
+        "pool": datasets.List(datasets.List(image)),
+    }
+    saved = datasets.DatasetDict(
+        {split: datasets.Dataset.from_list(rows, features=datasets.Features(features)) for split, rows in ROWS.items()}
+    )
+    saved.save_to_disk(tmp_path / "saved")
+    assert umo(tmp_path / "out")[0] == umo(tmp_path / "same", data=str(tmp_path / "saved"))[0] == 0
+    assert (tmp_path / "out" / LORA).read_bytes() == (tmp_path / "same" / LORA).read_bytes()
+
+
+def test_values_go_before_the_file_and_the_file_before_defaults(umo, tmp_path: Path) -> None:
+    assert umo(tmp_path / "out", "--set", "steps=1", "--set", "anchor=pool", method="sft")[0] == 0
+    recipe = json.loads((tmp_path / "out/training.json").read_text())["recipe"]
+    assert (recipe["steps"], recipe["anchor"], recipe["rank"], recipe["weight_decay"]) == (1, "pool", 2, 0.0)
+
+
+def test_the_recipes_lambdas_are_those_of_the_reward(umo, tmp_path: Path) -> None:
+    values = ("lambda_match=0", "lambda_mismatch=0", "steps=1")
+    assert umo(tmp_path / "out", *(word for value in values for word in ("--set", value)))[0] == 0
+    found = json.loads((tmp_path / "out/training.json").read_text())["validation"][0]
+    assert found["validation/reward"] == 0
+    assert found["validation/matched"] != 0 and found["validation/unmatched"] != 0
+
+
+class Killed(BaseException):
+    """Nothing catches it."""
+
+
+def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(umo, world: Path, tmp_path: Path, monkeypatch) -> None:
+    from umo.training.trainer import Trainer
+
+    assert umo(tmp_path / "whole", "--set", "checkpoint_every=1")[0] == 0
+    real = Trainer._note
+
+    def note(self, step: int, figures: dict) -> None:
+        if step == 2:
+            raise Killed  # what a kill leaves: the first update's checkpoint, and curves cut off
+        real(self, step, figures)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_note", note)
+        with pytest.raises(Killed):
+            umo(tmp_path / "out", "--set", "checkpoint_every=1")
+    assert not (tmp_path / "out" / LORA).exists()
+    assert (tmp_path / "out/live/plots/metrics/train/reward.tsv").exists()  # they are there while it trains
+    code, err = umo(tmp_path / "out", "--set", "checkpoint_every=1", "--set", "learning_rate=1")
+    assert code == 2 and "a run with another recipe was begun there" in err
+    code, err = umo(tmp_path / "out", "--set", "checkpoint_every=1", data=str(export(tmp_path / "other", changed())))
+    assert code == 2 and "a run with another data was begun there" in err
+    assert umo(tmp_path / "out", "--set", "checkpoint_every=1")[0] == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    code, err = umo(tmp_path / "out")
+    assert code == 2 and "a training is finished there" in err
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def changed(split: str = "train", **values: object) -> dict[str, list[dict]]:
+    """The sets, of which the first has other values."""
+    first, *others = ROWS[split]
+    return ROWS | {split: [{**first, "prompt": "Two people.", **values}, *others]}
+
+
+def test_what_was_begun_and_has_no_checkpoint_gives_way(umo, tmp_path: Path) -> None:
+    code, err = umo(tmp_path / "out", "--set", "batch=3", "--set", "micro_batch=2")
+    assert code == 2 and "batch 3 does not divide" in err
+    assert umo(tmp_path / "out", "--set", "steps=1")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (changed("validation", person_ids=["ann", "bob"]), "2 people are in the train and in the validation sets"),
+        (ROWS | {"test": [row("bob")]}, "1 people are in the train and in the test sets (first bob): split by person"),
+        ({"validation": ROWS["validation"]}, "no split 'train'"),
+        ({"train": ROWS["train"]}, "validate_every is set and there are no validation samples"),
+        (changed(prompt=None), "set ann+bob has no prompt"),
+        (changed(references=ROWS["train"][0]["references"][:1]), "set ann+bob has 1 references of 2 people"),
+        (changed(target={"bytes": b"no picture", "path": None}), "sample ann+bob: target: "),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_unfit_sets_are_one_line(umo, tmp_path: Path, rows: dict, reason: str) -> None:
+    code, err = umo(tmp_path / "out", data=str(export(tmp_path / "unfit", rows)))
+    line = err.splitlines()[-1]  # above it may be a progress bar
+    assert code == 2 and line.startswith("umo: ") and reason in line
+    assert not (tmp_path / "out/training.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "put", "reason"),
+    [
+        ("pool", None, "column 'pool' is missing; it must hold list of list of picture"),
+        ("prompt", pa.int64(), "column 'prompt' holds number; it must hold text"),
+        ("target", pa.binary(), "column 'target' holds binary; it must hold picture"),
+    ],
+)
+def test_unfit_columns_are_one_line(umo, tmp_path: Path, column: str, put: pa.DataType | None, reason: str) -> None:
+    place = SCHEMA.get_field_index(column)
+    schema = SCHEMA.remove(place) if put is None else SCHEMA.set(place, pa.field(column, put))
+    rows = {split: [{**one, column: None} for one in found] for split, found in ROWS.items()}
+    code, err = umo(tmp_path / "out", data=str(export(tmp_path / "unfit", rows, schema)))
+    assert code == 2 and err.startswith("umo: ") and reason in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"recipe": None}, "recipe: steps: field required; --set steps=NUMBER"),
+        ({"recipe": "none.yaml"}, "--recipe none.yaml: no recipe there"),
+        ({"recipe": "params.yaml:bases.other.train"}, "--recipe params.yaml:bases.other.train: no recipe there"),
+        ({"recipe": "params.yaml"}, "recipe: steps: field required"),
+        ({"set": "learning=1"}, "recipe: learning: extra inputs are not permitted"),
+        ({"set": "rank=none"}, "recipe: rank: input should be a valid integer"),
+        ({"set": "gradient_last=9"}, "gradient_first <= gradient_last <= rollout_steps must hold"),
+        ({"set": "steps"}, "--set steps: give KEY=VALUE"),
+        ({"reward": "still"}, "--reward still has no gradient"),
+        ({"reward": "other"}, "no face model 'other'"),
+        ({"base": "sets"}, "sets: no diffusers folder"),
+        ({"lora": "none.safetensors"}, "none.safetensors: no such file"),
+        ({"data": "/nowhere/sets"}, "/nowhere/sets: no such folder"),
+        ({"data": "base"}, "base: Hugging Face's datasets cannot load it"),
+        ({"method": "grpo"}, "Invalid value for '--method'"),
+    ],
+    ids=str,
+)
+def test_unfit_options_are_refused(umo, tmp_path: Path, changed: dict, reason: str) -> None:
+    code, err = umo(tmp_path / "out", **changed)
+    assert code == 2 and reason in " ".join(err.replace("│", " ").split()) and "Traceback" not in err
+    assert not (tmp_path / "out" / LORA).exists()
+
+
+def test_two_at_once_do_not_share_a_folder(umo, tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    (tmp_path / "out/.partial").mkdir(parents=True)
+    with FileLock(tmp_path / "out/.partial/lock"):
+        code, err = umo(tmp_path / "out")
+    assert code == 1 and "another process trains into it" in err
+
+
+def test_curves_without_dvclive_are_those_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("with", "without"):
+        if name == "without":
+            monkeypatch.setattr("umo.training.curves.find_spec", lambda module: None)
+        (tmp_path / name / "plots/metrics/train").mkdir(parents=True)
+        (tmp_path / name / "plots/metrics/train/old.tsv").write_text("of a run that was killed\n")
+        curves = Curves(tmp_path / name)
+        curves.log(0, {"validation/reward": 0.1})
+        curves.log(1, {"reward": 1e-9, "skipped": 3})
+        curves.log(2, {"reward": -0.25, "validation/reward": 2 / 3})
+        curves.end()
+    assert isinstance(curves.live, Tables)
+    assert contents(tmp_path / "with") == contents(tmp_path / "without")
+
+
+def test_columns_are_those_of_the_export() -> None:
+    from pipelines.export.formats import parquet
+    from umo.training.reading import _kind
+
+    kinds = {field.name: _kind(field.type) for field in parquet.schema()}
+    assert {column: kinds[column] for column in COLUMNS} == COLUMNS

@@ -1,0 +1,60 @@
+"""What is drawn at random in training: a function of a key alone, whatever came before and however a batch is split."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from umo import flow
+from umo.training.recipe import Recipe
+
+BATCH, LATE, DIFFUSION, START, VALIDATION = range(5)  # what a generator's numbers are for: a part of its key
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of a batch, each sample's from its own generator, so that no split of a batch changes them.
+
+    Attributes:
+        time: (B,) in (0, 1), of the diffusion loss.
+        noise: (B, C, h, w), of the diffusion loss.
+        start: (B, C, h, w), of the rollout.
+        late: which step has the gradient, counted from the end; 1 is the last. One for the whole batch.
+        rollout: number of the rollout that the update belongs to.
+    """
+
+    time: Tensor
+    noise: Tensor
+    start: Tensor
+    late: int
+    rollout: int = 0
+
+
+def draw_randomness(recipe: Recipe, shape: Sequence[int], step: int, rows: Sequence[int]) -> Draws:
+    """What update `step` draws for the samples at `rows` of its batch; a function of its arguments alone.
+
+    Updates of one rollout share its noise and take different late steps.
+
+    Args:
+        shape: C, h, w of the latents.
+    """
+    rollout, turn = divmod(step, recipe.updates_per_rollout)
+    steps = recipe.gradient_last - recipe.gradient_first + 1
+    late = torch.randperm(steps, generator=generator(recipe.seed, LATE, rollout))
+    own = [generator(recipe.seed, DIFFUSION, step, row) for row in rows]
+    starts = [torch.randn(*shape, generator=generator(recipe.seed, START, rollout, row)) for row in rows]
+    return Draws(
+        time=torch.cat([flow.logit_normal(1, one, recipe.time_mean, recipe.time_std) for one in own]),
+        noise=torch.stack([torch.randn(*shape, generator=one) for one in own]),
+        start=torch.stack(starts),
+        late=recipe.gradient_first + int(late[turn]),
+        rollout=rollout,
+    )
+
+
+def generator(*key: int) -> torch.Generator:
+    """A random generator of its own for every key of numbers >= 0."""
+    state = np.random.SeedSequence(key).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)

@@ -1,0 +1,141 @@
+"""ReReFL (arXiv 2509.06818, Algorithm 1): the diffusion loss, and the reward of one late step.
+
+1. `sft.diffusion_loss`: the base's ordinary flow-matching loss on the target, conditioned on the references.
+2. `late_latents`: from pure noise, steps without gradient down to the step that will have one.
+3. `drawn`: that one step with gradient, the clean picture it points to, decoded.
+4. the loss is `diffusion_weight * diffusion_loss - reward_weight * mean reward of the drawn pictures`.
+"""
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from umo import flow
+from umo.customizers.base import Customizer, Size
+from umo.matching import NONE, NotFinite, assign
+from umo.rewards import MatchingReward, Reward
+from umo.training.draws import Draws
+from umo.training.objectives.sft import Row, Sft
+from umo.training.recipe import Recipe
+from umo.training.samples import Batch
+
+REWARD_PARTS = ("reward", "matched", "unmatched", "no_face", "faces")
+
+
+class ReReFL(Sft):
+    """`diffusion_weight * diffusion_loss - reward_weight * reward`, by whichever reward it is given."""
+
+    rewarded: ClassVar[bool] = True
+
+    def __init__(
+        self, customizer: Customizer, reward: MatchingReward, recipe: Recipe, accelerator: Accelerator
+    ) -> None:
+        super().__init__(customizer, reward, recipe, accelerator)
+        self._kept_rollout = -1
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}  # by the first row of a part
+
+    def backward(self, batch: Batch, draws: Draws, weight: float, part: int) -> Row:
+        """Both losses, each sent backward on its own: the activations of one are held at a time."""
+        row = super().backward(batch, draws, weight, part)
+        with self.accelerator.autocast():
+            condition = batch.condition.guided(self._guidance)
+            latents, sigma = self.late(batch, condition, draws, part)
+            pictures = drawn(self.customizer, latents, sigma, condition)
+        if not torch.isfinite(pictures).all():
+            return row | dict.fromkeys(REWARD_PARTS, math.nan)
+        try:
+            reward = self.reward(pictures.float(), batch.anchors)
+            figures = parts_of(reward)
+        except NotFinite:  # embeddings of a picture out of all bounds
+            return row | dict.fromkeys(REWARD_PARTS, math.nan)
+        if not reward.no_face.all():
+            self.accelerator.backward(-weight * self.recipe.reward_weight * reward.reward.mean())
+        return row | figures
+
+    @property
+    def _guidance(self) -> float:
+        given = self.recipe.rollout_guidance
+        return self.customizer.settings.training_guidance if given is None else given
+
+    def late(self, batch: Batch, condition: Any, draws: Draws, part: int) -> tuple[Tensor, Tensor]:
+        """Latents and sigma of the step with gradient; a rollout serves `updates_per_rollout` updates."""
+        recipe, start = self.recipe, draws.start.to(batch.target)
+        if recipe.rollout_start == "target":
+            sigma = self.customizer.sigmas(recipe.rollout_steps, batch.size)[recipe.rollout_steps - draws.late]
+            return flow.noised(batch.target, start, sigma.to(start)), sigma.to(start)
+        if recipe.updates_per_rollout == 1:
+            late = range(draws.late, draws.late + 1)
+            latents, sigmas = self._roll_out(late, batch.size, condition, start)
+            return latents[0], sigmas[0]
+        late = range(recipe.gradient_first, recipe.gradient_last + 1)
+        if draws.rollout != self._kept_rollout:
+            self._kept_rollout, self._kept = draws.rollout, {}
+        if part not in self._kept:
+            self._kept[part] = self._roll_out(late, batch.size, condition, start)
+        latents, sigmas = self._kept[part]
+        return latents[late.index(draws.late)], sigmas[late.index(draws.late)]
+
+    def _roll_out(self, late: range, size: Size, condition: Any, start: Tensor) -> tuple[Tensor, Tensor]:
+        return late_latents(self.customizer, self.recipe.rollout_steps, late, size, condition, start)
+
+
+@torch.no_grad()
+def late_latents(
+    customizer: Customizer, steps: int, late: range, size: Size, condition: Any, start: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Roll out from noise without gradient, down to steps that may have one.
+
+    Args:
+        steps: T, of the whole rollout.
+        late: the steps to stop before, counted from the end (1 is the last), such as `range(Ts, Te + 1)`.
+        condition: of B samples, with the guidance of the rollout.
+        start: (B, C, h, w) noise.
+
+    Returns:
+        (K, B, C, h, w) latents and (K,) shifted sigmas before each of the K steps, in the order of `late`.
+    """
+    sigmas = customizer.sigmas(steps, size).to(start.device)
+
+    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+        return customizer.velocity(x, sigma, condition)
+
+    latents, at = [start], 0
+    for before in reversed(late):
+        latents.append(flow.rollout(velocity, latents[-1], sigmas, start=at, stop=steps - before))
+        at = steps - before
+    return torch.stack(latents[:0:-1]), torch.stack([sigmas[steps - before] for before in late])
+
+
+def drawn(customizer: Customizer, latents: Tensor, sigma: Tensor, condition: Any) -> Tensor:
+    """The step with gradient: (B, 3, H, W) pictures, about in [-1, 1], that the latents at sigma point to.
+
+    Args:
+        latents: (B, C, h, w) at sigma.
+        sigma: a scalar, shifted as `Customizer.sigmas` gives it.
+    """
+    clean = flow.one_step_x0(latents, sigma, customizer.velocity(latents, sigma, condition))
+    return customizer.decode(clean)
+
+
+def parts_of(reward: Reward) -> Row:
+    """A reward's figures, means over its pictures.
+
+    `matched` is the cosine over the matching, a reference without a face counting 0; `unmatched` that of all other
+    pairs, 0 where there are none.
+    """
+    matched, unmatched = [], []
+    for cosines in reward.cosines:
+        numbers = cosines.double().cpu().numpy()
+        assignment = assign(numbers)
+        pairs = np.zeros(numbers.shape, bool)
+        (references,) = np.nonzero(assignment != NONE)
+        pairs[references, assignment[references]] = True
+        matched.append(numbers[pairs].sum() / len(numbers))
+        unmatched.append(numbers[~pairs].mean() if (~pairs).any() else 0.0)
+    values = (reward.reward.detach().mean(), np.mean(matched), np.mean(unmatched), reward.no_face.float().mean())
+    faces = reward.n_faces.float().mean()
+    return dict(zip(REWARD_PARTS, map(float, (*values, faces)), strict=True))

@@ -1,0 +1,121 @@
+"""A whole training: a base, reference sets and a method become a LoRA, its card, its curves, training.json."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from umo import customizers, faces
+from umo.rewards import MatchingReward
+from umo.training.card import lora_card
+from umo.training.curves import Curves
+from umo.training.recipe import Method, Recipe
+from umo.training.samples import Samples
+from umo.training.sets import Row, sample
+from umo.training.trainer import Progress, Trainer
+
+TRAINING, LIVE = "training.json", "live"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained, and how.
+
+    Attributes:
+        base: a diffusers folder.
+        name: of the base in training.json.
+        reward: name of the face model that rewards.
+        lora: that makes a customizer of the base; training goes on from it.
+        device: of the networks; of several processes on GPUs each takes its own.
+        how: steps and guidance that the result will be drawn with.
+    """
+
+    base: Path
+    name: str
+    method: Method
+    recipe: Recipe
+    reward: str
+    lora: Path | None = None
+    device: str = "cpu"
+    how: customizers.Drawing = field(default_factory=customizers.Drawing)
+
+    @property
+    def own_device(self) -> str:
+        """This process's."""
+        rank, kind = os.environ.get("LOCAL_RANK"), self.device.split(":")[0]
+        return self.device if rank is None or kind == "cpu" else f"{kind}:{rank}"
+
+
+def fit(job: Job, rows: Mapping[str, Sequence[Row]], folder: Path, encoded: Path, live: Path) -> Path | None:
+    """Train, going on from the checkpoints in `folder`; every one of several processes runs it.
+
+    Args:
+        rows: `train` and, where the recipe validates, `validation`, as `sets.read` gives them.
+        encoded: where encoded samples are kept; for one base, face model and precision.
+        live: of the curves, written as they come.
+
+    Returns:
+        `folder/result`, with all but the curves in it; None in all processes but one.
+
+    Raises:
+        BadInput: something of the job or of the rows is unfit.
+        WorkFailed: no finite gradient; the last checkpoint stays.
+    """
+    recipe = job.recipe
+    dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+    customizer = customizers.load(job.base, job.lora, job.own_device, dtype)
+    model = faces.load(job.reward)
+    reward = MatchingReward(
+        model, "sir" if job.method == "sir" else "mimr", recipe.lambda_match, recipe.lambda_mismatch
+    )
+    samples = {}
+    for split, found in rows.items():
+        samples[split] = Samples([sample(row) for row in found], customizer, reward, recipe.anchor, encoded)
+    curves = Curves(live)
+    trainer = Trainer(
+        customizer,
+        samples["train"],
+        samples.get("validation"),
+        reward,
+        recipe,
+        job.method,
+        folder / "checkpoints",
+        curves.log,
+        job.how,
+    )
+    for split, one in samples.items():
+        one.prepare(f"encode {split}")
+    customizer.drop_encoders()
+    progress = trainer.run()
+    curves.end()
+    if not trainer.accelerator.is_main_process:
+        return None
+    result = folder / "result"
+    customizer.save_lora(result)
+    report = _report(job, model.name, rows["train"], progress)
+    (result / TRAINING).write_text(json.dumps(report, indent=1) + "\n")
+    licences = sorted({row["licence"] for row in rows["train"]})
+    (result / "README.md").write_text(lora_card(report, customizer.name, licences))
+    return result
+
+
+def _report(job: Job, reward: str, rows: Sequence[Row], progress: Progress) -> dict[str, Any]:
+    """What came of a run, for its card and for whoever must not evaluate on its people."""
+    validations = [(step, row) for step, row in progress.history if "validation/reward" in row]
+    return {
+        "method": job.method,
+        "base": job.name,
+        "reward": reward,
+        "recipe": job.recipe.model_dump(),
+        "samples": len(rows),
+        "people": sorted({person for row in rows for person in row["person_ids"]}),
+        "updates": progress.step,
+        "skipped": progress.skipped,
+        "stopped_early": progress.stopped,
+        "chosen_update": progress.best_step if progress.chosen else progress.step,
+        "validation": [{"update": step, **row} for step, row in validations],
+    }
