@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 from filelock import FileLock
 from PIL import Image
@@ -29,7 +30,7 @@ SMALL = {
     "ingest": {"shards": 4, "max_pixels": 50_000_000},
     "synthesise": {"scenes": {"train": 18, "validation": 3, "test": 36}, "shard_size": 12},
     "validate": {"min_sets": 1},
-    "cases": {"per_n": 2},
+    "cases": {"per_n": 4},
     "generate": {"variety_cases": 2, "variety_seeds": 2, "loss_draws": 2},
     "report": {"sheet_rows": 2},
 }
@@ -75,10 +76,11 @@ class Workspace:
         return type(self)(path)
 
     def environment(self) -> dict[str, str]:
-        """No variable of the caller's git or DVC, the tests' own interpreter."""
+        """No variable of the caller's git or DVC, the tests' own interpreter, and as many threads as they have."""
         bin_folder = str(Path(sys.executable).parent)
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "DVC_"))}
-        return kept | {"PATH": f"{bin_folder}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1", "PYTHONPATH": ""}
+        own = {"DVC_NO_ANALYTICS": "1", "PYTHONPATH": "", "OMP_NUM_THREADS": str(torch.get_num_threads())}
+        return kept | own | {"PATH": f"{bin_folder}:{os.environ['PATH']}"}
 
     def repro(self, *options: str, warm: bool = False) -> list[str]:
         """dvc repro; the names of the stages that ran."""

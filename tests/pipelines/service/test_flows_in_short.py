@@ -103,7 +103,7 @@ def test_what_is_typed_as_a_person_is_no_option(monkeypatch):
     ("changes", "commit", "said"),
     [
         ({"min_cosine": 3}, False, "'curate.min_cosine': input should be less than or equal to 1, found 3"),
-        ({"set": {"cases.per_n": 3}}, False, "cases.per_n changes no stage of build_dataset"),
+        ({"set": {"cases.per_n": 3}}, False, "'cases.per_n' changes no stage of build_dataset"),
         ({"min_cosine": 0.3}, True, "commit goes with no overrides"),
     ],
 )
