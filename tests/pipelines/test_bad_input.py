@@ -64,11 +64,11 @@ def test_a_bad_photograph_is_named_in_the_log(workspace):
 
 @pytest.fixture
 def inputs(repro, tmp_path) -> Workspace:
-    """What is written by hand, to be spoiled."""
-    (tmp_path / "umo/datasets").mkdir(parents=True)
+    """What is written by hand, to be spoiled, and the first product."""
+    for folder in ("datasets/photos", str(products.INGESTED)):
+        shutil.copytree(repro.path / folder, tmp_path / "umo" / folder)
     for name in ("params.yaml", "datasets/sources.yaml"):
         shutil.copy(repro.path / name, tmp_path / "umo" / name)
-    shutil.copytree(repro.path / "datasets/photos", tmp_path / "umo/datasets/photos")
     return Workspace(tmp_path / "umo")
 
 
