@@ -10,7 +10,7 @@ export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help install repro serve stop smoke ladder bench chaos docs test lint pretrain calibrate lock clean-work
+.PHONY: help install repro serve stop smoke ladder bench chaos docs test test-long lint pretrain calibrate lock clean-work
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -55,7 +55,10 @@ docs: install ## the documentation site: site/index.html
 	@echo "documentation: $(CURDIR)/site/index.html"
 
 test: install lint ## lint, types, tests
-	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	pytest --numprocesses 2 --dist worksteal -m "not long"
+
+test-long: install ## what takes too long for make test: more kills at random, flows on Postgres
+	pytest -m long
 
 lint: install ## format, lint, types
 	ruff format --check .

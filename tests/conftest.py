@@ -24,17 +24,26 @@ def _package(name: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-FIRST = "test_graph.py"  # its fixture, a run of the whole graph, takes the longest
-WHOLE_RUNS = {"repro", "small"}
+WHOLE_RUN, SMALL_RUN = "repro", "small"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several workers one makes the whole run; until it is there, the others find tests that do not wait for it."""
-    wants = {item: bool(WHOLE_RUNS & set(getattr(item, "fixturenames", ()))) for item in items}
-    waiting = {item.path for item in items if wants[item]}
-    items.sort(
-        key=lambda item: (item.path.name != FIRST, item.path in waiting, item.path.name == FIRST and not wants[item])
-    )
+    """Each of two workers gets a half, and takes from the end of the other's when it is done (--dist worksteal).
+
+    So the long ones come first: at the head of one half what needs the run of the whole graph, at the head of the
+    other what needs the small run and then what needs Prefect's server; both are then begun once, by one worker.
+    """
+    whole, small, server, others = [], [], [], []
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if WHOLE_RUN in fixtures:
+            whole.append(item)
+        elif SMALL_RUN in fixtures:
+            small.append(item)
+        else:
+            (server if item.get_closest_marker("server") else others).append(item)
+    middle = max(0, len(items) // 2 - len(whole))
+    items[:] = [*whole, *others[:middle], *small, *server, *others[middle:]]
 
 
 @pytest.fixture(autouse=True, scope="session")

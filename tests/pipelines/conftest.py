@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 from filelock import FileLock
 from PIL import Image
@@ -18,6 +19,7 @@ from PIL import Image
 from pipelines.core.shards import ROOT
 from pipelines.smoke import copy_repository, merged
 from tests import chaos
+from tests.pipelines import warm
 
 SMALL = {
     "bases": {
@@ -54,24 +56,42 @@ class Workspace:
         done = subprocess.run(
             command, cwd=self.path, env=self.environment(), capture_output=True, text=True, check=False, **options
         )
+        return self._checked(done, check)
+
+    def warm(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """The same, with the stages that the command begins run in this process."""
+        return self._checked(warm.run(command, self.path, self.environment()))
+
+    @staticmethod
+    def _checked(done: subprocess.CompletedProcess[str], check: bool = True) -> subprocess.CompletedProcess[str]:
         if check and done.returncode:
-            raise AssertionError(f"{command} exited with {done.returncode}\n{done.stdout}\n{done.stderr}")
+            raise AssertionError(f"{done.args} exited with {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
 
+    def copy(self, path: Path) -> "Workspace":
+        """A workspace like this; the objects of git and DVC, which nobody writes into, are links."""
+        shutil.copytree(self.path, path, symlinks=True, ignore=shutil.ignore_patterns("objects", "cache"))
+        for name in (".git/objects", ".dvc/cache"):
+            shutil.copytree(self.path / name, path / name, copy_function=os.link)
+        return type(self)(path)
+
     def environment(self) -> dict[str, str]:
-        """No variable of the caller's git or DVC, the tests' own interpreter."""
+        """No variable of the caller's git or DVC, the tests' own interpreter, and as many threads as they have."""
         bin_folder = str(Path(sys.executable).parent)
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "DVC_"))}
-        return kept | {"PATH": f"{bin_folder}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1", "PYTHONPATH": ""}
+        own = {"DVC_NO_ANALYTICS": "1", "PYTHONPATH": "", "OMP_NUM_THREADS": str(torch.get_num_threads())}
+        return kept | own | {"PATH": f"{bin_folder}:{os.environ['PATH']}"}
 
-    def repro(self, *options: str) -> list[str]:
+    def repro(self, *options: str, warm: bool = False) -> list[str]:
         """dvc repro; the names of the stages that ran."""
-        out = self.run("dvc", "repro", *options).stdout
+        out = (self.warm if warm else self.run)("dvc", "repro", *options).stdout
         return [line.split("'")[1] for line in out.splitlines() if line.startswith("Running stage")]
 
     def stage(self, *arguments: str, check: bool = False) -> subprocess.CompletedProcess[str]:
-        """python -m pipelines ..."""
-        return self.run("python", "-m", "pipelines", *arguments, check=check)
+        """As python -m pipelines, without another interpreter."""
+        code, out, err = warm.stage(arguments, self.path)
+        done = subprocess.CompletedProcess(arguments, code, out, err)
+        return self._checked(done) if check else done
 
     def params(self, **changes: dict) -> None:
         """Change keys of params.yaml, section by section."""
@@ -148,7 +168,7 @@ def _repro(workspace: Workspace) -> None:
     workspace.run("git", "init", "-q")
     workspace.run("git", "add", "-A")
     workspace.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "start")
-    (workspace.path.parent / "ran.json").write_text(json.dumps(workspace.repro()))
+    (workspace.path.parent / "ran.json").write_text(json.dumps(workspace.repro(warm=True)))
 
 
 @pytest.fixture(scope="session")
@@ -174,7 +194,7 @@ def _small(workspace: Workspace) -> None:
     sources = workspace.path / "datasets/sources.yaml"
     entries = yaml.safe_load(sources.read_text()) | {"mine": SOURCES["mine"]}
     sources.write_text(yaml.safe_dump(entries))
-    workspace.repro("cases")
+    workspace.repro("cases", warm=True)
     workspace.run("git", "add", "-A")
     workspace.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "made")
     workspace.run("git", "tag", "v1")
@@ -183,8 +203,7 @@ def _small(workspace: Workspace) -> None:
 @pytest.fixture
 def workspace(repro: Workspace, tmp_path: Path) -> Workspace:
     """A copy of the finished workspace, to be broken."""
-    shutil.copytree(repro.path, tmp_path / "umo", symlinks=True)
-    return Workspace(tmp_path / "umo")
+    return repro.copy(tmp_path / "umo")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import polars as pl
 import pytest
 
 from pipelines.core import products
+from tests.pipelines.conftest import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,16 @@ def test_a_bad_photograph_is_named_in_the_log(workspace):
     assert "ingest: mine/empty.jpg: empty file (0 bytes): copy it again from its origin" in done.stdout
 
 
+@pytest.fixture
+def inputs(repro, tmp_path) -> Workspace:
+    """What is written by hand, to be spoiled, and the first product."""
+    for folder in ("datasets/photos", str(products.INGESTED)):
+        shutil.copytree(repro.path / folder, tmp_path / "umo" / folder)
+    for name in ("params.yaml", "datasets/sources.yaml"):
+        shutil.copy(repro.path / name, tmp_path / "umo" / name)
+    return Workspace(tmp_path / "umo")
+
+
 @pytest.mark.parametrize(
     ("section", "change", "line"),
     [
@@ -75,22 +87,22 @@ def test_a_bad_photograph_is_named_in_the_log(workspace):
         ("evaluate", {"judge": "opencv_zoo"}, "evaluate.judge is 'opencv_zoo', which also curates"),
     ],
 )
-def test_a_bad_parameter_is_one_line(workspace, section, change, line):
-    workspace.params(**{section: change})
+def test_a_bad_parameter_is_one_line(inputs, section, change, line):
+    inputs.params(**{section: change})
     stages = {"measure": ["measure", "--of", "ingested"], "evaluate": ["evaluate", "--of", "target"]}
-    done = workspace.stage(*stages.get(section, ["ingest"]))
+    done = inputs.stage(*stages.get(section, ["ingest"]))
     assert done.returncode == 2
     assert line in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_missing_key_and_an_unknown_section(workspace):
-    file = workspace.path / "params.yaml"
+def test_a_missing_key_and_an_unknown_section(inputs):
+    file = inputs.path / "params.yaml"
     text = file.read_text()
     file.write_text(text.replace("  pool: 4\n", ""))
-    assert "key 'curate.pool' is missing" in workspace.stage("check").stderr
+    assert "key 'curate.pool' is missing" in inputs.stage("check").stderr
     file.write_text(text + "\nmeazure: {}\n")
-    done = workspace.stage("check")
+    done = inputs.stage("check")
     assert done.returncode == 2
     assert "unknown section 'meazure'; did you mean 'measure'?" in done.stderr
 
@@ -106,23 +118,23 @@ def test_a_missing_key_and_an_unknown_section(workspace):
         ("- just a list", "not a mapping of names to sources"),
     ],
 )
-def test_a_bad_source_is_one_line(workspace, text, line):
-    mine = workspace.path / "datasets/photos/mine"
+def test_a_bad_source_is_one_line(inputs, text, line):
+    mine = inputs.path / "datasets/photos/mine"
     if "datasets/photos," in text:
         subprocess.run(["rm", "-r", str(mine)], check=True)
-    (workspace.path / "datasets/sources.yaml").write_text(text)
-    done = workspace.stage("ingest")
+    (inputs.path / "datasets/sources.yaml").write_text(text)
+    done = inputs.stage("ingest")
     assert done.returncode == 2
     assert line in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_photographs_without_a_licence_are_refused(workspace):
-    (workspace.path / "datasets/sources.yaml").write_text("mine: {path: datasets/photos/mine}")
-    done = workspace.stage("ingest", check=True)
+def test_photographs_without_a_licence_are_refused(inputs):
+    (inputs.path / "datasets/sources.yaml").write_text("mine: {path: datasets/photos/mine}")
+    done = inputs.stage("ingest", check=True)
     assert "mine/plain.jpg: no licence: state it for 'mine'" in done.stdout
-    workspace.params(ingest={"allow_missing_licence": True})
-    assert "5 pictures" in workspace.stage("ingest", check=True).stdout
+    inputs.params(ingest={"allow_missing_licence": True})
+    assert "5 pictures" in inputs.stage("ingest", check=True).stdout
 
 
 def test_a_full_disk_stops_with_one_line_and_leaves_the_old_product(repro, workspace):
@@ -173,12 +185,12 @@ def test_a_missing_weight_file_is_one_line(workspace):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_unknown_stages_and_parts(workspace):
-    assert workspace.stage("measur").returncode == 2
-    done = workspace.stage("measure")
+def test_unknown_stages_and_parts(inputs):
+    assert inputs.stage("measur").returncode == 2
+    done = inputs.stage("measure")
     assert done.returncode == 2
     assert "--of, one of ingested, synthesised" in done.stderr
-    assert workspace.stage("curate", "--of", "ingested").returncode == 2
+    assert inputs.stage("curate", "--of", "ingested").returncode == 2
 
 
 def test_the_failing_stage_of_dvc_repro_names_its_fault(workspace):

@@ -316,14 +316,15 @@ def test_an_embedding_that_was_kept_gives_their_other_photographs_to_nobody(smal
 
 
 @pytest.mark.slow
-def test_killed_ten_times_the_data_stages_end_in_the_same_bytes(small, tmp_path):
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.long)])
+def test_killed_at_random_the_data_stages_end_in_the_same_bytes(small, tmp_path, kills):
     shutil.copytree(small.path, tmp_path / "umo", symlinks=True)
     expected = chaos.made(tmp_path / "umo")
     chaos.reset(tmp_path / "umo")
     seed = int.from_bytes(os.urandom(3), "big")
-    outcome = chaos.kill_at_random(tmp_path / "umo", expected, kills=10, seed=seed, longest=6)
-    assert sum(outcome.kills.values()) == 10
-    assert outcome.faults == [], f"python -m tests.chaos --kills 10 --seed {seed}"
+    outcome = chaos.kill_at_random(tmp_path / "umo", expected, kills=kills, seed=seed, longest=6)
+    assert sum(outcome.kills.values()) == kills
+    assert outcome.faults == [], f"python -m tests.chaos --kills {kills} --seed {seed}"
 
 
 class TestScan:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.pipelines.conftest import made_once
 from tests.pipelines.service.toy import BY_HAND, Served, Toy, free_port
 
 
 @pytest.fixture(scope="session")
 def made_toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     """Do not change it: take `toy`, a copy."""
-    return Toy.make(tmp_path_factory.mktemp("toy") / "umo")
+    return Toy(made_once(tmp_path_factory, "toy", lambda workspace: Toy.make(workspace.path)).path)
 
 
 @pytest.fixture

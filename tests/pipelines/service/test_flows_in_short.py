@@ -2,6 +2,8 @@
 
 import errno
 import logging
+import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -95,3 +97,20 @@ def test_what_is_typed_as_a_person_is_no_option(monkeypatch):
     person, photo = (forget._parser().parse_args(options) for options in found)
     assert (person.person, person.dry_run, person.delete_originals) == ("--delete-originals", True, False)
     assert str(photo.photo) == "-1.jpg"
+
+
+@pytest.mark.parametrize(
+    ("changes", "commit", "said"),
+    [
+        ({"min_cosine": 3}, False, "'curate.min_cosine': input should be less than or equal to 1, found 3"),
+        ({"set": {"cases.per_n": 3}}, False, "'cases.per_n' changes no stage of build_dataset"),
+        ({"min_cosine": 0.3}, True, "commit goes with no overrides"),
+    ],
+)
+def test_unfit_parameters_are_refused_before_anything_is_done(toy, monkeypatch, changes, commit, said):
+    monkeypatch.setattr(flows, "flow_run", SimpleNamespace(name="a-run", id="0" * 8, flow_name="build_dataset"))
+    before = toy.products()
+    with pytest.raises(BadInput, match=re.escape(said)):
+        stages(DataOverrides(**changes), commit)
+    assert toy.products() == before
+    assert toy.dirty() == []

@@ -13,7 +13,7 @@ import pytest
 from pipelines.service.serve import HOME
 from tests.pipelines.service.toy import BY_HAND, Served, free_port
 
-pytestmark = [pytest.mark.server, pytest.mark.slow]
+pytestmark = [pytest.mark.server, pytest.mark.long]  # in short: test_serve.py
 
 
 @pytest.fixture
