@@ -18,7 +18,7 @@ from pipelines.core.params import PARAMS, load_all
 from pipelines.core.shards import WORK
 from pipelines.service.commands import ask, author, dvc, follow, reason
 from pipelines.service.graph import Graph
-from pipelines.service.repository import cache, git
+from pipelines.service.repository import cache, changes, git
 from pipelines.service.writer import STATE
 from umo.errors import BadInput, WorkFailed
 
@@ -94,7 +94,7 @@ def workspace(values: Mapping[str, Any], every: Graph, log: Callable, root: Path
     drop(root)
     space = root / SPACE
     try:
-        as_it_stands = git(*author(), "stash", "create", root=root) or "HEAD"
+        as_it_stands = git(*author(), "stash", "create", root=root) if changes(root) else "HEAD"
         # No hook that somebody installed, to check products out for example, is meant for this.
         git("-c", f"core.hooksPath={os.devnull}", "worktree", "add", "--detach", str(SPACE), as_it_stands, root=root)
         git("reset", "--soft", git("rev-parse", "HEAD", root=root), root=space)

@@ -104,7 +104,7 @@ def _busy(held: ExitStack, run: Run, root: Path) -> str:
             tried.enter_context(alone(run.flow, root / LOCK, str(run)))
             left = marked(WRITES, str(root.resolve()))
             if left:
-                return f"a flow was killed, and what it began is still at work here (process {left[0].pid})"
+                return f"a flow was killed, and the stage that it began is still at work (process {left[0].pid})"
             refuse_others(root)
         except Taken as taken:
             return f"{taken.holder} is at work in this workspace"

@@ -129,9 +129,10 @@ class Toy(Workspace):
         toy.commit("made")
         return toy
 
-    def commit(self, message: str) -> None:
+    def commit(self, message: str, all: bool = True) -> None:
         who = ("-c", "user.name=t", "-c", "user.email=t@example.org")
-        self.run("git", "add", "--all")
+        if all:
+            self.run("git", "add", "--all")
         self.run("git", *who, "commit", "--quiet", "--allow-empty", "--message", message)
 
     def environment(self) -> dict[str, str]:
