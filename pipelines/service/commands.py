@@ -49,14 +49,6 @@ def environment() -> dict[str, str]:
     return found
 
 
-def author() -> list[str]:
-    """Options for git, so that a commit has an author where git knows none."""
-    options = [
-        f"user.{key.lower()}={value}" for key, value in IDENTITY.items() if not _git_knows(f"user.{key.lower()}")
-    ]
-    return [word for option in options for word in ("-c", option)]
-
-
 def _git_knows(key: str) -> bool:
     return subprocess.run(["git", "config", key], capture_output=True, check=False).returncode == 0
 

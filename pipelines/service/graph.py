@@ -34,19 +34,16 @@ class Graph:
         cached: what the stages write and DVC keeps.
     """
 
-    before: Mapping[str, frozenset[str]]
+    before: dict[str, frozenset[str]]
     kept: tuple[str, ...]
     cached: frozenset[str]
 
     def up_to(self, last: str) -> list[str]:
         """The stage and all that it needs, in order."""
-        wanted: set[str] = set()
-        pending = [last]
-        while pending:
-            stage = pending.pop()
-            if stage not in wanted:
-                wanted.add(stage)
-                pending += self.before[stage]
+        wanted = {last}
+        for stage in reversed(self.before):
+            if stage in wanted:
+                wanted |= self.before[stage]
         return [stage for stage in self.before if stage in wanted]
 
     def after(self, last: str) -> list[str]:

@@ -8,7 +8,7 @@ One that was killed goes on from the finished work in `.work`.
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from configparser import RawConfigParser
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 from pipelines.core.params import PARAMS, load_all
 from pipelines.core.shards import WORK
-from pipelines.service.commands import ask, author, dvc, follow, reason
+from pipelines.service.commands import ask, dvc, follow, reason
 from pipelines.service.graph import Graph
 from pipelines.service.repository import cache, changes, git
 from pipelines.service.writer import STATE
@@ -94,7 +94,7 @@ def workspace(values: Mapping[str, Any], every: Graph, log: Callable, root: Path
     drop(root)
     space = root / SPACE
     try:
-        as_it_stands = git(*author(), "stash", "create", root=root) if changes(root) else "HEAD"
+        as_it_stands = git("stash", "create", root=root) if changes(root) else "HEAD"
         # No hook that somebody installed, to check products out for example, is meant for this.
         git("-c", f"core.hooksPath={os.devnull}", "worktree", "add", "--detach", str(SPACE), as_it_stands, root=root)
         git("reset", "--soft", git("rev-parse", "HEAD", root=root), root=space)
@@ -127,8 +127,8 @@ def _share(space: Path, every: Graph, root: Path) -> None:
     (root / WORK).mkdir(exist_ok=True)
     (space / WORK).symlink_to((root / WORK).resolve())
     for name in git("ls-files", "--others", "--directory", "-z", root=root).split("\0"):
-        if name and not name.startswith(".") and name.rstrip("/") not in every.cached:
-            _link(root.resolve() / name, space / name)
+        if name and not name.startswith("."):
+            _link(Path(name), space, root.resolve(), every.cached)
     for name in {LOCK_FILE, *every.kept}:
         if (space / name).is_symlink():
             (space / name).unlink()
@@ -137,15 +137,15 @@ def _share(space: Path, every: Graph, root: Path) -> None:
     ask("checkout", "--allow-missing", *graphs, root=space)
 
 
-def _link(source: Path, target: Path) -> None:
+def _link(path: Path, space: Path, root: Path, cached: Collection[str]) -> None:
     """A file by a link, a folder as one of links: neither DVC nor `ingest` looks through a folder that is a link."""
-    if source.is_symlink() or not source.is_dir():
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(source)
-        return
-    for member in source.iterdir():
-        _link(member, target / member.name)
+    source, target = root / path, space / path
+    if source.is_dir() and not source.is_symlink():
+        for member in source.iterdir() if str(path) not in cached else ():
+            _link(path / member.name, space, root, cached)
+    elif str(path) not in cached and not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(source)
 
 
 def experiment(name: str, run_id: str) -> str:

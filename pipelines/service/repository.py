@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from pipelines.service.commands import ask
+from pipelines.service.commands import ask, environment
 from umo.errors import BadInput
 
 
@@ -46,7 +46,8 @@ def git(*arguments: str, root: Path = Path(), missing: str | None = None) -> str
     Raises:
         BadInput: git failed; says what it said.
     """
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    environ = environment() if {"commit", "stash"} & set(arguments) else None  # those have an author
+    done = subprocess.run(["git", *arguments], cwd=root, env=environ, capture_output=True, text=True, check=False)
     if done.returncode:
         if missing is not None:
             return missing

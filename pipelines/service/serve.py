@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -80,9 +81,12 @@ def stop(root: Path = Path()) -> str:
 
 def alive(root: Path = Path()) -> dict[str, psutil.Process]:
     """Name -> process of what `serve` started and still lives."""
-    words = {process: process.cmdline()[2:4] for process in marked(SERVES, str(root.resolve()))}
-    found = {name: [process for process in words if sign in words[process]] for name, sign in SIGNS.items()}
-    return {name: processes[0] for name, processes in found.items() if processes}
+    found = {}
+    for process in marked(SERVES, str(root.resolve())):
+        with suppress(psutil.NoSuchProcess):
+            words = process.cmdline()[2:4]
+            found |= {name: process for name, sign in SIGNS.items() if sign in words}
+    return {name: found[name] for name in SIGNS if name in found}
 
 
 def _port_of(there: dict[str, psutil.Process]) -> int | None:
@@ -173,11 +177,9 @@ def _wait(name: str, process: subprocess.Popen, ready: Callable[[], object], log
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise WorkFailed(f"{name} did not start ({_last_line(log)}); all is ended again; its log: {log}")
-        try:
+        with suppress(OSError):
             if ready():
                 return
-        except OSError:
-            pass
         time.sleep(0.3)
     raise WorkFailed(f"{name} does not answer after {STARTS_WITHIN:.0f} s; all is ended again; its log: {log}")
 
