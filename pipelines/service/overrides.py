@@ -30,12 +30,19 @@ ANY_STAGE = ("machine", "bases")  # sections that no single stage owns
 
 def trained_base(root: Path = Path()) -> str:
     """`train.base` of params.yaml."""
+    return str((_params(root).get("train") or {}).get("base", ""))
+
+
+def _params(root: Path) -> dict[str, Any]:
     import yaml
 
-    return str((yaml.safe_load((root / PARAMS).read_text()).get("train") or {}).get("base", ""))
+    try:
+        return yaml.safe_load((root / PARAMS).read_text()) or {}
+    except yaml.YAMLError as error:
+        raise BadInput(f"{PARAMS}: not YAML ({' '.join(str(error).split())})") from error
 
 
-def refuse_foreign(values: Mapping[str, Any], stages: Iterable[str], flow: str) -> None:
+def refuse_foreign(values: Mapping[str, Any], stages: Iterable[str], flow: str, root: Path = Path()) -> None:
     """
     Raises:
         BadInput: a value belongs to a stage that the flow does not run.
@@ -44,14 +51,8 @@ def refuse_foreign(values: Mapping[str, Any], stages: Iterable[str], flow: str) 
     for key in values:
         if "." not in key:
             raise BadInput(f"overrides: '{key}' is no section.key of {PARAMS}: write for example curate.min_cosine")
-        if key.partition(".")[0] not in sections and key.partition(".")[0] in _sections():
+        if key.partition(".")[0] not in sections and key.partition(".")[0] in _params(root):
             raise BadInput(f"overrides: '{key}' changes no stage of {flow}: leave it out, or run reproduce")
-
-
-def _sections() -> tuple[str, ...]:
-    from pipelines.__main__ import SECTIONS
-
-    return SECTIONS
 
 
 def override(file: Path, values: Mapping[str, Any]) -> None:
@@ -66,6 +67,7 @@ def override(file: Path, values: Mapping[str, Any]) -> None:
     yaml.width, yaml.preserve_quotes = 120, True
     yaml.indent(mapping=2, sequence=4, offset=2)
     tree = yaml.load(file)
+    sections = tuple(tree)
     for key, value in values.items():
         *path, last = key.split(".")
         node = tree
@@ -76,7 +78,7 @@ def override(file: Path, values: Mapping[str, Any]) -> None:
         node[last] = value
     yaml.dump(tree, file)
     try:
-        load_all(_sections(), file)
+        load_all(sections, file)
     except BadInput as error:
         raise BadInput(str(error).replace(str(file), "overrides")) from error
 

@@ -81,7 +81,7 @@ def stop(root: Path = Path()) -> str:
 
 def alive(root: Path = Path()) -> dict[str, psutil.Process]:
     """Name -> process of what `serve` started and still lives."""
-    found = {}
+    found: dict[str, psutil.Process] = {}
     for process in marked(SERVES, str(root.resolve())):
         with suppress(psutil.NoSuchProcess):
             words = process.cmdline()[2:4]
