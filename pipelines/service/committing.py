@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipelines.core.tombstones import TOMBSTONES
-from pipelines.service.commands import author
 from pipelines.service.overrides import LOCK_FILE
 from pipelines.service.repository import changes, git
 from umo.errors import BadInput
@@ -47,7 +46,7 @@ def commit(message: str, kept: Sequence[str], log: Callable[[str], None], root: 
     git("add", "--", *there, root=root)
     if not git("diff", "--cached", "--name-only", "--", *there, root=root):
         return False
-    git(*author(), "commit", "--quiet", "--message", message, "--only", "--", *there, root=root)
+    git("commit", "--quiet", "--message", message, "--only", "--", *there, root=root)
     log(f"committed {git('rev-parse', '--short=12', 'HEAD', root=root)}: {message}")
     return True
 

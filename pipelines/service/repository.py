@@ -3,6 +3,7 @@
 import subprocess
 from pathlib import Path
 
+from pipelines.service.commands import ask, environment
 from umo.errors import BadInput
 
 
@@ -31,6 +32,11 @@ def revision(root: Path = Path()) -> str:
     return git("rev-parse", "--short=12", "HEAD", root=root) + ("-dirty" if changes(root) else "")
 
 
+def cache(root: Path = Path()) -> Path:
+    """DVC's, which may lie elsewhere."""
+    return root.resolve() / ask("cache", "dir", root=root).strip()
+
+
 def git(*arguments: str, root: Path = Path(), missing: str | None = None) -> str:
     """What a git command prints, without the line's end.
 
@@ -40,7 +46,8 @@ def git(*arguments: str, root: Path = Path(), missing: str | None = None) -> str
     Raises:
         BadInput: git failed; says what it said.
     """
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    environ = environment() if {"commit", "stash"} & set(arguments) else None  # those have an author
+    done = subprocess.run(["git", *arguments], cwd=root, env=environ, capture_output=True, text=True, check=False)
     if done.returncode:
         if missing is not None:
             return missing

@@ -1,4 +1,4 @@
-"""What flows do around their stages, without a server: what they put back, and what they refuse."""
+"""What flows do around their stages, without a server: what they leave, and what they refuse."""
 
 import errno
 import logging
@@ -11,11 +11,9 @@ from pipelines import flows
 from pipelines.forget import stage as forget
 from pipelines.service import forgetting, graph, overrides
 from pipelines.service.form import DataOverrides
-from pipelines.service.overrides import Note
+from pipelines.service.overrides import SPACE
 from tests.pipelines.service.toy import Toy
 from umo.errors import BadInput, WorkFailed
-
-HOLD = 0  # any open file
 
 
 @pytest.fixture(autouse=True)
@@ -27,41 +25,31 @@ def _no_server(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def stages(changes: DataOverrides = flows.AS_IN_PARAMS, commit: bool = False) -> str:
     """As build_dataset."""
-    return flows._stages(lambda every: every.up_to("export"), changes, commit, HOLD)
+    return flows._stages(lambda every: every.up_to("export"), changes, commit)
 
 
-def interrupted(toy: Toy) -> None:
-    """A run with other values was killed in the middle."""
-    overrides.begin({"curate.min_cosine": 0.2}, "reproduce", ["curate"], graph.look()[0].kept, print, toy.path)
-    toy.repro("curate")
-    assert toy.dirty() != []
-
-
-def test_params_are_put_back_where_dvc_fails_in_between(toy, monkeypatch):
-    looks = iter([graph.look()])
-
-    def look(root):
-        for found in looks:
-            return found
+def test_the_workspace_of_a_run_is_dropped_where_dvc_fails_in_between(toy, monkeypatch):
+    def changed(space, *stages):
+        assert space.exists()
         raise WorkFailed("another DVC command is at work here")
 
-    monkeypatch.setattr(graph, "look", look)
+    monkeypatch.setattr(graph, "changed", changed)
     with pytest.raises(WorkFailed, match="another DVC command"):
         stages(DataOverrides(min_cosine=0.2))
     assert toy.dirty() == []
-    assert Note.read() is None
+    assert not SPACE.exists()
 
 
-def test_a_lock_file_that_a_kill_cut_off_blocks_no_flow(toy):
-    interrupted(toy)
-    lock = toy.path / "dvc.lock"
-    lock.write_text(lock.read_text()[:150])
-    assert stages() == "everything is up to date"
-    assert toy.dirty() == []
+def test_the_next_flow_drops_what_a_killed_one_left(toy, monkeypatch):
+    left = overrides.workspace({"curate.min_cosine": 0.2}, graph.look(), print)
+    left.__enter__()  # never left: it was killed
+    monkeypatch.setattr(flows.api, "report_killed", lambda *args: None)
+    assert flows._guarded(0, lambda: str(SPACE.exists())).message == "False"
+    left.gen.close()
 
 
 def test_a_full_disk_is_told_in_a_line(monkeypatch):
-    def work(hold):
+    def work():
         raise OSError(errno.ENOSPC, "No space left on device", "dvc.lock")
 
     state = flows._guarded(0, work)
@@ -69,31 +57,20 @@ def test_a_full_disk_is_told_in_a_line(monkeypatch):
     assert state.message == "dvc.lock: No space left on device; mend it and run again"
 
 
-def test_forget_and_release_begin_from_what_was(toy, monkeypatch):
-    found = []
-    monkeypatch.setattr(forgetting, "forget", lambda *args: found.append(toy.dirty()) or "done")
-    interrupted(toy)
-    assert flows._forget("p0123", None, [], HOLD) == "done"
-    monkeypatch.setattr(flows, "run_release", lambda *args, **options: found.append(toy.dirty()) or flows.Completed())
-    interrupted(toy)
-    flows._release("1.0.0", None, None, HOLD)
-    assert found == [[], []]
-
-
 def test_what_was_made_of_stale_data_is_not_committed(toy):
     (toy.path / "datasets/photos.txt").write_text("ann\nbob\n")
     toy.commit("another photograph")
     head = toy.run("git", "rev-parse", "HEAD").stdout
     with pytest.raises(BadInput, match="commit needs the data up to date, and ingest is not: run reproduce"):
-        flows._stages(lambda every: every.after("export"), flows.TRAINED_AS_IN_PARAMS, True, HOLD)
+        flows._stages(lambda every: every.after("export"), flows.TRAINED_AS_IN_PARAMS, True)
     assert toy.run("git", "rev-parse", "HEAD").stdout == head
 
 
 def test_what_is_typed_as_a_person_is_no_option(monkeypatch):
     found = []
     monkeypatch.setattr(forgetting, "forget", lambda options, *rest: found.append(options) or "done")
-    flows._forget("--delete-originals", None, ["--dry-run"], HOLD)
-    flows._forget(None, "-1.jpg", [], HOLD)
+    flows._forget("--delete-originals", None, ["--dry-run"])
+    flows._forget(None, "-1.jpg", [])
     person, photo = (forget._parser().parse_args(options) for options in found)
     assert (person.person, person.dry_run, person.delete_originals) == ("--delete-originals", True, False)
     assert str(photo.photo) == "-1.jpg"

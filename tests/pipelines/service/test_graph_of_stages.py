@@ -1,5 +1,7 @@
 """The graph as DVC sees it, one stage run, and what a failed one is said to be."""
 
+import subprocess
+
 import pytest
 
 from pipelines.service import graph
@@ -8,29 +10,32 @@ from umo.errors import BadInput, WorkFailed
 
 
 def test_order_and_what_is_kept(toy):
-    every, stale = graph.look()
+    every = graph.look()
     assert list(every.before) == [*DATA, "cases", "train@mimr", "compare"]
     assert every.up_to("export") == DATA
     assert every.after("export") == ["cases", "train@mimr", "compare"]
     assert every.kept == ("datasets/splits.csv", "runs/evaluate/mimr/metrics.json")
-    assert stale == set()
+    assert every.cached >= {"datasets/curated", "runs/train/mimr"}
+    assert graph.changed() == set()
 
 
 def test_the_projects_own_graph_has_no_frozen_stage():
-    every, _ = graph.look()
+    every = graph.look()
     assert not any("pretrain" in stage for stage in every.before)
     assert {"ingest", "train@mimr", "report"} <= every.before.keys()
+    known = subprocess.run(["git", "ls-files", "--", *every.kept], capture_output=True, text=True, check=True)
+    assert known.stdout.splitlines() == list(every.kept)
 
 
 def test_stale_at_the_start_and_stale_after_another(toy):
     (toy.path / "datasets/photos.txt").write_text("ann\nbob\n")
-    assert graph.look()[1] == {"ingest"}
+    assert graph.changed() == {"ingest"}
     lines = []
     graph.reproduce("ingest", lines.append)
     assert "ingest says hello" in lines
-    assert graph.changed(["curate"]) == {"curate"}
+    assert graph.changed(graph.Path(), "curate") == {"curate"}
     graph.reproduce("curate", lines.append)
-    assert graph.changed(["validate"]) == set()  # curate made the same as before
+    assert graph.changed(graph.Path(), "validate") == set()  # curate made the same as before
 
 
 def test_a_broken_file_is_told_in_a_line(toy):

@@ -9,9 +9,9 @@ import psutil
 import pytest
 
 from pipelines.service import serve
-from pipelines.service.serve import HOME, Note, Service
-from pipelines.service.writer import birth
-from tests.pipelines.service.toy import free_port
+from pipelines.service.commands import end
+from pipelines.service.serve import SERVES
+from tests.pipelines.service.toy import free_port, until
 from umo.errors import BadInput, WorkFailed
 
 SLEEPS = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -34,7 +34,7 @@ def test_what_is_no_port_is_refused(toy, monkeypatch, text):
 def test_a_taken_port_is_refused(port):
     with socket.create_server(("127.0.0.1", port)), pytest.raises(BadInput, match=f"port {port} is taken"):
         serve.serve()
-    assert Note.read(serve.Path()).alive() == {}
+    assert serve.alive() == {}
 
 
 def test_no_repository_is_refused(tmp_path, monkeypatch):
@@ -46,53 +46,53 @@ def test_no_repository_is_refused(tmp_path, monkeypatch):
 def test_half_started_all_is_ended_and_the_log_is_named(port, monkeypatch):
     """The server sleeps and is taken for ready; the file server dies with a line."""
     dies = [sys.executable, "-c", "raise SystemExit('no room here')"]
-    monkeypatch.setattr(serve, "_commands", lambda root, port: {"server": SLEEPS, "files": dies})
+    monkeypatch.setattr(serve, "_commands", lambda root, port: {"server": [*SLEEPS, "server"], "files": dies})
     monkeypatch.setattr(serve.api, "call", lambda *args, **options: True)
-    started = []
-    monkeypatch.setattr(serve, "Service", lambda *args: started.append(Service(*args)) or started[-1])
+    ended = []
+    monkeypatch.setattr(serve, "end", lambda pid: (ended.append(pid), end(pid)))
     with pytest.raises(WorkFailed, match=r"files did not start \(no room here\).*\.prefect/logs/files\.log"):
         serve.serve()
-    assert [service.name for service in started] == ["server", "files"]
-    assert not any(service.lives() for service in started)
+    assert len(ended) == 2
+    assert serve.alive() == {}
 
 
-def test_stop_ends_exactly_what_was_started(toy):
-    (toy.path / HOME).mkdir()
-    own, other = subprocess.Popen(SLEEPS), subprocess.Popen(SLEEPS)
-    try:
-        services = (
-            Service("server", own.pid, birth(own.pid)),
-            Service("worker", other.pid, birth(os.getpid())),  # the id is another's now
-        )
-        Note(4200, services).write(toy.path)
-        assert serve.stop() == "ended: server"
-        assert not psutil.pid_exists(own.pid)
-        assert other.poll() is None
-        assert serve.stop() == "nothing runs here"
-    finally:
-        for process in (own, other):
-            process.kill()
-            process.wait()
+@pytest.fixture
+def sleeper(toy):
+    """Starts a process that sleeps, as a service of this repository or as nobody's."""
+    started = []
 
+    def start(name: str, url: str = "", **environ: str) -> subprocess.Popen:
+        environ = os.environ | {"PREFECT_API_URL": url} | environ
+        started.append(subprocess.Popen([*SLEEPS, name], env=environ))
+        until(lambda: psutil.Process(started[-1].pid).cmdline()[1:] == [*SLEEPS[1:], name], 10)
+        return started[-1]
 
-def test_it_stays_with_the_port_that_it_has(toy, port, monkeypatch):
-    (toy.path / HOME).mkdir()
-    process = subprocess.Popen(SLEEPS)
-    try:
-        Note(port + 7, (Service("server", process.pid, birth(process.pid)),)).write(toy.path)
-        with pytest.raises(
-            BadInput, match=f"runs already at http://127.0.0.1:{port + 7}: make stop first, or leave PORT"
-        ):
-            serve.serve()
-        monkeypatch.delenv("PORT")
-        monkeypatch.setattr(serve, "_start", lambda root, note, wanted, begun: began.append(note.port))
-        monkeypatch.setattr(serve.api, "report_killed", lambda *args: None)
-        began: list[int] = []
-        assert f":{port + 7} " in serve.serve()  # what has died of it is started again there
-        assert began == [port + 7]
-    finally:
+    yield start
+    for process in started:
         process.kill()
         process.wait()
+
+
+def test_stop_ends_exactly_what_was_started(toy, sleeper):
+    here = {SERVES: str(toy.path.resolve())}
+    own, run = sleeper("server", **here), sleeper("a run whose worker was killed", **here)
+    others = [sleeper("worker"), sleeper("worker", **{SERVES: "/another/repository"})]
+    assert serve.stop() == "ended: server"
+    assert [process.poll() is None for process in (own, run, *others)] == [False, False, True, True]
+    assert serve.stop() == "nothing runs here"
+
+
+def test_it_stays_with_the_port_that_it_has(toy, port, monkeypatch, sleeper):
+    sleeper("server", url := f"http://127.0.0.1:{port + 7}/api", **{SERVES: str(toy.path.resolve())})
+    said = f"runs already at {url.removesuffix('/api')}: make stop first, or leave PORT"
+    with pytest.raises(BadInput, match=said):
+        serve.serve()
+    monkeypatch.delenv("PORT")
+    monkeypatch.setattr(serve, "_start", lambda root, port, there, begun: began.append((port, list(there))))
+    monkeypatch.setattr(serve.api, "report_killed", lambda *args: None)
+    began: list[tuple] = []
+    assert f":{port + 7} " in serve.serve()  # what has died of it is started again there
+    assert began == [(port + 7, ["server"])]
 
 
 def test_a_database_of_the_environment_is_passed_on(toy, monkeypatch):
@@ -102,3 +102,10 @@ def test_a_database_of_the_environment_is_passed_on(toy, monkeypatch):
     assert environ["PREFECT_SERVER_DATABASE_CONNECTION_URL"] == address
     assert environ["PREFECT_SERVER_UI_API_URL"] == environ["PREFECT_API_URL"] == "http://127.0.0.1:4300/api"
     assert environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+
+
+def test_half_a_minute_lies_between_two_tries_unless_otherwise_set(toy, monkeypatch):
+    delay = "PREFECT_TASKS_DEFAULT_RETRY_DELAY_SECONDS"
+    assert serve.settings(toy.path, 4300)[delay] == "30"
+    monkeypatch.setenv(delay, "5")
+    assert serve.settings(toy.path, 4300)[delay] == "5"

@@ -8,7 +8,6 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 
 from pipelines.service import api, commands, writer
@@ -18,12 +17,11 @@ from tests.pipelines.service.toy import until
 from umo.errors import WorkFailed
 
 HOLD = """
-import sys, time
+import subprocess, sys, time
 from pipelines.service import writer
-with writer.alone(writer.Run("reproduce", "first"), 0, print) as hold:
+with writer.writing(writer.Run("reproduce", "first")):
     if sys.argv[1:]:
-        import subprocess
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=[hold])
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     print("held", flush=True)
     time.sleep(60)
 """
@@ -62,7 +60,7 @@ def test_a_second_is_refused_in_a_line(hold):
     first = hold()
     with (
         pytest.raises(WorkFailed, match=rf"the flow reproduce \(run first, process {first.pid}\) is at work") as error,
-        writer.alone(me(), 0, print),
+        writer.writing(me()),
     ):
         pass
     assert "\n" not in str(error.value)
@@ -75,8 +73,8 @@ def test_a_second_waits_and_says_so_once(hold):
         said.append(line)
         first.kill()
 
-    with writer.alone(me(), 1, log):
-        assert json.loads(writer.LOCK.read_text())["run_id"] == "second"
+    with writer.writing(me(), 1, log):
+        assert "run second" in writer.LOCK.read_text()
     assert len(said) == 1
     assert "waiting for at most 1 minutes" in said[0]
 
@@ -85,7 +83,7 @@ def test_a_killed_one_leaves_no_lock(hold):
     first = hold()
     first.kill()
     first.wait()
-    with writer.alone(me(), 0, print):
+    with writer.writing(me()):
         pass
 
 
@@ -93,7 +91,7 @@ def test_what_a_killed_one_left_at_work_still_holds(hold):
     first = hold("with a child")
     first.kill()
     first.wait()
-    with pytest.raises(WorkFailed, match="was killed, and the stage that it began is"), writer.alone(me(), 0, print):
+    with pytest.raises(WorkFailed, match="was killed, and the stage that it began is"), writer.writing(me()):
         pass
 
 
@@ -105,12 +103,12 @@ def test_a_dvc_command_by_hand_is_waited_for(workspace):
     until(lambda: commands.psutil.Process(process.pid).cmdline() == command, 10)
     rwlock.write_text(json.dumps({"write": {"/x": {"pid": process.pid, "cmd": " ".join(command[1:])}}}))
     try:
-        with pytest.raises(WorkFailed, match=f"process {process.pid}"), writer.alone(me(), 0, print):
+        with pytest.raises(WorkFailed, match=f"process {process.pid}"), writer.writing(me()):
             pass
     finally:
         process.kill()
         process.wait()
-    with writer.alone(me(), 0, print):  # its entry is that of a dead process now
+    with writer.writing(me()):  # its entry is that of a dead process now
         assert "/x" not in rwlock.read_text()
 
 
@@ -120,7 +118,7 @@ def test_a_repository_that_dvc_has_locked_is_waited_for(workspace):
     (workspace / ".dvc/tmp").mkdir(parents=True)
     lock, said = Lock(str(workspace / DVC_LOCK)), []
     lock.lock()
-    with writer.alone(me(), 1, lambda line: (said.append(line), lock.unlock())):
+    with writer.writing(me(), 1, lambda line: (said.append(line), lock.unlock())):
         assert said == ["a DVC command is at work in this workspace: waiting for at most 1 minutes"]
 
 
@@ -128,29 +126,21 @@ def test_only_the_killed_stay_noted(workspace):
     with writer.noted(me()):
         assert writer.killed() == []
     assert list(writer.RUNS.iterdir()) == []
-    gone = Run("reproduce", "third", pid=os.getpid(), started="long ago")  # the id is another's now
-    other = Run("reproduce", "fourth", pid=1, host="elsewhere")
-    notes = [writer.noted(run) for run in (gone, other)]
-    for note in notes:  # never left: they were killed
-        note.__enter__()
+    note = writer.noted(gone := Run("reproduce", "third"))
+    note.__enter__()
+    assert writer.killed() == []
+    writer.RUNS.joinpath("third.lock").unlink()  # as the kernel does when its process is killed
     assert writer.killed() == [gone]
     writer.settled(gone)
     assert writer.killed() == []
-
-
-def test_a_clock_that_is_set_makes_no_process_another(workspace, monkeypatch):
-    run = me()
-    created = psutil.Process.create_time
-    monkeypatch.setattr(psutil.Process, "create_time", lambda self: created(self) + 7)
-    assert not run.gone()
+    note.gen.close()
 
 
 def test_what_is_killed_stays_noted_while_no_server_can_be_told(workspace):
-    gone = Run("reproduce", "third", started="long ago")
-    note = writer.noted(gone)
-    note.__enter__()  # never left: it was killed
+    writer.RUNS.mkdir(parents=True)
+    (writer.RUNS / "third.json").write_text('{"flow": "reproduce", "run_id": "third", "pid": 1}')
     api.report_killed(None, print)
-    assert writer.killed() == [gone]
+    assert [run.run_id for run in writer.killed()] == ["third"]
 
 
 @pytest.mark.parametrize("command", ["forget", "release"])
@@ -165,21 +155,25 @@ def test_a_command_by_hand_is_refused_while_a_flow_is_at_work(hold, toy, command
     assert said in done.stderr
 
 
-def test_a_flow_waits_for_a_command_by_hand(workspace):
+def test_a_flow_waits_for_a_command_by_hand(workspace, monkeypatch):
     with (
-        writer.by_hand("forget"),
+        writer.writing(Run("forget")),
+        monkeypatch.context() as elsewhere,
         pytest.raises(WorkFailed, match=rf"forget \(process {os.getpid()}\) is at work"),
-        writer.alone(me(), 0, print),
     ):
-        pass
+        elsewhere.delenv(writer.WRITES)  # a process of its own does not have it
+        with writer.writing(me()):
+            pass
 
 
-def test_what_a_flow_starts_is_no_other(workspace):
-    script = "from pipelines.service.writer import by_hand\nwith by_hand('forget'): print('at work')"
+def test_what_a_flow_starts_is_no_other(workspace, monkeypatch):
+    script = "from pipelines.service.writer import Run, writing\nwith writing(Run('forget')): print('at work')"
     lines = []
-    with writer.alone(me(), 0, print) as held:
-        commands.follow([sys.executable, "-c", script], lines.append, hold=[held])
-        assert commands.follow([sys.executable, "-c", script], lines.append) != 0
+    with writer.writing(me()):
+        assert commands.follow([sys.executable, "-c", script], lines.append) == 0
+        with monkeypatch.context() as elsewhere:
+            elsewhere.delenv(writer.WRITES)  # somebody's in a terminal
+            assert commands.follow([sys.executable, "-c", script], lines.append) != 0
     assert lines[0] == "at work"
     assert "is at work in this workspace: wait for it" in lines[-1]
 
@@ -188,7 +182,7 @@ def test_nothing_that_is_removed_lets_a_second_in(workspace, hold):
     """make clean-work, and a forget, which takes what it finds in .work."""
     hold()
     shutil.rmtree(workspace / ".work", ignore_errors=True)
-    with pytest.raises(WorkFailed, match="is at work in this workspace"), writer.alone(me(), 0, print):
+    with pytest.raises(WorkFailed, match="is at work in this workspace"), writer.writing(me()):
         pass
 
 
@@ -208,8 +202,10 @@ def test_commands_end_with_all_that_they_began(workspace):
     assert not commands.psutil.pid_exists(found[0])
 
 
-def test_lines_are_heard_without_progress_bars(workspace):
+@pytest.mark.parametrize(("every", "heard"), [(60, ["one", "two"]), (0, ["one", "draw: 50%|###  | 1/2", "two"])])
+def test_of_a_progress_bar_a_line_is_heard_now_and_then(workspace, monkeypatch, every, heard):
+    monkeypatch.setattr(commands, "PROGRESS_EVERY", every)
     lines = []
     script = "print('one'); print('draw: 50%|###  | 1/2'); print(); print('two'); raise SystemExit(3)"
     assert commands.follow([sys.executable, "-c", script], lines.append) == 3
-    assert lines == ["one", "two"]
+    assert lines == heard
