@@ -1,12 +1,13 @@
 """The flows that Prefect schedules and shows. DVC decides whether a stage runs, and the stage's command does the work.
 
 A flow asks DVC once what is not up to date; each such stage is a task, `dvc repro --single-item STAGE`, in the graph's
-order. How it is made fit for a server is in pipelines/operations, which knows no Prefect.
+order. How it is made fit for a server is in pipelines/service, which knows no Prefect.
 """
 
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -34,11 +35,12 @@ def _may_help(task: object, run: object, state: State) -> bool:
     return state.name == INTERRUPTED
 
 
-@task(task_run_name="{stage}", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=30, retry_condition_fn=_may_help)
-def run_stage(stage: str, hold: int) -> State:
-    """A stage of dvc.yaml."""
+# How long a retry waits is Prefect's setting PREFECT_TASKS_DEFAULT_RETRY_DELAY_SECONDS, which `make serve` sets.
+@task(task_run_name="{stage}", cache_policy=NO_CACHE, retries=2, retry_condition_fn=_may_help)
+def run_stage(stage: str, space: Path) -> State:
+    """A stage of dvc.yaml, in the workspace of the run."""
     try:
-        graph.reproduce(stage, get_run_logger().info, ROOT, [hold])
+        graph.reproduce(stage, get_run_logger().info, space)
     except (BadInput, WorkFailed) as error:
         return Failed(message=str(error), name=INTERRUPTED if isinstance(error, graph.Interrupted) else "Failed")
     return Completed(message="done")
@@ -135,59 +137,54 @@ class _InALine(logging.Filter):
 IN_A_LINE = _InALine()
 
 
-def _guarded(wait_minutes: float, work: Callable[[int], str]) -> State:
+def _guarded(wait_minutes: float, work: Callable[[], str]) -> State:
     """Work as the one writer of the workspace; the state's message is what the work says, or its one line of error."""
     logging.getLogger("prefect.flow_runs").addFilter(IN_A_LINE)
     log = get_run_logger()
     run = writer.Run(str(flow_run.flow_name), str(flow_run.id))
     try:
         repository.check(ROOT)
-        with writer.noted(run, ROOT), writer.alone(run, wait_minutes, log.info, ROOT) as hold:
+        with writer.noted(run, ROOT), writer.writing(run, wait_minutes, log.info, ROOT):
             try:
                 api.report_killed(PREFECT_API_URL.value(), log.info, ROOT)
             except OSError as error:
                 log.warning(f"runs that were killed could not be reported: {error}")
-            return Completed(message=work(hold))
+            overrides.drop(ROOT)
+            return Completed(message=work())
     except (BadInput, WorkFailed) as error:
         return Failed(message=str(error))
     except OSError as error:  # a full disk, for example
         return Failed(message=f"{error.filename or 'the workspace'}: {error.strerror or error}; mend it and run again")
 
 
-def _stages(choose: Callable[[graph.Graph], list[str]], changes: DataOverrides, commit: bool, hold: int) -> str:
-    """Run the chosen stages with the overrides; commit or keep what came of it, and show it."""
+def _stages(choose: Callable[[graph.Graph], list[str]], changes: DataOverrides, commit: bool) -> str:
+    """Run the chosen stages, with overrides in a workspace of their own; commit or keep what comes of it; show it."""
     log, flow_name = get_run_logger().info, str(flow_run.flow_name)
     name = overrides.experiment(str(flow_run.name), str(flow_run.id))
     values = changes.values(overrides.trained_base(ROOT))
     if commit and values:
         raise BadInput("commit goes with no overrides: their result is kept as an experiment")
-    overrides.recover(log, ROOT, [hold], values, flow_name)
-    every, stale = graph.look(ROOT)
+    every = graph.look(ROOT)
     stages, revision = choose(every), repository.revision(ROOT)
     overrides.refuse_foreign(values, stages, flow_name)
-    try:
-        if values:
-            overrides.begin(values, flow_name, stages, every.kept, log, ROOT)
-            _, stale = graph.look(ROOT)
+    with overrides.workspace(values, every, log, ROOT) if values else nullcontext(ROOT) as space:
+        stale = graph.changed(space)
         others = sorted(stale - set(stages) & set().union(*map(every.up_to, stages)))
         if commit:
             committing.refuse_other_changes(every.kept, ROOT)
             committing.refuse_stale(others)
         elif others:
             get_run_logger().warning(f"not up to date, and used as they are: {', '.join(others)}")
-        ran = _run(every, stages, stale, hold)
+        ran = _run(every, stages, stale, space)
         if values:
-            overrides.save(name, stages, every.kept, log, ROOT, [hold])
+            overrides.save(name, stages, every.kept, log, space)
         if commit:
             committing.commit(f"{flow_name}: {', '.join(ran) or 'what runs before made'}", every.kept, log, ROOT)
-        _show(stages, f"{revision}, experiment {name}" if values else repository.revision(ROOT))
-    finally:
-        if values:
-            overrides.restore(log, ROOT, [hold])
+        _show(stages, f"{revision}, experiment {name}" if values else repository.revision(ROOT), space)
     return f"{len(ran)} stages ran: {', '.join(ran)}" if ran else "everything is up to date"
 
 
-def _run(every: graph.Graph, stages: Sequence[str], stale: set[str], hold: int) -> list[str]:
+def _run(every: graph.Graph, stages: Sequence[str], stale: set[str], space: Path) -> list[str]:
     """A task for each stage that is not up to date, or is no more since a stage before it ran; returns those.
 
     Raises:
@@ -196,28 +193,28 @@ def _run(every: graph.Graph, stages: Sequence[str], stale: set[str], hold: int) 
     done: dict[str, State] = {}
     for stage in stages:
         followed = every.before[stage] & done.keys()
-        if stage not in stale and not (followed and graph.changed([stage], ROOT)):
+        if stage not in stale and not (followed and graph.changed(space, stage)):
             continue
         on_gpu = stage.partition("@")[0] in ON_GPU
         body = run_stage.with_options(tags={"gpu"}) if on_gpu else run_stage
-        done[stage] = body(stage, hold, wait_for=[done[name] for name in sorted(followed)], return_state=True)
+        done[stage] = body(stage, space, wait_for=[done[name] for name in sorted(followed)], return_state=True)
         if not done[stage].is_completed():
             if stage == "validate":
-                _publish(artifacts.of_failed_validation(ROOT, repository.revision(ROOT), _links()))
+                _publish(artifacts.of_failed_validation(space, repository.revision(ROOT), _links(space)))
             raise WorkFailed(str(done[stage].message))
     return list(done)
 
 
-def _show(stages: Sequence[str], revision: str) -> None:
+def _show(stages: Sequence[str], revision: str, space: Path = ROOT) -> None:
     """Artifacts of what the stages made, now or earlier."""
     if "curate" in stages:
-        _publish(artifacts.of_data(ROOT, revision, _links()))
+        _publish(artifacts.of_data(space, revision, _links(space)))
     if "compare" in stages:
-        _publish(artifacts.of_training(ROOT, revision, _links()))
+        _publish(artifacts.of_training(space, revision, _links(space)))
 
 
-def _links() -> Links:
-    return Links.read(os.environ.get(FILES_URL, ""), ROOT)
+def _links(space: Path) -> Links:
+    return Links.read(os.environ.get(FILES_URL, ""), space)
 
 
 def _publish(pages: Mapping[str, str]) -> None:
@@ -226,7 +223,7 @@ def _publish(pages: Mapping[str, str]) -> None:
         create_markdown_artifact(body, key=key, description=version)
 
 
-@task(task_run_name="release", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=30, retry_condition_fn=_may_help)
+@task(task_run_name="release", cache_policy=NO_CACHE, retries=2, retry_condition_fn=_may_help)
 def run_release(version: str, destination: str | None, remote: str | None) -> State:
     """Tag, push and copy; again where a remote did not answer."""
     from pipelines.release.stage import release
@@ -238,8 +235,7 @@ def run_release(version: str, destination: str | None, remote: str | None) -> St
     return Completed(message=f"{released.tag} at {released.revision}, {released.files} files")
 
 
-def _release(version: str, destination: str | None, remote: str | None, hold: int) -> str:
-    overrides.recover(get_run_logger().info, ROOT, [hold])
+def _release(version: str, destination: str | None, remote: str | None) -> str:
     state = run_release(version, destination, remote, return_state=True)
     if not state.is_completed():
         raise WorkFailed(str(state.message))
@@ -247,9 +243,8 @@ def _release(version: str, destination: str | None, remote: str | None, hold: in
     return str(state.message)
 
 
-def _forget(person: str | None, photo: str | None, switches: Sequence[str], hold: int) -> str:
+def _forget(person: str | None, photo: str | None, switches: Sequence[str]) -> str:
     if bool(person) == bool(photo):
         raise BadInput("forget_person: name either a person or a photo")
-    overrides.recover(get_run_logger().info, ROOT, [hold])
     who = [f"{forgetting.PHOTO}{photo}"] if photo else ["--", str(person)]
-    return forgetting.forget([*switches, *who], get_run_logger().info, ROOT, [hold])
+    return forgetting.forget([*switches, *who], get_run_logger().info, ROOT)

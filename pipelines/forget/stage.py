@@ -19,8 +19,8 @@ from pipelines.forget.execute import PHOTOS, finish, left_to_do, wanted
 from pipelines.forget.note import NOTE, Note
 from pipelines.forget.scan import Scan
 from pipelines.service.leftovers import refuse_others
-from pipelines.service.overrides import refuse_pending
-from pipelines.service.writer import by_hand
+from pipelines.service.overrides import drop
+from pipelines.service.writer import Run, writing
 from umo import faces
 from umo.errors import BadInput, WorkFailed
 
@@ -47,8 +47,8 @@ def main(arguments: Sequence[str]) -> str:
     """
     options = _parser().parse_args(arguments)
     refuse_others()
-    with by_hand("forget"):
-        refuse_pending()
+    with writing(Run("forget")):
+        drop()
         return _forget(options)
 
 

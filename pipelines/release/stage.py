@@ -33,8 +33,7 @@ from pipelines.service import repository
 from pipelines.service.commands import dvc, reason
 from pipelines.service.graph import BUSY
 from pipelines.service.leftovers import refuse_others
-from pipelines.service.overrides import refuse_pending
-from pipelines.service.writer import by_hand
+from pipelines.service.writer import Run, writing
 from umo.errors import BadInput, WorkFailed
 
 NAME = "multi-identity-sets"  # of the artifact in dvc.yaml
@@ -82,7 +81,7 @@ def main(arguments: Sequence[str]) -> str:
     """
     options = _parser().parse_args(arguments)
     repository.check()
-    with by_hand("release"):
+    with writing(Run("release")):
         if options.dry_run:
             planned = plan(options.version, options.to, options.remote).released
             return (
@@ -144,7 +143,6 @@ def plan(version: str, destination: str | None, remote: str | None, log: Log = p
         BadInput, WorkFailed: as `release`.
     """
     repository.check()
-    refuse_pending()
     version, tag = _version(version)
     _refuse_untagged_sets()
     _refuse_dirty()

@@ -3,20 +3,39 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
+from umo.errors import BadInput, WorkFailed
+
 PATIENCE = 10.0  # seconds between asking a process to end and ending it
-HANDED = "UMO_WRITER"  # in the environment of a command: the number of the open file that it was handed
+PROGRESS_EVERY = 30.0  # seconds between two lines of a progress bar that are heard
 IDENTITY = {"NAME": "umo flows", "EMAIL": "flows@localhost"}
 
 
 def dvc(*arguments: str) -> list[str]:
     """A DVC command, by the interpreter that runs this."""
     return [sys.executable, "-m", "dvc", *arguments]
+
+
+def ask(*arguments: str, root: Path = Path()) -> str:
+    """What a DVC command prints.
+
+    Raises:
+        BadInput: it failed; says what it said.
+        WorkFailed: another DVC command holds the repository.
+    """
+    done = subprocess.run(dvc(*arguments), cwd=root, env=environment(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        why = done.stderr.partition("ERROR: ")[2] or done.stderr
+        if "Unable to acquire lock" in why:
+            raise WorkFailed("another DVC command is at work here: wait for it")
+        raise BadInput(f"{root.resolve()}: {' '.join(why.split())}")
+    return done.stdout
 
 
 def environment() -> dict[str, str]:
@@ -42,32 +61,29 @@ def _git_knows(key: str) -> bool:
     return subprocess.run(["git", "config", key], capture_output=True, check=False).returncode == 0
 
 
-def follow(command: Sequence[str], hear: Callable[[str], None], root: Path = Path(), hold: Iterable[int] = ()) -> int:
-    """Run a command; every line that it writes, progress bars excepted, goes to `hear`. Returns its exit code.
+def follow(command: Sequence[str], hear: Callable[[str], None], root: Path = Path()) -> int:
+    """Run a command; its lines go to `hear`, those of progress bars now and then. Returns its exit code.
 
     It stays in this process's group, so that who kills the group kills it too. Where hearing is interrupted, it and
     all that it started are ended.
-
-    Args:
-        hold: open files that the command holds too; the first is the writer's lock.
     """
-    held = tuple(hold)
     process = subprocess.Popen(
         command,
         cwd=root,
-        env=environment() | ({HANDED: str(held[0])} if held else {}),
+        env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        pass_fds=held,
     )
     assert process.stdout is not None
+    heard = time.monotonic()
     try:
         for line in process.stdout:
             text = line.rstrip()
-            if text and not _is_progress(text):
+            if text and (not _is_progress(text) or time.monotonic() - heard >= PROGRESS_EVERY):
+                heard = time.monotonic()
                 hear(text)
         return process.wait()
     except BaseException:
@@ -85,6 +101,16 @@ def reason(said: Sequence[str]) -> str:
 
 def _is_progress(line: str) -> bool:
     return "%|" in line or "it/s]" in line
+
+
+def marked(name: str, value: str) -> list[psutil.Process]:
+    """Processes that were started with a variable of the environment at this value; neither this one nor daemons."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(name) == value and "daemon" not in process.cmdline():
+                found.append(process)
+    return [process for process in found if process.pid != os.getpid()]
 
 
 def end(pid: int) -> None:

@@ -5,7 +5,7 @@ whoever has to delete originals.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipelines.service.commands import follow
@@ -16,12 +16,11 @@ WHOLE = Path(".prefect/forget.log")
 PHOTO = "--photo="
 
 
-def forget(options: Sequence[str], log: Callable[[str], None], root: Path = Path(), hold: Iterable[int] = ()) -> str:
+def forget(options: Sequence[str], log: Callable[[str], None], root: Path = Path()) -> str:
     """Run it; returns its last line.
 
     Args:
         options: of the command; a photograph as --photo=FILE.
-        hold: open files that it holds too, see `writer`.
 
     Raises:
         BadInput, WorkFailed: its own line says why.
@@ -41,7 +40,7 @@ def forget(options: Sequence[str], log: Callable[[str], None], root: Path = Path
             said.append(without_places(line))
             log(said[-1])
 
-        code = follow([sys.executable, "-m", "pipelines", "forget", *options], hear, root, hold)
+        code = follow([sys.executable, "-m", "pipelines", "forget", *options], hear, root)
     log(f"in full, with the places of photographs: {WHOLE}")
     last = said[-1] if said else "forget said nothing"
     if code:

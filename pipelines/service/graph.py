@@ -1,24 +1,22 @@
 """The graph as DVC sees it: the stages in order, which of them are not up to date, and one of them run."""
 
-import logging
-import os
+import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from pipelines.service.commands import dvc, follow, reason
+import yaml
+
+from pipelines.service.commands import ask, dvc, follow, reason
 from pipelines.service.privacy import without_places
 from umo.errors import BadInput, WorkFailed
 
-if TYPE_CHECKING:
-    from dvc.repo import Repo
-    from dvc.stage import Stage
-
 BUSY = ("is busy", "Unable to read RWLock", "Unable to acquire lock", "is being run here already")
 FAILED = re.compile(r"^ERROR: .*exited with (-?\d+)")
+NODE = re.compile(r'^"([^"]+)"(?: -> "([^"]+)")?;$')
 INGEST = "ingest"  # the stage whose lines name photographs; after it they are known by their hashes
 KILLED = 128  # a shell says 128 + the signal
 
@@ -33,10 +31,12 @@ class Graph:
     Attributes:
         before: stage -> the stages whose products it reads, in an order in which they can run.
         kept: files that the stages write and that git keeps, DVC does not: metrics, the ledger of splits.
+        cached: what the stages write and DVC keeps.
     """
 
     before: Mapping[str, frozenset[str]]
     kept: tuple[str, ...]
+    cached: frozenset[str]
 
     def up_to(self, last: str) -> list[str]:
         """The stage and all that it needs, in order."""
@@ -55,59 +55,43 @@ class Graph:
         return [stage for stage in self.before if stage not in first]
 
 
-def look(root: Path = Path()) -> tuple[Graph, set[str]]:
-    """The graph of dvc.yaml, and the stages of it that `dvc status` calls changed; frozen ones are in neither.
+def look(root: Path = Path()) -> Graph:
+    """The graph of dvc.yaml, without frozen stages.
 
     Raises:
         BadInput: dvc.yaml or dvc.lock cannot be read.
         WorkFailed: another DVC command holds the repository.
     """
-    import networkx
-
-    with _repository(root) as repo:
-        stages = [stage for stage in networkx.dfs_postorder_nodes(repo.index.graph) if _is_ours(stage)]
-        names = {stage.addressing for stage in stages}
-        before = {
-            stage.addressing: frozenset(other.addressing for other in repo.index.graph.successors(stage)) & names
-            for stage in stages
-        }
-        outs = (out for stage in stages for out in stage.outs)
-        kept = tuple(sorted(os.path.relpath(out.fs_path, root.resolve()) for out in outs if not out.use_cache))
-        return Graph(before, kept), set(repo.status()) & names
-
-
-def changed(stages: Sequence[str], root: Path = Path()) -> set[str]:
-    """Those of the stages that are not up to date now, by their own inputs and outputs (half a second)."""
-    with _repository(root) as repo:
-        return set(repo.status(targets=list(stages))) & set(stages)
+    before: dict[str, set[str]] = {}
+    for match in map(NODE.match, ask("dag", "--dot", root=root).splitlines()):
+        if match:
+            before.setdefault(match[2] or match[1], set()).update([match[1]] if match[2] else [])
+    written = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
+    frozen = {name for name in before if written.get(name.partition("@")[0], {}).get("frozen")}
+    ours = {name for name in before if name.partition("@")[0] in written} - frozen
+    order = [name for name in TopologicalSorter(before).static_order() if name in ours]
+    outs = dict(_outs(written))
+    kept = tuple(sorted(name for name, cached in outs.items() if not cached))
+    return Graph({name: frozenset(before[name]) & ours for name in order}, kept, frozenset(outs) - set(kept))
 
 
-@contextmanager
-def _repository(root: Path) -> "Iterator[Repo]":
-    """The workspace as DVC reads it; its faults are told in a line."""
-    from dvc.exceptions import DvcException
-    from dvc.lock import LockError
-    from dvc.repo import Repo
-
-    logging.getLogger("dvc").setLevel(logging.ERROR)
-    try:
-        with Repo(str(root)) as repo:
-            yield repo
-    except LockError as error:
-        raise WorkFailed("another DVC command is at work here: wait for it") from error
-    except DvcException as error:
-        raise BadInput(f"{root.resolve()}: {' '.join(str(error).split())}") from error
+def _outs(written: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, bool]]:
+    """What the stages write, and whether DVC keeps it."""
+    for stage in written.values():
+        does = stage.get("do", stage)
+        for out in (out for kind in ("outs", "metrics", "plots") for out in does.get(kind, ())):
+            [(path, how)] = out.items() if isinstance(out, dict) else [(out, {})]
+            for item in stage.get("foreach", [""]):
+                yield path.replace("${item}", str(item)), (how or {}).get("cache", True)
 
 
-def _is_ours(stage: "Stage") -> bool:
-    return bool(stage.path_in_repo == "dvc.yaml" and not stage.frozen)
+def changed(root: Path = Path(), *stages: str) -> set[str]:
+    """Those of the stages (or of all) that `dvc status` calls changed."""
+    return set(json.loads(ask("status", "--json", *stages, root=root)))
 
 
-def reproduce(stage: str, log: Callable[[str], None], root: Path = Path(), hold: Iterable[int] = ()) -> None:
+def reproduce(stage: str, log: Callable[[str], None], root: Path = Path()) -> None:
     """`dvc repro --single-item`; its lines go to `log` as they come.
-
-    Args:
-        hold: open files that DVC holds too, see `writer`.
 
     Raises:
         BadInput, WorkFailed, Interrupted: the stage's own line says why.
@@ -118,7 +102,7 @@ def reproduce(stage: str, log: Callable[[str], None], root: Path = Path(), hold:
         said.append(without_places(line) if stage == INGEST else line)
         log(said[-1])
 
-    if follow(dvc("repro", "--single-item", stage), hear, root, hold):
+    if follow(dvc("repro", "--single-item", stage), hear, root):
         raise failure(stage, said)
 
 

@@ -12,18 +12,18 @@ fails there ever after ("join() argument must be str, bytes, or os.PathLike obje
 every DVC command refuses to read it.
 """
 
-import fcntl
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
 import yaml
 
+from pipelines.core.locks import Taken, alone
 from umo.errors import WorkFailed
 
-DVC_LOCK = Path(".dvc/tmp/lock")
+DVC_LOCK = Path(".dvc/tmp/lock")  # which a DVC command holds whenever it writes
 RWLOCK = Path(".dvc/tmp/rwlock")
 RUNS = Path(".dvc/cache/runs")
 LOCK = Path("dvc.lock")
@@ -33,44 +33,62 @@ CONFLICT = "<<<<<<<"  # of a merge: for its user to resolve
 
 def clear_stale(root: Path = Path()) -> str:
     """Remove what dead processes left; returns what was done, in a line."""
-    done = [_clear_locks(root / RWLOCK)]
-    with _dvc_lock(root) as ours:
-        if ours and not _living(root):
-            done += [*_clear_runs(root / RUNS), *_put_aside_half(root)]
-    return "; ".join(done)
+    return _clear(root)[0]
 
 
-@contextmanager
-def _dvc_lock(root: Path) -> Iterator[bool]:
-    """DVC's own lock, which a command holds whenever it writes, for as long as this lasts; whether it was to be had."""
+def refuse_others(root: Path = Path()) -> None:
+    """Clear what dead runs left, and stop where a living one is at work.
+
+    Raises:
+        WorkFailed: a DVC command is at work in this repository.
+    """
+    if busy := _clear(root)[1]:
+        raise WorkFailed(busy)
+
+
+def _clear(root: Path) -> tuple[str, str]:
+    """What was done, and what is at work here; empty where nothing is."""
+    cleared, living = _clear_locks(root / RWLOCK)
+    done = [cleared]
     lock = root / DVC_LOCK
-    if not lock.parent.is_dir():
-        yield True
-        return
-    with lock.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    try:
+        with alone("DVC", lock) if lock.parent.is_dir() else nullcontext():
+            if not living:
+                done += [*_clear_runs(root / RUNS), *_put_aside_half(root)]
+    except Taken:
+        return cleared, "a DVC command is at work in this workspace: wait for it"
+    others = [f"another run is at work (process {of['pid']}: {of['cmd']}): wait for it, or stop it" for of in living]
+    return "; ".join(done), (others or [""])[0]
 
 
-def _clear_locks(path: Path) -> str:
-    before = _entries(path)
-    if before is None:
-        path.unlink(missing_ok=True)
-        return f"{RWLOCK}: half-written by a run that was killed; removed"
+def _clear_locks(path: Path) -> tuple[str, list[dict]]:
+    """What was done, and the processes in DVC's list that are there."""
+    try:
+        before = json.loads(path.read_text()) if path.exists() else {}
+        write, read = before.get("write", {}), before.get("read", {})
+    except (ValueError, AttributeError):
+        path.unlink()
+        return f"{RWLOCK}: half-written by a run that was killed; removed", []
     kept = {
-        "write": {path: info for path, info in before["write"].items() if _alive(info)},
-        "read": {path: left for path, infos in before["read"].items() if (left := list(filter(_alive, infos)))},
+        "write": {name: info for name, info in write.items() if _alive(info)},
+        "read": {name: left for name, infos in read.items() if (left := list(filter(_alive, infos)))},
     }
-    if kept == before:
-        return f"{RWLOCK}: nothing left by a dead process"
+    living = [*kept["write"].values(), *(info for infos in kept["read"].values() for info in infos)]
+    if kept == {"write": write, "read": read}:
+        return f"{RWLOCK}: nothing left by a dead process", living
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps({mode: entries for mode, entries in kept.items() if entries}))
     temporary.replace(path)
-    return f"{RWLOCK}: entries of dead processes removed"
+    return f"{RWLOCK}: entries of dead processes removed", living
+
+
+def _alive(info: dict) -> bool:
+    """Whether the process is there and is the one that was noted, by its command line."""
+    try:
+        process = psutil.Process(info["pid"])
+        return process.status() != psutil.STATUS_ZOMBIE and " ".join(process.cmdline()).endswith(info["cmd"])
+    except psutil.Error:
+        return False
 
 
 def _clear_runs(folder: Path) -> Iterator[str]:
@@ -83,64 +101,20 @@ def _clear_runs(folder: Path) -> Iterator[str]:
 
 
 def _put_aside_half(root: Path) -> Iterator[str]:
-    if _is_half(root / LOCK):
+    if (root / LOCK).exists() and _is_half((root / LOCK).read_text()):
         (root / ASIDE).parent.mkdir(parents=True, exist_ok=True)
         (root / LOCK).replace(root / ASIDE)
         yield f"{LOCK}: half-written by a run that was killed; now {ASIDE}, and what it listed is cached"
 
 
-def _is_half(path: Path) -> bool:
+def _is_half(text: str) -> bool:
     """Whether it is a list of stages that was cut off where DVC cannot read it."""
-    if not path.exists():
-        return False
-    from dvc.schema import COMPILED_LOCKFILE_SCHEMA as SCHEMA
-    from voluptuous import Invalid
-
-    text = path.read_text()
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        SCHEMA(yaml.safe_load(text) or {})
-    except (yaml.YAMLError, Invalid):
-        return CONFLICT not in text
-    return False
-
-
-def refuse_others(root: Path = Path()) -> None:
-    """Clear what dead runs left, and stop where a living one is at work.
-
-    Raises:
-        WorkFailed: a DVC command is at work in this repository.
-    """
-    clear_stale(root)
-    with _dvc_lock(root) as ours:
-        if not ours:
-            raise WorkFailed("a DVC command is at work in this workspace: wait for it")
-    for info in _living(root):
-        raise WorkFailed(f"another run is at work (process {info['pid']}: {info['cmd']}): wait for it, or stop it")
-
-
-def _living(root: Path) -> list[dict]:
-    """Processes that are noted in DVC's list, after the dead ones were struck out."""
-    left = _entries(root / RWLOCK) or {"write": {}, "read": {}}
-    return [*left["write"].values(), *(info for infos in left["read"].values() for info in infos)]
-
-
-def _entries(path: Path) -> dict | None:
-    """The list; None where it is no list."""
-    try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError:
-        found = {}
-    except ValueError:
-        return None
-    if not isinstance(found, dict):
-        return None
-    return {"write": found.get("write", {}), "read": found.get("read", {})}
-
-
-def _alive(info: dict) -> bool:
-    """Whether the process is there and is the one that was noted, by its command line."""
-    try:
-        process = psutil.Process(info["pid"])
-        return process.status() != psutil.STATUS_ZOMBIE and " ".join(process.cmdline()).endswith(info["cmd"])
-    except psutil.Error:
-        return False
+        stages = yaml.load(text, loader)["stages"].values()
+        paths = [entry["path"] for stage in stages for key in ("deps", "outs") for entry in stage.get(key, [])]
+        params = [params.items() for stage in stages for params in stage.get("params", {}).values()]
+        whole = all(stage["cmd"] for stage in stages) and all(paths) and all(map(list, params))
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError):
+        whole = False
+    return not whole and CONFLICT not in text

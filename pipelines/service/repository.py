@@ -3,6 +3,7 @@
 import subprocess
 from pathlib import Path
 
+from pipelines.service.commands import ask
 from umo.errors import BadInput
 
 
@@ -29,6 +30,11 @@ def changes(root: Path = Path()) -> list[str]:
 def revision(root: Path = Path()) -> str:
     """The commit, in short; with `-dirty` where files differ from it."""
     return git("rev-parse", "--short=12", "HEAD", root=root) + ("-dirty" if changes(root) else "")
+
+
+def cache(root: Path = Path()) -> Path:
+    """DVC's, which may lie elsewhere."""
+    return root.resolve() / ask("cache", "dir", root=root).strip()
 
 
 def git(*arguments: str, root: Path = Path(), missing: str | None = None) -> str:

@@ -1,30 +1,32 @@
 """`make serve`, `make stop`: Prefect's server, the file server and a worker on this machine, in the background.
 
-What was started is noted with its process id and start time, so that exactly that is ended, whichever terminal is
-gone. Everything of Prefect's is under `.prefect/` in the repository: database, logs, this note.
+What was started is known by its environment, so that exactly that is ended, whichever terminal is gone. Everything of
+Prefect's is under `.prefect/` in the repository: database, logs.
 """
 
-import json
 import os
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import psutil
 
 from pipelines.core.locks import alone
 from pipelines.service import api, repository
-from pipelines.service.commands import end, environment
+from pipelines.service.commands import end, environment, marked
 from pipelines.service.files import LOOPBACK
 from pipelines.service.links import FILES_URL
-from pipelines.service.writer import birth, lives
 from umo.errors import BadInput, WorkFailed
 
 HOME = Path(".prefect")
 POOL, GPU = "umo", "gpu"
 PORT = 4200
+SERVES = "UMO_SERVES"  # in the environment of all that was started: the repository
+# What a service's command line says third or fourth, in the order in which they start.
+SIGNS = {"server": "server", "files": "pipelines.service.files", "worker": "worker"}
 STARTS_WITHIN = 180.0  # seconds for a server that makes its database first; 20 on a quiet machine
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -33,51 +35,7 @@ QUIET = {
     "PREFECT_CLI_PROMPT": "false",
     "PREFECT_WORKER_QUERY_SECONDS": "3",  # a run that is asked for begins soon; 10 is the default
 }
-
-
-@dataclass(frozen=True)
-class Service:
-    """A process that was started; `started` tells it from a later one with the same id."""
-
-    name: str
-    pid: int
-    started: str
-
-    def lives(self) -> bool:
-        """Whether it is still there."""
-        return lives(self.pid, self.started)
-
-
-@dataclass(frozen=True)
-class Note:
-    """What runs; the file server's port is the one above the server's."""
-
-    port: int
-    services: tuple[Service, ...] = ()
-
-    @property
-    def ui(self) -> str:
-        """Where people look."""
-        return f"http://{LOOPBACK}:{self.port}"
-
-    @staticmethod
-    def read(root: Path) -> "Note | None":
-        """None where nothing was started."""
-        try:
-            found = json.loads((root / HOME / "serve.json").read_text())
-            return Note(found["port"], tuple(Service(**service) for service in found["services"]))
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None
-
-    def write(self, root: Path) -> None:
-        """Replace it whole."""
-        temporary = root / HOME / "serve.tmp"
-        temporary.write_text(json.dumps(asdict(self)))
-        temporary.replace(root / HOME / "serve.json")
-
-    def alive(self) -> dict[str, Service]:
-        """By name."""
-        return {service.name: service for service in self.services if service.lives()}
+UNLESS_SET = {"PREFECT_TASKS_DEFAULT_RETRY_DELAY_SECONDS": "30"}
 
 
 def serve(root: Path = Path()) -> str:
@@ -93,21 +51,19 @@ def serve(root: Path = Path()) -> str:
     asked = _asked_port()
     (root / HOME / "logs").mkdir(parents=True, exist_ok=True)
     with alone("serve", root / HOME / "serve.lock"):
-        note = Note.read(root) or Note(PORT)
-        there = note.alive()
-        port = asked or (note.port if there else PORT)
-        if there and note.port != port:
-            raise BadInput(f"it runs already at {note.ui}: make stop first, or leave PORT out")
-        wanted = _commands(root, port)
-        if there.keys() == wanted.keys():
-            return f"runs already: {note.ui}"
-        begun: list[Service] = []
+        there = alive(root)
+        known = _port_of(there)
+        port = asked or known or PORT
+        if known and known != port:
+            raise BadInput(f"it runs already at http://{LOOPBACK}:{known}: make stop first, or leave PORT out")
+        if there.keys() == SIGNS.keys():
+            return f"runs already: http://{LOOPBACK}:{port}"
+        begun: list[int] = []
         try:
-            _start(root, Note(port, tuple(there.values())), wanted, begun)
+            _start(root, port, there, begun)
         except BaseException:
-            for service in reversed(begun):
-                end(service.pid)
-            Note(port, tuple(there.values())).write(root)
+            for pid in reversed(begun):
+                end(pid)
             raise
         api.report_killed(f"http://{LOOPBACK}:{port}/api", print, root)
     return f"the UI is at http://{LOOPBACK}:{port} (logs: {HOME / 'logs'}; to end it: make stop)"
@@ -115,14 +71,24 @@ def serve(root: Path = Path()) -> str:
 
 def stop(root: Path = Path()) -> str:
     """End what `serve` started, the worker and its flows first; returns what was ended."""
-    (root / HOME).mkdir(exist_ok=True)
     with alone("stop", root / HOME / "serve.lock"):
-        note = Note.read(root)
-        there = list(note.alive().values()) if note else []
-        for service in reversed(there):
-            end(service.pid)
-        (root / HOME / "serve.json").unlink(missing_ok=True)
-    return f"ended: {', '.join(service.name for service in there)}" if there else "nothing runs here"
+        there = alive(root)
+        for process in [*reversed(there.values()), *marked(SERVES, str(root.resolve()))]:
+            end(process.pid)
+    return f"ended: {', '.join(reversed(there))}" if there else "nothing runs here"
+
+
+def alive(root: Path = Path()) -> dict[str, psutil.Process]:
+    """Name -> process of what `serve` started and still lives."""
+    words = {process: process.cmdline()[2:4] for process in marked(SERVES, str(root.resolve()))}
+    found = {name: [process for process in words if sign in words[process]] for name, sign in SIGNS.items()}
+    return {name: processes[0] for name, processes in found.items() if processes}
+
+
+def _port_of(there: dict[str, psutil.Process]) -> int | None:
+    """The server's; the file server's is the one above it."""
+    urls = [process.environ()["PREFECT_API_URL"] for process in there.values()]
+    return int(urls[0].split(":")[2].partition("/")[0]) if urls else None
 
 
 def _asked_port() -> int | None:
@@ -136,21 +102,13 @@ def _asked_port() -> int | None:
 
 
 def _commands(root: Path, port: int) -> dict[str, list[str]]:
-    """Name -> command, in the order in which they start."""
+    """Name -> command."""
     prefect = [sys.executable, "-m", "prefect"]
     return {
         "server": [*prefect, "server", "start", "--host", LOOPBACK, "--port", str(port)],
-        "files": [sys.executable, "-m", "pipelines.service.files", str(port + 1), str(_cache(root))],
+        "files": [sys.executable, "-m", "pipelines.service.files", str(port + 1), str(repository.cache(root))],
         "worker": [*prefect, "worker", "start", "--pool", POOL, "--type", "process", "--name", socket.gethostname()],
     }
-
-
-def _cache(root: Path) -> Path:
-    """DVC's, which may lie elsewhere."""
-    from dvc.config import Config
-
-    found = Config(str((root / ".dvc").resolve()), validate=False).get("cache", {}).get("dir")
-    return (root / ".dvc" / found).resolve() if found else (root / ".dvc/cache").resolve()
 
 
 def settings(root: Path, port: int) -> dict[str, str]:
@@ -164,22 +122,22 @@ def settings(root: Path, port: int) -> dict[str, str]:
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{LOOPBACK}:{port},http://localhost:{port}",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(root.resolve()), os.environ.get("PYTHONPATH")])),
         FILES_URL: f"http://{LOOPBACK}:{port + 1}",
+        SERVES: str(root.resolve()),
     }
-    return environment() | QUIET | own
+    return UNLESS_SET | environment() | QUIET | own
 
 
-def _start(root: Path, there: Note, wanted: dict[str, list[str]], begun: list[Service]) -> None:
-    names = there.alive()
-    _refuse_taken([port for name, port in (("server", there.port), ("files", there.port + 1)) if name not in names])
-    environ = settings(root, there.port)
+def _start(root: Path, port: int, there: dict[str, psutil.Process], begun: list[int]) -> None:
+    _refuse_taken([port for name, port in (("server", port), ("files", port + 1)) if name not in there])
+    environ = settings(root, port)
     url = environ["PREFECT_API_URL"]
     ready: dict[str, Callable[[], object]] = {
         "server": lambda: api.call(url, "GET", "health", timeout=2),
-        "files": lambda: _listens(there.port + 1),
+        "files": lambda: _listens(port + 1),
         "worker": lambda: api.call(url, "GET", f"work_pools/{POOL}", timeout=2),
     }
-    for name, command in wanted.items():
-        if name in names:
+    for name, command in _commands(root, port).items():
+        if name in there:
             continue
         log = root / HOME / "logs" / f"{name}.log"
         with log.open("ab") as out:
@@ -192,8 +150,7 @@ def _start(root: Path, there: Note, wanted: dict[str, list[str]], begun: list[Se
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # the terminal may go
             )
-        begun.append(Service(name, process.pid, birth(process.pid)))
-        Note(there.port, (*there.services, *begun)).write(root)
+        begun.append(process.pid)
         _wait(name, process, ready[name], log)
     api.call(url, "POST", "concurrency_limits/", {"tag": GPU, "concurrency_limit": 1})
     _deploy(root, environ)

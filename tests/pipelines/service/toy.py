@@ -15,7 +15,7 @@ import yaml
 
 from pipelines.core.shards import ROOT
 from pipelines.service import api
-from pipelines.service.serve import Note
+from pipelines.service.serve import alive
 from tests.pipelines.conftest import Workspace
 
 STAGE = '''
@@ -147,7 +147,10 @@ class Toy(Workspace):
         return {str(file.relative_to(self.path)): file.read_bytes() for file in found}
 
 
-BY_HAND = {"PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false"}  # no nightly run in the middle of a test
+BY_HAND = {
+    "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",  # no nightly run in the middle of a test
+    "PREFECT_TASKS_DEFAULT_RETRY_DELAY_SECONDS": "1",
+}
 
 
 class Served:
@@ -218,8 +221,7 @@ class Served:
 
     def processes(self) -> dict[str, int]:
         """Name -> process id of what serve started and still lives."""
-        note = Note.read(self.workspace.path)
-        return {name: service.pid for name, service in note.alive().items()} if note else {}
+        return {name: process.pid for name, process in alive(self.workspace.path).items()}
 
 
 def until(holds, seconds: float, otherwise=lambda: "it did not come about") -> None:
