@@ -10,6 +10,8 @@ import polars as pl
 from pipelines.core import products
 from pipelines.core.ledger import LEDGER
 from pipelines.core.sources import read_sources
+from pipelines.core.tombstones import TOMBSTONES
+from pipelines.service.commands import ask
 
 LOCK = Path("dvc.lock")
 MODELS = Path("models")
@@ -91,14 +93,16 @@ def remotes() -> Iterator[str]:
 
     A remote that is a folder of this machine and not there, or empty, holds nobody: nothing was ever pushed to it.
     """
-    from dvc.repo import Repo
-
-    with Repo() as repo:
-        places = {name: str(remote["url"]) for name, remote in repo.config["remote"].items()}
-    for name, place in places.items():
+    for line in ask("remote", "list").splitlines():
+        name, place = line.removesuffix("(default)").split(maxsplit=1)
+        place = place.strip()
         if "://" in place or (Path(place).is_dir() and any(Path(place).iterdir())):
             command = f"dvc gc --workspace --all-tags --all-experiments --cloud --remote {name}"
             yield f"DVC remote {name}, once the tags and experiments that have them are deleted: {command}"
+    trees = [line.removeprefix("worktree ") for line in (_git("worktree", "list", "--porcelain") or "").splitlines()]
+    for tree in (Path(line) for line in trees if line.startswith("/")):
+        if not tree.is_relative_to(Path.cwd()) and (tree / "dvc.yaml").exists():
+            yield f"git worktree {tree}: bring {TOMBSTONES} there and run forget, which applies it"
     for name in (_git("remote") or "").split():
         yield f"git remote {name}: push this commit; its history holds hashes of their files, not their pictures"
 

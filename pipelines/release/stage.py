@@ -30,8 +30,7 @@ from pipelines.forget.note import NOTE
 from pipelines.release import stores
 from pipelines.release.copies import Contents, Place, place_of, read_listing
 from pipelines.service import repository
-from pipelines.service.commands import dvc, reason
-from pipelines.service.graph import BUSY
+from pipelines.service.commands import ask, dvc, reason
 from pipelines.service.leftovers import refuse_others
 from pipelines.service.writer import Run, writing
 from umo.errors import BadInput, WorkFailed
@@ -208,13 +207,7 @@ def _refuse_unfit() -> None:
 def _stale() -> list[str]:
     """Stages up to export whose products are not those of the sources and params that are here."""
     refuse_others()
-    done = subprocess.run(dvc("status", "--json", "--with-deps", EXPORT), capture_output=True, text=True, check=False)
-    if not done.returncode:
-        return sorted(json.loads(done.stdout))
-    said = reason(done.stderr.splitlines())
-    if any(sign in said for sign in BUSY):
-        raise WorkFailed("another DVC command is at work here: wait for it")
-    raise BadInput(f"dvc.yaml: {said}")
+    return sorted(json.loads(ask("status", "--json", "--with-deps", EXPORT)))
 
 
 def _terms() -> Iterator[str]:
