@@ -1,6 +1,7 @@
 """What forget cannot take away itself and names instead: originals, trained models, old versions, remotes."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,9 +96,7 @@ def remotes() -> Iterator[str]:
 
     A remote that is a folder of this machine and not there, or empty, holds nobody: nothing was ever pushed to it.
     """
-    for line in ask("remote", "list").splitlines():
-        name, place = line.removesuffix("(default)").split(maxsplit=1)
-        place = place.strip()
+    for name, place in re.findall(r"^remote\.(.+?)\.url=(.+)$", ask("config", "--list"), re.M):
         if "://" in place or (Path(place).is_dir() and any(Path(place).iterdir())):
             command = f"dvc gc --workspace --all-tags --all-experiments --cloud --remote {name}"
             yield f"DVC remote {name}, once the tags and experiments that have them are deleted: {command}"
