@@ -162,20 +162,20 @@ class Place:
             self.store.rm_file(target)
             raise WorkFailed(f"{source}: not what {SUMS} says; was it changed meanwhile? run dvc repro export")
 
-    def _found(self, root: str, known: Iterable[str]) -> dict[str, str | None]:
-        """File -> sha256 of what lies there, as it is read; None, and not read, for a file that is not known."""
+    def _found(self, root: str, known: Iterable[str]) -> dict[str, str]:
+        """File -> sha256 of what lies there, as it is read; empty, and not read, for a file that is not known."""
         start = f"{self.store._strip_protocol(root)}/"
         names = [path.removeprefix(start) for path in self.store.find(root)]
         wanted = set(known)
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            values = pool.map(lambda name: self._digest(f"{root}/{name}") if name in wanted else None, names)
+            values = pool.map(lambda name: self._digest(f"{root}/{name}") if name in wanted else "", names)
             return dict(zip(names, values, strict=True))
 
     def _digest(self, path: str) -> str:
         with self.store.open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    def _refuse_others(self, found: Mapping[str, str | None], contents: Contents) -> None:
+    def _refuse_others(self, found: Mapping[str, str], contents: Contents) -> None:
         others = sorted(name for name, value in found.items() if contents.all_sums.get(name) != value)
         if others:
             fault = f"{others[0]} is there and is not of this release; choose another place, or empty it"
