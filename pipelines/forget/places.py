@@ -30,6 +30,7 @@ class Clear(StrEnum):
 
     WORK = "a piece of it that the scan finds them in goes"
     WHOLE = "it goes, for no scan can tell: latents, scaled pictures, what was killed half-way"
+    PARTS = "what is in it is a piece for itself"
     OUT = "an output that the scan finds them in goes, with its entry in dvc.lock"
     REPORT = "it goes where another output goes, for its pictures are scaled"
     MODEL = "as an output, with --drop-models; else it is named"
@@ -84,6 +85,7 @@ def _places() -> Iterator[Place]:
             yield Place(f"{WORK}/{depth}.{ending}", Clear.WHOLE, "what a killed stage left, or goes on with")
     for stage in STAGES:
         yield Place(f"{WORK}/{stage}/*", Clear.WORK, "finished shards of a stage")
+        yield Place(f"{WORK}/{stage}", Clear.PARTS, "the folder of those")
     yield Place(f"{WORK}/*", Clear.WORK, "all else: crops, drawings, listings, photos, a smoke run's copy, benches")
     yield Place(f"{CACHE}/files", Clear.UNUSED, "every version of every product")
     yield Place(f"{CACHE}/runs", Clear.COPIES, "runs that DVC could restore")
