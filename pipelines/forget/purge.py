@@ -28,7 +28,7 @@ def what_holds(scan: Scan, models_too: bool) -> tuple[list[Path], list[Path]]:
     Args:
         models_too: also LoRAs whose training saw them.
     """
-    outs = [path for path in found(Clear.OUT, *[Clear.MODEL] * models_too) if scan.holds(path)]
+    outs = [path for path in sorted(found(Clear.OUT, *[Clear.MODEL] * models_too)) if scan.holds(path)]
     report = found(Clear.REPORT)
     if outs or any(map(scan.holds, report)):
         outs[:0] = report  # first: what is left of it cannot be read
