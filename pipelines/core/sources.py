@@ -12,6 +12,12 @@ from pipelines.core.params import Section
 from umo.errors import BadInput
 
 SOURCES = Path("datasets/sources.yaml")
+PHOTOS = Path("datasets/photos")
+TRACKED = PHOTOS / "README.md"  # what git has of that folder
+WITHOUT_PHOTOS = (
+    "on a machine without the photographs go on from what was pulled: "
+    "dvc repro --allow-missing --downstream train@mimr (docs/versions.md); else correct its path"
+)
 Consent = Literal["unknown", "public", "research", "given"]
 Kind = Literal["folder", "archive", "table", "uno", "video"]
 SUFFIXES: dict[Kind, frozenset[str]] = {
@@ -114,9 +120,9 @@ class Source(Section):
         kind = self.kind or _kind(root)
         where = f"{SOURCES}: source '{name}'"
         if kind == "folder" and not root.is_dir():
-            raise BadInput(f"{where}: {root} is not a folder; correct its path")
+            raise BadInput(f"{where}: {root} is not a folder; {_remedy(root)}")
         if not root.exists() or (kind == "uno" and not root.is_file()):
-            raise BadInput(f"{where}: there is no {root} of kind '{kind}'; correct its path")
+            raise BadInput(f"{where}: there is no {root} of kind '{kind}'; {_remedy(root)}")
         if self.columns and kind not in ("archive", "table"):
             raise BadInput(f"{where}: {' and '.join(self.columns)} mean nothing for kind '{kind}'; remove them")
         return kind, root
@@ -129,6 +135,11 @@ class Source(Section):
         except importlib.metadata.PackageNotFoundError as error:
             remedy = "run make install"
             raise BadInput(f"{SOURCES}: source '{name}': no package {self.package}; {remedy}") from error
+
+
+def _remedy(root: Path) -> str:
+    pulled = Path("datasets/ingested").is_dir() and not root.exists()
+    return WITHOUT_PHOTOS if pulled else "correct its path"
 
 
 def _kind(root: Path) -> Kind:

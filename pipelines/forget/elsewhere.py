@@ -1,7 +1,7 @@
 """What forget cannot take away itself and names instead: originals, trained models, old versions, remotes."""
 
 import json
-import subprocess
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +10,9 @@ import polars as pl
 from pipelines.core import products
 from pipelines.core.ledger import LEDGER
 from pipelines.core.sources import read_sources
+from pipelines.core.tombstones import TOMBSTONES
+from pipelines.service.commands import ask
+from pipelines.service.repository import git
 
 LOCK = Path("dvc.lock")
 MODELS = Path("models")
@@ -55,16 +58,18 @@ def refs(image_ids: frozenset[str], known: str | None) -> list[str]:
     Args:
         known: `ingested_hash` as it was before; a version with the same ingested pictures has them too.
     """
-    names = _git("for-each-ref", "--format=%(refname)", "refs/tags", "refs/heads", "refs/remotes", "refs/exps")
-    named = [ref for ref in (names or "").split() if not ref.startswith(INTERNAL)]
+    names = git(
+        "for-each-ref", "--format=%(refname)", "refs/tags", "refs/heads", "refs/remotes", "refs/exps", missing=""
+    )
+    named = [ref for ref in names.split() if not ref.startswith(INTERNAL)]
     return [_short(ref) for ref in named if _has(ref, image_ids, known)]
 
 
 def _has(ref: str, image_ids: frozenset[str], known: str | None) -> bool:
-    ledger = _git("show", f"{ref}:{LEDGER}") or ""
+    ledger = git("show", f"{ref}:{LEDGER}", missing="")
     if any(image_id in ledger for image_id in image_ids):
         return True
-    return known is not None and ingested_hash(_git("show", f"{ref}:{LOCK}")) == known
+    return known is not None and ingested_hash(git("show", f"{ref}:{LOCK}", missing="")) == known
 
 
 def ingested_hash(lock: str | None) -> str | None:
@@ -82,7 +87,7 @@ def _short(ref: str) -> str:
         name = name.rpartition("/")[2]
         return f"experiment {name} (dvc exp remove {name})"
     word = {"tags": "tag", "heads": "branch", "remotes": "remote branch"}[kind]
-    copy = (_git("for-each-ref", f"--format=%(contents:trailers:key={COPY},valueonly)", ref) or "").strip()
+    copy = git("for-each-ref", f"--format=%(contents:trailers:key={COPY},valueonly)", ref, missing="").strip()
     return f"{word} {name}" + (f" (a release, with a copy in {copy})" if copy else "")
 
 
@@ -91,18 +96,13 @@ def remotes() -> Iterator[str]:
 
     A remote that is a folder of this machine and not there, or empty, holds nobody: nothing was ever pushed to it.
     """
-    from dvc.repo import Repo
-
-    with Repo() as repo:
-        places = {name: str(remote["url"]) for name, remote in repo.config["remote"].items()}
-    for name, place in places.items():
+    for name, place in re.findall(r"^remote\.(.+?)\.url=(.+)$", ask("config", "--list"), re.M):
         if "://" in place or (Path(place).is_dir() and any(Path(place).iterdir())):
             command = f"dvc gc --workspace --all-tags --all-experiments --cloud --remote {name}"
             yield f"DVC remote {name}, once the tags and experiments that have them are deleted: {command}"
-    for name in (_git("remote") or "").split():
+    trees = [line.removeprefix("worktree ") for line in git("worktree", "list", "--porcelain", missing="").splitlines()]
+    for tree in (Path(line) for line in trees if line.startswith("/")):
+        if not tree.is_relative_to(Path.cwd()) and (tree / "dvc.yaml").exists():
+            yield f"git worktree {tree}: bring {TOMBSTONES} there and run forget, which applies it"
+    for name in git("remote", missing="").split():
         yield f"git remote {name}: push this commit; its history holds hashes of their files, not their pictures"
-
-
-def _git(*arguments: str) -> str | None:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    return done.stdout if done.returncode == 0 else None

@@ -7,15 +7,16 @@ from pathlib import Path
 from pipelines.core.ledger import LEDGER
 from pipelines.core.params import load
 from pipelines.core.products import TRAINED
-from pipelines.core.shards import WORK, file_digest
+from pipelines.core.shards import file_digest
+from pipelines.core.sources import PHOTOS
 from pipelines.core.tombstones import TOMBSTONES, Tombstone, Tombstones, encoded, hashes
 from pipelines.forget import elsewhere, traces
-from pipelines.forget.note import NOTE, Note
-from pipelines.forget.purge import CACHE, DATASETS, RUNS, TEMPORARY, checksums, purge
+from pipelines.forget.note import Note
+from pipelines.forget.places import ROOTS, Clear, found
+from pipelines.forget.purge import purge
 from pipelines.forget.scan import Scan, Seen, Wanted, summary
 from umo.errors import WorkFailed
 
-PHOTOS = DATASETS / "photos"
 SHOWN = 5
 
 
@@ -33,9 +34,9 @@ def finish(note: Note) -> str:
     failed = bool(note.rebuild) and subprocess.run(["dvc", "repro", *note.rebuild], check=False).returncode != 0
     seen, models = prove(note)
     print("\n".join(summary(seen)), flush=True)
-    if found := [str(path) for part in seen.values() for path in part.found]:
-        some = ", ".join(found[:SHOWN])
-        raise WorkFailed(f"the scan found them in {len(found)} files ({some}): remove those and run forget again")
+    if left := [str(path) for part in seen.values() for path in part.found]:
+        some = ", ".join(left[:SHOWN])
+        raise WorkFailed(f"the scan found them in {len(left)} files ({some}): remove those and run forget again")
     rest = "\n".join(["nothing of them was found", *left_to_do(note), *models])
     Note.remove()
     if failed:
@@ -66,9 +67,9 @@ def _bury(note: Note) -> None:
 def prove(note: Note) -> tuple[dict[str, Seen], list[str]]:
     """Scan every product and cache; what is found in a LoRA that saw them is named, not counted as left over."""
     scan = Scan(wanted(note))
-    places = {DATASETS: (PHOTOS, TOMBSTONES), RUNS: (), WORK: (NOTE, *checksums()), CACHE: (), TEMPORARY: ()}
-    seen = {str(place): scan.walk(place, leave) for place, leave in places.items() if place.exists()}
-    own = {path for path in seen.get(str(RUNS), Seen()).found if path.is_relative_to(TRAINED)}
+    leave = found(Clear.KEPT)
+    seen = {str(root): scan.walk(root, leave) for root in ROOTS if root.exists()}
+    own = {path for path in seen.get("runs", Seen()).found if path.is_relative_to(TRAINED)}
     copies = {file_digest(path) for path in own}  # in DVC's cache
     for part in seen.values():
         part.found = {path: kinds for path, kinds in part.found.items() if file_digest(path) not in copies}

@@ -1,6 +1,5 @@
 """Taking somebody out: the ledger, finished work, products and what DVC keeps of them. Every step can be repeated."""
 
-import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,98 +11,55 @@ from pipelines.core import products
 from pipelines.core.ledger import LEDGER, Ledger
 from pipelines.core.locks import alone
 from pipelines.core.shards import WORK
-from pipelines.forget.note import NOTE, Note
+from pipelines.forget.note import Note
+from pipelines.forget.places import CACHE, Clear, found
 from pipelines.forget.scan import Scan
-from umo.errors import BadInput, WorkFailed
+from pipelines.service.commands import ask
+from pipelines.service.leftovers import DVC_LOCK
+from pipelines.service.repository import cache
+from umo.errors import BadInput
 from umo.files import write_text
 
-DATASETS, RUNS = Path("datasets"), Path("runs")
 LOCK = Path("dvc.lock")
-CACHE, TEMPORARY = Path(".dvc/cache"), Path(".dvc/tmp")
-ENCODED = WORK / "train" / "encoded"
 
 
 def what_holds(scan: Scan, models_too: bool) -> tuple[list[Path], list[Path]]:
-    """Folders of finished work, and DVC outputs, that hold the person.
+    """Pieces of finished work, and DVC outputs, that hold the person.
 
     Args:
         models_too: also LoRAs whose training saw them.
     """
-    outs = [path for path in _outputs(models_too) if path.exists() and scan.holds(path)]
-    work = [path for path in _work() if _unreadable(path) or scan.holds(path)]
-    if outs and products.REPORT.exists() and products.REPORT not in outs:
-        outs.insert(0, products.REPORT)  # first: what is left of it cannot be read, and it goes if another one does
-    return work, outs
-
-
-def _work() -> Iterator[Path]:
-    """The pieces of .work: a stage's shards one by one, any other folder (photos, a smoke run, a bench) whole."""
-    from pipelines.__main__ import STAGES
-
-    for path in sorted(WORK.iterdir()) if WORK.exists() else ():
-        if path.name in STAGES and path.is_dir():
-            yield from sorted(path.iterdir())
-        elif path != NOTE and path not in checksums():
-            yield path
-
-
-def checksums() -> list[Path]:
-    """Where the checksums of files on this disk are remembered, of the user's own too; no names, no pictures."""
-    return sorted(WORK.glob("digests.sqlite*"))
-
-
-def _unreadable(path: Path) -> bool:
-    """What may hold them and no scan can tell: latents, pictures scaled for the report, what a killed run left.
-
-    The latter goes on under its key alone, and the keys change.
-    """
-    return path == ENCODED or path.parent.name == products.REPORT.name or path.suffix in (".tmp", ".partial")
-
-
-def _outputs(models_too: bool) -> list[Path]:
-    """DVC's outputs below datasets/ and runs/, and what killed runs left of publishing them."""
-    from dvc.repo import Repo
-
-    root = Path.cwd()
-    with Repo() as repo:
-        found = [Path(str(out.fs_path)) for out in repo.index.outs]
-    inside = sorted({path.relative_to(root) for path in found if path.is_relative_to(root)})
-    left = [path for folder in (DATASETS, RUNS) for path in folder.rglob(".*.tmp")]
-    return [
-        path
-        for path in [*inside, *left]
-        if path.parts[0] in (DATASETS.name, RUNS.name)
-        and path != LEDGER
-        and (models_too or not path.is_relative_to(products.TRAINED))
-    ]
+    outs = [path for path in sorted(found(Clear.OUT, *[Clear.MODEL] * models_too)) if scan.holds(path)]
+    report = found(Clear.REPORT)
+    if outs or any(map(scan.holds, report)):
+        outs[:0] = report  # first: what is left of it cannot be read
+    return found(Clear.WHOLE) + [path for path in found(Clear.WORK) if scan.holds(path)], outs
 
 
 def purge(scan: Scan, note: Note) -> str:
     """Remove what holds the person; the next `dvc repro` makes it anew without them. Returns what went, in a line.
 
     Raises:
-        WorkFailed: another DVC command is at work.
+        WorkFailed: another DVC command, or a stage, is at work.
     """
-    from dvc.lock import LockError
-    from dvc.repo import Repo, lock_repo
-
-    logging.getLogger("dvc").setLevel(logging.ERROR)  # it warns of every output that is not there
     work, outs = what_holds(scan, note.drop_models)
-    try:
-        with _no_stage_runs(), Repo() as repo, lock_repo(repo):
-            ledger = Ledger.read()
-            if rows := ledger.drop(note.image_ids, note.person_id):
-                ledger.write()
-            _drop_from_lock(outs)  # first: an output that a kill left half removed is not found again, its stage is
-            for path in [*work, *outs]:
-                _remove(path)
-            repo.gc(workspace=True, force=True)
-            records = repo.site_cache_dir
-    except LockError as error:
-        raise WorkFailed("another DVC command is at work here: wait for it, then run forget again") from error
-    for path in (CACHE / "runs", TEMPORARY / "exps", *([Path(records)] if records else [])):
-        shutil.rmtree(path, ignore_errors=True)  # runs that could be restored, copies, names in DVC's own records
+    with _no_stage_runs(), alone("a DVC command", DVC_LOCK):
+        ledger = Ledger.read()
+        if rows := ledger.drop(note.image_ids, note.person_id):
+            ledger.write()
+        _drop_from_lock(outs)  # first: an output that a kill left half removed is not found again, its stage is
+        for path in [*work, *outs]:
+            _remove(path)
+    ask("gc", "--workspace", "--force")
+    for path in (*found(Clear.COPIES), *_records()):
+        shutil.rmtree(path, ignore_errors=True)
     return f"{rows} rows of {LEDGER}, {len(work)} pieces of {WORK}, {', '.join(map(str, outs)) or 'no output'}"
+
+
+def _records() -> list[Path]:
+    """Where DVC remembers names and hashes of this repository's files, outside it."""
+    lines = (line.partition("Repo.site_cache_dir: ") for line in ask("version").splitlines())
+    return [Path(path) for _, _, path in lines if path]
 
 
 @contextmanager
@@ -123,10 +79,7 @@ def refuse_shared_cache() -> None:
     Raises:
         BadInput: the cache lies elsewhere.
     """
-    from dvc.repo import Repo
-
-    with Repo() as repo:
-        where = Path(repo.cache.local.path)
+    where = cache()
     if not where.is_relative_to(Path.cwd() / CACHE):
         raise BadInput(f"DVC's cache is {where}: others may use it; remove cache.dir, dvc fetch, and run forget again")
 

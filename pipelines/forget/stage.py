@@ -6,6 +6,7 @@ them; a scan of everything (pipelines/forget/scan.py). A killed one is finished 
 """
 
 import argparse
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,18 @@ from typing import Any
 from pipelines.core import products
 from pipelines.core.params import Section, load
 from pipelines.core.shards import WORK
+from pipelines.core.sources import PHOTOS
 from pipelines.core.tombstones import TOMBSTONES, Tombstones
 from pipelines.forget import elsewhere, purge, traces
-from pipelines.forget.execute import PHOTOS, finish, left_to_do, wanted
+from pipelines.forget.execute import finish, left_to_do, wanted
 from pipelines.forget.note import NOTE, Note
 from pipelines.forget.scan import Scan
+from pipelines.service.commands import ask
 from pipelines.service.leftovers import refuse_others
 from pipelines.service.overrides import drop
 from pipelines.service.writer import Run, writing
 from umo import faces
-from umo.errors import BadInput, WorkFailed
+from umo.errors import BadInput
 
 FOUND_BY = ("ingest", "measure@ingested", "identify")
 REBUILT = (*FOUND_BY, "synthesise", "measure@synthesised", "curate", "caption", "validate", "export", "cases")
@@ -138,14 +141,7 @@ def _of_tombstones(asked: dict[str, Any]) -> Note:
 
 def _refuse_stale() -> None:
     """Somebody in photographs that are not measured yet would be missed."""
-    from dvc.lock import LockError
-    from dvc.repo import Repo
-
-    try:
-        with Repo() as repo:
-            stale = repo.status(targets=list(FOUND_BY))
-    except LockError as error:
-        raise WorkFailed("another DVC command is at work here: wait for it") from error
+    stale = json.loads(ask("status", "--json", *FOUND_BY))
     if stale:
         names = ", ".join(sorted(stale))
         raise BadInput(f"not up to date: {names}; somebody in new photographs would be missed: run dvc repro identify")

@@ -1,16 +1,17 @@
 """A released data set laid down for others, in a folder or below an S3 prefix: whole and checked, or not there.
 
-SHA256SUMS is written last. A folder is filled under another name and then renamed; below a prefix, what has no
-SHA256SUMS is not whole. What an interrupted copy finished is kept by the next. Nothing that is there is overwritten.
+SHA256SUMS is written last, and what has none is not whole; a folder, moreover, is filled under another name and then
+renamed. What an interrupted copy finished is kept by the next. Nothing that is there is overwritten.
 """
 
 import hashlib
-import shutil
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
 
+import fsspec
 from botocore import exceptions as aws
 
 from pipelines.core.digests import read_digest
@@ -19,7 +20,7 @@ from umo.errors import BadInput, WorkFailed
 
 SUMS, RELEASE = "SHA256SUMS", "RELEASE.json"
 AT_ONCE = 8
-SHA256 = "sha256"  # the metadata of an object that says what is in it
+FAULTS = (OSError, aws.BotoCoreError, aws.ClientError)
 
 
 @dataclass(frozen=True)
@@ -53,27 +54,6 @@ class Contents:
         return self.sums | {name: hashlib.sha256(text).hexdigest() for name, text in self.texts.items()}
 
 
-class Destination(Protocol):
-    """Where a copy goes."""
-
-    def is_whole(self, contents: Contents) -> bool:
-        """Whether exactly this is there already.
-
-        Raises:
-            BadInput: something else is, or nothing can be written there.
-            WorkFailed: it cannot be reached.
-        """
-        ...
-
-    def copy(self, contents: Contents) -> None:
-        """Lay it down.
-
-        Raises:
-            WorkFailed: a file is not what SHA256SUMS says, or the place failed; nothing there passes for whole.
-        """
-        ...
-
-
 def read_listing(folder: Path) -> bytes:
     """SHA256SUMS of an exported data set.
 
@@ -85,7 +65,7 @@ def read_listing(folder: Path) -> bytes:
     return (folder / SUMS).read_bytes()
 
 
-def place_of(text: str) -> Destination:
+def place_of(text: str) -> "Place":
     """A folder, or s3://BUCKET/PREFIX.
 
     Raises:
@@ -94,125 +74,118 @@ def place_of(text: str) -> Destination:
     if text.startswith("s3://"):
         if not text.removeprefix("s3://").strip("/").partition("/")[2]:
             raise BadInput(f"{text}: name a prefix in the bucket, as in s3://BUCKET/PREFIX")
-        return Prefix(text.rstrip("/"))
+        return Place(text.rstrip("/"))
     if "://" in text:
         raise BadInput(f"{text}: a release goes to a folder or to s3://BUCKET/PREFIX")
-    return Folder(Path(text).resolve())
-
-
-def _others(label: str, found: dict[str, str | None], contents: Contents) -> None:
-    """Refuse what is not of this release. `found`: file -> sha256, None where it is not known."""
-    wanted = contents.all_sums
-    for name, value in sorted(found.items()):
-        if wanted.get(name) != value:
-            raise BadInput(f"{label}: {name} is there and is not of this release; choose another place, or empty it")
+    return Place(str(Path(text).resolve()))
 
 
 @dataclass(frozen=True)
-class Folder:
-    """A folder, by its absolute path, that becomes the copy."""
+class Place:
+    """Where a copy goes: a folder by its absolute path, or s3://BUCKET/PREFIX, whose endpoint and credentials are those
+    of the environment, as for the AWS tools.
+    """
 
-    path: Path
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
 
     @property
-    def partial(self) -> Path:
-        """What it is called until it is whole."""
-        return self.path.with_name(f".{self.path.name}.partial")
+    def folder(self) -> Path | None:
+        """None where it is no folder."""
+        return None if "://" in self.name else Path(self.name)
 
-    def __str__(self) -> str:
-        return str(self.path)
+    @property
+    def filled(self) -> str:
+        """What it is called until it is whole."""
+        return str(self.folder.with_name(f".{self.folder.name}.partial")) if self.folder else self.name
+
+    @cached_property
+    def store(self) -> fsspec.AbstractFileSystem:
+        """The files there."""
+        if self.folder:
+            return fsspec.filesystem("file", auto_mkdir=True)
+        return fsspec.filesystem("s3", config_kwargs=stores.patience(), **stores.FRESH)
 
     def is_whole(self, contents: Contents) -> bool:
-        label = f"destination {self.path}"
-        if self.path.is_relative_to(Path.cwd()):
-            raise BadInput(
-                f"{label}: inside the repository, where pictures could get into git; choose a folder outside"
-            )
-        if self.path.exists() and not self.path.is_dir():
-            raise BadInput(f"{label}: a file is there; choose another place")
-        stores.check_folder(label, self.path.parent)
-        files = {str(file.relative_to(self.path)): file for file in self.path.rglob("*") if not file.is_dir()}
-        # Other files are refused before any is read.
-        unknown: dict[str, str | None] = {name: None for name in files if name not in contents.all_sums}
-        _others(label, unknown, contents)
-        _others(label, {name: read_digest(file) for name, file in files.items()}, contents)
-        if files and len(files) < len(contents.all_sums):
-            raise BadInput(f"{label}: holds a part of this release, which no release leaves; empty it")
-        return bool(files)
+        """Whether exactly this is there already.
+
+        Raises:
+            BadInput: something else is, or nothing can be written there.
+            WorkFailed: it cannot be reached.
+        """
+        if self.folder:
+            _check_folder(self.folder)
+        else:
+            stores.check_bucket(self.name, self.name, {})
+        try:
+            found = self._found(self.name, contents.all_sums)
+        except FAULTS as error:
+            raise WorkFailed(f"destination {self.name}: cannot be read ({error})") from error
+        self._refuse_others(found, contents)
+        if self.folder and found and len(found) < len(contents.all_sums):
+            raise BadInput(f"destination {self}: holds a part of this release, which no release leaves; empty it")
+        return found == contents.all_sums
 
     def copy(self, contents: Contents) -> None:
+        """Lay it down.
+
+        Raises:
+            WorkFailed: a file is not what SHA256SUMS says, or the place failed; nothing there passes for whole.
+        """
         try:
             self._copy(contents)
-        except OSError as error:
-            raise WorkFailed(f"destination {self.path}: {error}; run again, {self.partial} is gone on with") from error
+        except FAULTS as error:
+            raise WorkFailed(f"destination {self}: {error}; run again, what is in {self.filled} is kept") from error
 
     def _copy(self, contents: Contents) -> None:
-        self.partial.mkdir(parents=True, exist_ok=True)
-        for file in self.partial.rglob("*"):
-            if file.is_file() and str(file.relative_to(self.partial)) not in contents.sums:
-                file.unlink()
-        for name, value in contents.sums.items():
-            target = self.partial / name
-            if not (target.is_file() and read_digest(target) == value):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(contents.folder / name, target)
-                _expect(contents.folder / name, read_digest(target), value)
-        for name, text in contents.texts.items():
-            (self.partial / name).write_bytes(text)
-        self.partial.replace(self.path)
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """A prefix in an S3 bucket; endpoint and credentials are those of the environment, as for the AWS tools."""
-
-    url: str
-
-    def __str__(self) -> str:
-        return self.url
-
-    def is_whole(self, contents: Contents) -> bool:
-        stores.check_bucket(self.url)
-        try:
-            found = self._found()
-        except (OSError, aws.BotoCoreError, aws.ClientError) as error:
-            raise WorkFailed(f"destination {self.url}: cannot be read ({error})") from error
-        _others(f"destination {self.url}", found, contents)
-        return set(found) == set(contents.all_sums)
-
-    def copy(self, contents: Contents) -> None:
-        store, there = _s3(), self._found()
-
-        def upload(name: str) -> None:
-            source, value = contents.folder / name, contents.sums[name]
-            _expect(source, read_digest(source), value)
-            store.put_file(str(source), f"{self.url}/{name}", Metadata={SHA256: value})
-
-        try:
-            with ThreadPoolExecutor(AT_ONCE) as pool:
-                list(pool.map(upload, [name for name in contents.sums if name not in there]))
-            for name, text in contents.texts.items():
-                store.pipe_file(f"{self.url}/{name}", text, Metadata={SHA256: contents.all_sums[name]})
-        except (OSError, aws.BotoCoreError, aws.ClientError) as error:
-            raise WorkFailed(f"destination {self.url}: {error}; run again, what is there is kept") from error
-
-    def _found(self) -> dict[str, str | None]:
-        """File -> sha256 of what lies below the prefix; None for what no release put there."""
-        store = _s3()
-        paths = store.find(self.url)
-        root = self.url.removeprefix("s3://")
+        there = self._found(self.filled, contents.sums)
+        if self.folder:
+            for name in [name for name, value in there.items() if contents.sums.get(name) != value]:
+                self.store.rm_file(f"{self.filled}/{name}")
+                del there[name]
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            values = pool.map(lambda path: store.metadata(path).get(SHA256), paths)
-            return {path.removeprefix(f"{root}/"): value for path, value in zip(paths, values, strict=True)}
+            list(
+                pool.map(lambda name: self._put(name, contents), [name for name in contents.sums if name not in there])
+            )
+        for name, text in contents.texts.items():
+            self.store.pipe_file(f"{self.filled}/{name}", text)
+        if self.folder:
+            Path(self.filled).replace(self.folder)
+
+    def _put(self, name: str, contents: Contents) -> None:
+        """Read again once it is there: what changed before or meanwhile is taken away."""
+        source, target = contents.folder / name, f"{self.filled}/{name}"
+        self.store.put_file(str(source), target)
+        if read_digest(source) != contents.sums[name]:
+            self.store.rm_file(target)
+            raise WorkFailed(f"{source}: not what {SUMS} says; was it changed meanwhile? run dvc repro export")
+
+    def _found(self, root: str, known: Iterable[str]) -> dict[str, str]:
+        """File -> sha256 of what lies there, as it is read; empty, and not read, for a file that is not known."""
+        start = f"{self.store._strip_protocol(root)}/"
+        names = [path.removeprefix(start) for path in self.store.find(root)]
+        wanted = set(known)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            values = pool.map(lambda name: self._digest(f"{root}/{name}") if name in wanted else "", names)
+            return dict(zip(names, values, strict=True))
+
+    def _digest(self, path: str) -> str:
+        with self.store.open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def _refuse_others(self, found: Mapping[str, str], contents: Contents) -> None:
+        others = sorted(name for name, value in found.items() if contents.all_sums.get(name) != value)
+        if others:
+            fault = f"{others[0]} is there and is not of this release; choose another place, or empty it"
+            raise BadInput(f"destination {self}: {fault}")
 
 
-def _s3() -> Any:
-    import s3fs
-
-    patience = {"connect_timeout": stores.CONNECT_SECONDS}
-    return s3fs.S3FileSystem(config_kwargs=patience, skip_instance_cache=True, use_listings_cache=False)
-
-
-def _expect(file: Path, found: str, value: str) -> None:
-    if found != value:
-        raise WorkFailed(f"{file}: not what {SUMS} says; was it changed meanwhile? run dvc repro export")
+def _check_folder(folder: Path) -> None:
+    label = f"destination {folder}"
+    if folder.is_relative_to(Path.cwd()):
+        raise BadInput(f"{label}: inside the repository, where pictures could get into git; choose a folder outside")
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{label}: a file is there; choose another place")
+    stores.check_folder(label, folder.parent)

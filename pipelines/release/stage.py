@@ -28,8 +28,9 @@ from pipelines.core.shards import WORK
 from pipelines.forget.elsewhere import COPY
 from pipelines.forget.note import NOTE
 from pipelines.release import stores
-from pipelines.release.copies import Contents, Destination, place_of, read_listing
+from pipelines.release.copies import Contents, Place, place_of, read_listing
 from pipelines.service import repository
+from pipelines.service.commands import ask, dvc, reason
 from pipelines.service.leftovers import refuse_others
 from pipelines.service.writer import Run, writing
 from umo.errors import BadInput, WorkFailed
@@ -67,7 +68,7 @@ class Plan:
 
     released: Released
     contents: Contents
-    destination: Destination | None
+    destination: Place | None
     whole: bool  # the copy is there already
 
 
@@ -205,18 +206,8 @@ def _refuse_unfit() -> None:
 
 def _stale() -> list[str]:
     """Stages up to export whose products are not those of the sources and params that are here."""
-    from dvc.exceptions import DvcException
-    from dvc.lock import LockError
-    from dvc.repo import Repo
-
     refuse_others()
-    try:
-        with Repo() as repo:
-            return sorted(repo.status(targets=[EXPORT], with_deps=True))
-    except LockError as error:
-        raise WorkFailed("another DVC command is at work here: wait for it") from error
-    except DvcException as error:
-        raise BadInput(f"dvc.yaml: {' '.join(str(error).split())}") from error
+    return sorted(json.loads(ask("status", "--json", "--with-deps", EXPORT)))
 
 
 def _terms() -> Iterator[str]:
@@ -237,12 +228,10 @@ def _description(version: str, tag: str, commit: str, listing: bytes) -> bytes:
 
 
 def _push(remote: str) -> None:
-    command = ["dvc", "push", "--remote", remote, str(products.EXPORTED)]
+    command = dvc("push", "--remote", remote, str(products.EXPORTED))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        errors = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
-        said = "; ".join(errors) or " ".join(done.stderr.split())
-        raise WorkFailed(f"dvc push to {remote} failed: {said}; nothing is tagged")
+        raise WorkFailed(f"dvc push to {remote} failed: {reason(done.stderr.splitlines())}; nothing is tagged")
     stores.complete(remote, products.EXPORTED)
 
 

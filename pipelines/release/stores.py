@@ -7,17 +7,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from botocore import UNSIGNED
 from botocore import exceptions as aws
-from botocore.config import Config
-from botocore.session import Session
 
 from umo.errors import BadInput, WorkFailed
 
 CONNECT_SECONDS, READ_SECONDS, TRIES = 5, 10, 2
 CREDENTIALS = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (docs/versions.md)"
+FRESH = {"skip_instance_cache": True, "use_listings_cache": False}  # of s3fs: what is there now
 NO_CREDENTIALS = (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError)
 NO_BUCKET = ("NoSuchBucket", "404")
 REFUSED = ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
@@ -54,7 +51,7 @@ def check_remote(name: str | None) -> Remote:
                     f"{label}: versions are kept by DVC here, not by the store; unset worktree, version_aware"
                 )
             if remote.fs.protocol == "s3":
-                _check_bucket(label, found.place, remote.fs.fs_args)
+                check_bucket(label, found.place, remote.fs.fs_args)
             elif remote.fs.protocol == "local":
                 found = Remote(remote.name, remote.path)
                 check_folder(f"DVC remote {found.name}", Path(remote.path))
@@ -103,51 +100,37 @@ def check_folder(label: str, folder: Path) -> None:
         raise BadInput(f"{label}: {there} is no folder that can be written to; choose another, or mend its rights")
 
 
-def check_bucket(url: str) -> None:
-    """Ask an S3 bucket, with the credentials and the endpoint of the environment (as the AWS tools take them).
+def check_bucket(label: str, url: str, settings: dict[str, Any]) -> None:
+    """Ask an S3 bucket.
 
     Args:
         url: s3://BUCKET/PREFIX
+        settings: of s3fs, as DVC has them for a remote; none: credentials and endpoint are those of the environment.
 
     Raises:
         BadInput: the bucket is missing, or the credentials are missing or refused.
         WorkFailed: it cannot be reached.
     """
-    _check_bucket(url, url, {})
+    import s3fs
 
-
-def _check_bucket(label: str, url: str, settings: dict[str, Any]) -> None:
-    """
-    Args:
-        settings: as DVC hands them to s3fs.
-    """
-    parts = urlsplit(url)
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
     try:
-        _client(settings).list_objects_v2(Bucket=parts.netloc, Prefix=parts.path.strip("/"), MaxKeys=1)
-    except (aws.BotoCoreError, aws.ClientError, ValueError) as error:
+        store = s3fs.S3FileSystem(**{**settings, **FRESH, "config_kwargs": patience()})
+        store.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix.strip("/"), MaxKeys=1)
+    except (aws.BotoCoreError, aws.ClientError, ValueError, OSError) as error:
         raise explain(label, error) from error
 
 
-def _client(settings: dict[str, Any]) -> Any:
-    patience = Config(
-        connect_timeout=CONNECT_SECONDS,
-        read_timeout=READ_SECONDS,
-        retries={"total_max_attempts": TRIES},
-        signature_version=UNSIGNED if settings.get("anon") else None,
-    )
-    given = {
-        "aws_access_key_id": settings.get("key"),
-        "aws_secret_access_key": settings.get("secret"),
-        "aws_session_token": settings.get("token"),
-        "use_ssl": settings.get("use_ssl", True),
-    }
-    client = settings.get("client_kwargs", {})
-    return Session(profile=settings.get("profile")).create_client("s3", **given, **client, config=patience)
+def patience() -> dict[str, Any]:
+    """Of a client of S3: nobody waits for minutes."""
+    retries = {"total_max_attempts": TRIES}
+    return {"connect_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS, "retries": retries}
 
 
 def explain(label: str, error: Exception) -> BadInput | WorkFailed:
     """What an error of S3 says, in a line: who must do what."""
-    code = error.response.get("Error", {}).get("Code") if isinstance(error, aws.ClientError) else None
+    cause = error.__cause__ or error  # s3fs says it in Python's terms
+    code = cause.response.get("Error", {}).get("Code") if isinstance(cause, aws.ClientError) else None
     if isinstance(error, NO_CREDENTIALS):
         return BadInput(f"{label}: no credentials ({error}); {CREDENTIALS}")
     if isinstance(error, aws.ProfileNotFound):

@@ -101,7 +101,9 @@ def test_forget_names_copies_and_remotes(producer, tmp_path):
     """A remote that nothing was pushed to holds nobody; the command that is named takes old versions away."""
     (producer.path / "datasets/splits.csv").write_text("face_id,image_id\nx,abcdef\n")
     producer.commit("ledger")
-    assert not any("DVC remote" in line for line in elsewhere.remotes())
+    assert not any("DVC remote" in line or "worktree" in line for line in elsewhere.remotes())
+    producer.run("git", "worktree", "add", "--quiet", "--detach", str(tmp_path / "tree"))
+    assert any(line.startswith(f"git worktree {tmp_path / 'tree'}: ") for line in elsewhere.remotes())
     release("1.0.0", str(tmp_path / "out"), None, lambda line: None)
     named = elsewhere.refs(frozenset({"abcdef"}), None)
     assert f"tag multi-identity-sets@v1.0.0 (a release, with a copy in {tmp_path / 'out'})" in named

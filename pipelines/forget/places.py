@@ -1,0 +1,104 @@
+"""What forget touches: every place on this machine that keeps pictures, faces, embeddings or names of people.
+
+This list is the only one: `what_holds` shows what would go of it, `purge` clears it, and the scan that proves it reads
+all of it but what is kept. Whoever makes a stage or a flow keep something in a new place adds it here; a test holds
+dvc.yaml to the list, and plants somebody in each place and finds them.
+
+What lies elsewhere (originals, models, versions that were given out, other clones and worktrees) is named instead:
+elsewhere.py.
+"""
+
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from pipelines.core import products
+from pipelines.core.ledger import LEDGER
+from pipelines.core.shards import WORK
+from pipelines.core.sources import PHOTOS
+from pipelines.core.tombstones import TOMBSTONES
+from pipelines.forget.note import NOTE
+from pipelines.service.overrides import SPACE
+
+CACHE, TEMPORARY = Path(".dvc/cache"), Path(".dvc/tmp")
+ROOTS = (products.DATASETS, Path("runs"), WORK, CACHE, TEMPORARY)  # every place is below one of these
+
+
+class Clear(StrEnum):
+    """How a place is cleared."""
+
+    WORK = "a piece of it that the scan finds them in goes"
+    WHOLE = "it goes, for no scan can tell: latents, scaled pictures, what was killed half-way"
+    PARTS = "what is in it is a piece for itself"
+    OUT = "an output that the scan finds them in goes, with its entry in dvc.lock"
+    REPORT = "it goes where another output goes, for its pictures are scaled"
+    MODEL = "as an output, with --drop-models; else it is named"
+    ROWS = "their rows go"
+    UNUSED = "what this workspace does not use goes (dvc gc)"
+    COPIES = "it goes after all else: what could be restored from it"
+    KEPT = "it stays, and is not scanned"
+
+
+class Place(NamedTuple):
+    """
+    pattern: of its pieces, from the repository's root; the first place that has a path is the path's.
+    keeps: what is there.
+    """
+
+    pattern: str
+    clear: Clear
+    keeps: str
+
+
+def _places() -> Iterator[Place]:
+    from pipelines.__main__ import STAGES
+
+    yield Place(f"{PHOTOS}", Clear.KEPT, "originals: named, and deleted with --delete-originals")
+    yield Place(f"{TOMBSTONES}", Clear.KEPT, "what ingest refuses: hashes, and the centre of their faces if asked for")
+    yield Place(f"{NOTE}", Clear.KEPT, "what is to go, with the centre of their faces; removed last")
+    yield Place(f"{WORK}/digests*", Clear.KEPT, "checksums of files on this disk; no names, no pictures")
+    yield Place(f"{LEDGER}", Clear.ROWS, "faces, their people and splits")
+    yield Place("datasets/**/.*.tmp", Clear.OUT, "products that were about to be published")
+    yield Place("runs/**/.*.tmp", Clear.OUT, "products that were about to be published")
+    for product in (
+        products.INGESTED,
+        products.MEASURED / "*",
+        products.PEOPLE,
+        products.SYNTHESISED,
+        products.CURATED,
+        products.CAPTIONED,
+        products.VALIDATED,
+        products.EXPORTED,
+        products.CASES,
+        products.GENERATED / "*",
+        products.EVALUATED / "*.json",
+        products.EVALUATED / "*/*",
+    ):
+        yield Place(f"{product}", Clear.OUT, "a product: pictures, faces, embeddings, ids")
+    yield Place(f"{products.REPORT}", Clear.REPORT, "contact sheets and drawings, scaled")
+    yield Place(f"{products.TRAINED}/*", Clear.MODEL, "a LoRA, and who was seen in its training")
+    yield Place(f"{WORK}/train/encoded", Clear.WHOLE, "latents of the training pictures")
+    yield Place(f"{WORK}/{products.REPORT.name}/*", Clear.WHOLE, "pictures scaled for the report")
+    for ending in ("partial", "tmp", "swept"):
+        for depth in ("*", "*/*"):
+            yield Place(f"{WORK}/{depth}.{ending}", Clear.WHOLE, "what a killed stage left, or goes on with")
+    for stage in STAGES:
+        yield Place(f"{WORK}/{stage}/*", Clear.WORK, "finished shards of a stage")
+        yield Place(f"{WORK}/{stage}", Clear.PARTS, "the folder of those")
+    yield Place(f"{WORK}/*", Clear.WORK, "all else: crops, drawings, listings, photos, a smoke run's copy, benches")
+    yield Place(f"{CACHE}/files", Clear.UNUSED, "every version of every product")
+    yield Place(f"{CACHE}/runs", Clear.COPIES, "runs that DVC could restore")
+    yield Place(f"{TEMPORARY}/exps", Clear.COPIES, "DVC's copies of the repository, for experiments")
+    yield Place(f"{SPACE}", Clear.COPIES, "the worktree of a flow with other values")
+
+
+def found(*clear: Clear) -> list[Path]:
+    """What is there now of the places that are cleared in these ways, and of no place listed before them."""
+    seen: set[Path] = set()
+    chosen: list[Path] = []
+    for place in _places():
+        paths = [path for path in sorted(Path().glob(place.pattern)) if not seen & {path, *path.parents}]
+        seen.update(paths)
+        chosen += paths if place.clear in clear else []
+    return chosen
