@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from umo.customizers import Customizer, Drawing, draw, load
-from umo.customizers.base import Size, default_size, seed_of
+from umo.customizers.base import Size, beside_each_other, default_size, is_large, seed_of
 from umo.customizers.folder import model_files
 from umo.errors import BadInput, WorkFailed
 from umo.evaluation.cases import Case, read_cases, write_cases
@@ -25,8 +26,7 @@ CASES_FILE = "CASES.jsonl"
 IMAGES = "images"
 KEY = "umo-key"  # of a PNG's text: what the picture was drawn from
 _HASHED_WHOLE = 64 * 2**20
-BATCH = 4  # on two cores, eight at once leave the cache and are no faster
-LARGE = 10**9  # weights of a transformer that one picture keeps busy; several would only cost memory
+BATCH = 4  # more at once leave a core's cache and are no faster
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ def generate_cases(
 ) -> Counts:
     """Draw every case of a file; what a killed run has drawn with the same key is kept.
 
-    Cases of one shape (the picture's and the references' sizes) are drawn together, which changes no more than their
-    rounding. A case's pictures are `out/images/CASE-0.png`, `-1`, ...; their noise depends on the case's id and the rank alone,
-    so all methods draw a case from the same noise. `out/CASES.jsonl` is written last.
+    A case's pictures are `out/images/CASE-0.png`, `-1`, ...; their noise depends on the case's id and the rank alone,
+    so all methods draw a case from the same noise. Cases of one shape (the picture's size and the references') are
+    drawn together, which changes a picture by rounding alone. `out/CASES.jsonl` is written last.
 
     Args:
         cases: CASES.jsonl (see `umo.evaluation.cases`); its `images` are ignored, and of several photographs of a
@@ -126,14 +126,16 @@ def generate_cases(
             _Asked(case, photos, rank, out / name, _digest([what, rank]))
             for rank, name in enumerate(_names(case.case_id, seeds))
         )
-    batch = batch or (1 if sum(map(torch.numel, customizer.transformer.parameters())) > LARGE else BATCH)
+    batch = batch or (1 if is_large(customizer) else BATCH)
     batches = [same[start : start + batch] for same in shapes.values() for start in range(0, len(same), batch)]
-    drawn = sum(_draw_missing(customizer, part, how) for part in tqdm(batches, desc=f"draw with {customizer.name}"))
+    with beside_each_other(customizer) as pool:
+        done = pool.map(partial(_draw_missing, customizer, how), batches)
+        drawn = sum(tqdm(done, desc=f"draw with {customizer.name}", unit="batch", total=len(batches)))
     write_cases(out / CASES_FILE, [_as_drawn(case, cases.parent, out, seeds) for case in to_draw])
     return Counts(drawn, len(to_draw) * seeds - drawn)
 
 
-def _draw_missing(customizer: Customizer, asked: Sequence[_Asked], how: Drawing) -> int:
+def _draw_missing(customizer: Customizer, how: Drawing, asked: Sequence[_Asked]) -> int:
     """The pictures of a batch that are not there yet; how many those were."""
     missing = [one for one in asked if _key(one.path) != one.key]
     if missing:
