@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from umo.customizers import Customizer, Drawing, draw, load
-from umo.customizers.base import Size, beside_each_other, default_size, is_large, seed_of
+from umo.customizers.base import Size, default_size, seed_of
 from umo.customizers.folder import model_files
 from umo.errors import BadInput, WorkFailed
 from umo.evaluation.cases import Case, read_cases, write_cases
@@ -27,6 +26,7 @@ IMAGES = "images"
 KEY = "umo-key"  # of a PNG's text: what the picture was drawn from
 _HASHED_WHOLE = 64 * 2**20
 BATCH = 4  # more at once leave a core's cache and are no faster
+LARGE = 10**9  # weights of a transformer that one picture keeps busy; several would only cost memory
 
 
 @dataclass(frozen=True)
@@ -126,16 +126,15 @@ def generate_cases(
             _Asked(case, photos, rank, out / name, _digest([what, rank]))
             for rank, name in enumerate(_names(case.case_id, seeds))
         )
-    batch = batch or (1 if is_large(customizer) else BATCH)
+    batch = batch or (1 if sum(map(torch.numel, customizer.transformer.parameters())) > LARGE else BATCH)
     batches = [same[start : start + batch] for same in shapes.values() for start in range(0, len(same), batch)]
-    with beside_each_other(customizer) as pool:
-        done = pool.map(partial(_draw_missing, customizer, how), batches)
-        drawn = sum(tqdm(done, desc=f"draw with {customizer.name}", unit="batch", total=len(batches)))
+    bar = tqdm(batches, desc=f"draw with {customizer.name}", unit="batch")
+    drawn = sum(_draw_missing(customizer, part, how) for part in bar)
     write_cases(out / CASES_FILE, [_as_drawn(case, cases.parent, out, seeds) for case in to_draw])
     return Counts(drawn, len(to_draw) * seeds - drawn)
 
 
-def _draw_missing(customizer: Customizer, how: Drawing, asked: Sequence[_Asked]) -> int:
+def _draw_missing(customizer: Customizer, asked: Sequence[_Asked], how: Drawing) -> int:
     """The pictures of a batch that are not there yet; how many those were."""
     missing = [one for one in asked if _key(one.path) != one.key]
     if missing:

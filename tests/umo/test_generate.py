@@ -10,7 +10,6 @@ from PIL import Image
 
 from tests.umo.customizers.conftest import PROMPTS, smooth, tiny
 from umo import generate
-from umo.customizers import base as customizers
 from umo.errors import BadInput, WorkFailed
 from umo.evaluation.cases import read_cases
 from umo.generate import Counts, generate_cases, generate_one
@@ -129,19 +128,6 @@ def test_only_cases_of_one_shape_share_a_batch(
     assert shapes == [[wide] * 4, [wide], [wide * 2], [narrow]]
 
 
-def test_threads_draw_the_same_bytes(base: Path, many: Path, tmp_path: Path) -> None:
-    """Beside each other or one after the other, and the number of torch's threads is as before."""
-    one, three = tmp_path / "one", tmp_path / "three"
-    assert generate_cases(base, many, one, seeds=2, steps=2, batch=2) == Counts(14, 0)
-    torch.set_num_threads(3)
-    try:
-        assert generate_cases(base, many, three, seeds=2, steps=2, batch=2) == Counts(14, 0)
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(1)
-    assert drawn(three) == drawn(one)
-
-
 def test_a_large_base_draws_one_at_a_time(
     base: Path, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,7 +136,7 @@ def test_a_large_base_draws_one_at_a_time(
     generate_cases(base, many, tmp_path / "small", steps=1)
     assert max(batches) == generate.BATCH
     batches.clear()
-    monkeypatch.setattr(customizers, "LARGE", 1000)
+    monkeypatch.setattr(generate, "LARGE", 1000)
     generate_cases(base, many, tmp_path / "large", steps=1)
     assert batches == [1] * 7
 

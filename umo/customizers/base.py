@@ -5,10 +5,7 @@ One adapter a family, one contract test for all. What a family need not know is 
 
 import hashlib
 import json
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -22,8 +19,6 @@ from umo import flow
 
 Reference = Tensor | np.ndarray
 Size = tuple[int, int]
-LARGE = 10**9  # weights of a transformer whose single step keeps a machine busy
-_EMBEDDING = threading.Lock()  # a fast tokenizer that two threads ask at once raises "Already borrowed"
 
 
 class Settings(BaseModel):
@@ -220,42 +215,6 @@ def seeded_noise(customizer: Customizer, seeds: Sequence[int], size: Size) -> Te
     return torch.stack(noise).to(customizer.device)
 
 
-def is_large(customizer: Customizer) -> bool:
-    """Whether several pictures at once, or beside each other, would cost memory and no less time."""
-    return sum(weight.numel() for weight in customizer.transformer.parameters()) > LARGE
-
-
-@contextmanager
-def beside_each_other(customizer: Customizer) -> Iterator[Executor]:
-    """Threads to draw batches in: one, or for a small base on a CPU one a core.
-
-    The steps of a small network are many and short: cores that share each of them mostly wait for each other.
-    """
-    cores = 1 if is_large(customizer) or customizer.device.type != "cpu" else torch.get_num_threads()
-    alone = {"initializer": torch.set_num_threads, "initargs": (1,)} if cores > 1 else {}
-    before = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(cores, **alone) as pool:  # type: ignore[arg-type]
-            yield pool
-    finally:
-        torch.set_num_threads(before)
-
-
-def embed(
-    customizer: Customizer,
-    prompts: Sequence[str],
-    references: Sequence[Sequence[Reference]],
-    guidance: float | None = None,
-) -> Any:
-    """`Customizer.condition` for several threads; a prompt with the same list of references is embedded once."""
-    asked = list(zip(prompts, map(id, references), strict=True))
-    once = list(dict.fromkeys(asked))
-    rows = [asked.index(what) for what in once]
-    with _EMBEDDING:
-        condition = customizer.condition([prompts[k] for k in rows], [references[k] for k in rows], guidance)
-    return condition.take([once.index(what) for what in asked])
-
-
 @torch.no_grad()
 def draw(
     customizer: Customizer,
@@ -267,7 +226,8 @@ def draw(
     """Draw a batch from noise by Euler steps.
 
     Args:
-        prompts, references: as `Customizer.condition` takes them.
+        prompts, references: as `Customizer.condition` takes them; the same prompt with the same list of references,
+            as several seeds of one case have them, is embedded once.
         seeds: one a sample; the same seed gives the same picture.
 
     Returns:
@@ -278,7 +238,11 @@ def draw(
     """
     size = how.size or default_size(customizer.settings, max(map(len, references), default=1))
     customizer.check_size(size)
-    condition = embed(customizer, prompts, references, how.guidance)
+    asked = list(zip(prompts, map(id, references), strict=True))
+    once = list(dict.fromkeys(asked))
+    rows = [asked.index(what) for what in once]
+    condition = customizer.condition([prompts[k] for k in rows], [references[k] for k in rows], how.guidance)
+    condition = condition.take([once.index(what) for what in asked])
     sigmas = customizer.sigmas(how.steps or customizer.settings.steps, size).to(customizer.device)
     noise = seeded_noise(customizer, seeds, size)
     latents = flow.rollout(lambda x, sigma: customizer.velocity(x, sigma, condition), noise, sigmas)

@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from umo import flow
-from umo.customizers.base import Customizer, beside_each_other, default_size, embed, seed_of, seeded_noise
+from umo.customizers.base import Customizer, default_size, seed_of, seeded_noise
 from umo.customizers.references import fill
 from umo.errors import WorkFailed
 from umo.evaluation.cases import Case
@@ -36,10 +36,8 @@ def held_out_losses(customizer: Customizer, cases: Sequence[Case], root: Path, d
     """
     sigmas = (torch.arange(draws, device=customizer.device) + 0.5) / draws
     with_target = [case for case in cases if case.target]
-    with beside_each_other(customizer) as pool:
-        losses = pool.map(lambda case: _loss(customizer, case, root, sigmas), with_target)
-        bar = tqdm(losses, desc=f"held-out loss of {customizer.name}", unit="case", total=len(with_target))
-        return {case.case_id: loss for case, loss in zip(with_target, bar, strict=True)}
+    bar = tqdm(with_target, desc=f"held-out loss of {customizer.name}", unit="case")
+    return {case.case_id: _loss(customizer, case, root, sigmas) for case in bar}
 
 
 @torch.no_grad()
@@ -51,7 +49,8 @@ def _loss(customizer: Customizer, case: Case, root: Path, sigmas: Tensor) -> flo
     target = fill(require_image(path, f"case {case.case_id}: target {path}"), size)
     draws = len(sigmas)
     x0 = customizer.encode(target[None].to(customizer.device)).repeat(draws, 1, 1, 1)
-    condition = embed(customizer, [case.prompt] * draws, [references] * draws, customizer.settings.training_guidance)
+    condition = customizer.condition([case.prompt], [references], customizer.settings.training_guidance)
+    condition = condition.take([0] * draws)
     noise = seeded_noise(customizer, [seed_of(case.case_id, "held out", draw) for draw in range(draws)], size)
     loss = float(flow.loss(lambda x, sigma: customizer.velocity(x, sigma, condition), x0, noise, sigmas))
     if not math.isfinite(loss):
