@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: idle thread
 QUICK = {
     "rerefl-step-overhead": "bench.rerefl_step",
     "reward-batched": "bench.reward_batched",
+    "draw-batched": "bench.draw_batched",
     "measure-floor": "bench.measure_floor",
     "measure-peer": "bench.measure_peer",
     "export": "bench.export",

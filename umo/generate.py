@@ -1,4 +1,4 @@
-"""Drawing pictures with a base: one, or a file of cases with several seeds each, resumable."""
+"""Drawing pictures with a base: one, or a file of cases with several seeds each, in batches and resumable."""
 
 import hashlib
 import json
@@ -26,6 +26,19 @@ CASES_FILE = "CASES.jsonl"
 IMAGES = "images"
 KEY = "umo-key"  # of a PNG's text: what the picture was drawn from
 _HASHED_WHOLE = 64 * 2**20
+BATCH = 4  # more at once leave a core's cache and are no faster
+LARGE = 10**9  # weights of a transformer that one picture keeps busy; several would only cost memory
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A picture to be drawn: a case's `rank`-th, its people's photographs, and what tells it from another drawing."""
+
+    case: Case
+    photos: tuple[Path, ...]
+    rank: int
+    path: Path
+    key: str
 
 
 @dataclass(frozen=True)
@@ -60,7 +73,7 @@ def generate_one(
     """
     people = [require_image(path, f"reference {path}") for path in references]
     customizer = load(model_dir, lora, device)
-    pictures = _draw(customizer, prompt, people, [seed], Drawing(size, steps, guidance))
+    pictures = _draw(customizer, [prompt], [people], [seed], Drawing(size, steps, guidance))
     out.parent.mkdir(parents=True, exist_ok=True)
     _write(out, pictures[0], f"seed {seed}")
 
@@ -76,11 +89,13 @@ def generate_cases(
     lora: Path | None = None,
     device: str = "cpu",
     customizer: Customizer | None = None,
+    batch: int | None = None,
 ) -> Counts:
     """Draw every case of a file; what a killed run has drawn with the same key is kept.
 
     A case's pictures are `out/images/CASE-0.png`, `-1`, ...; their noise depends on the case's id and the rank alone,
-    so all methods draw a case from the same noise. `out/CASES.jsonl` is written last.
+    so all methods draw a case from the same noise. Cases of one shape (the picture's size and the references') are
+    drawn together, which changes a picture by rounding alone. `out/CASES.jsonl` is written last.
 
     Args:
         cases: CASES.jsonl (see `umo.evaluation.cases`); its `images` are ignored, and of several photographs of a
@@ -89,6 +104,7 @@ def generate_cases(
         seeds: pictures a case.
         size, steps, guidance: as `generate_one`.
         customizer: `model_dir` with `lora`, where the caller has loaded it already.
+        batch: pictures drawn at once; None takes 1 for a large base and BATCH for any other.
 
     Raises:
         BadInput: before any drawing: a case, a reference, the base, the LoRA or the size cannot be used.
@@ -96,41 +112,52 @@ def generate_cases(
     """
     to_draw = read_cases(cases, drawn=False)
     people = {case.case_id: [cases.parent / photos[0] for photos in case.references] for case in to_draw}
-    digests = _check_references(cases, people)
+    known = _check_references(cases, people)
     customizer = customizer or load(model_dir, lora, device)
     how = Drawing(size, steps, guidance)
     for case in to_draw:
         _check(customizer, case, how)
     base = [_files_digest(model_dir, model_files(model_dir)), _lora_digest(lora) if lora else None]
     (out / IMAGES).mkdir(parents=True, exist_ok=True)
-    drawn = kept = 0
-    for case in tqdm(to_draw, desc=f"draw with {customizer.name}", unit="case"):
-        what = [base, case.prompt, [digests[path] for path in people[case.case_id]], asdict(how), case.case_id]
-        paths = [out / name for name in _names(case.case_id, seeds)]
-        keys = [_digest([what, rank]) for rank in range(seeds)]
-        missing = [rank for rank in range(seeds) if _key(paths[rank]) != keys[rank]]
-        drawn, kept = drawn + len(missing), kept + seeds - len(missing)
-        if not missing:
-            continue
-        photos = [require_image(path, str(path)) for path in people[case.case_id]]
-        noise_seeds = [seed_of(case.case_id, rank) for rank in range(seeds)]
-        # All of a case's pictures, whichever are missing: a resumed run must give the same bytes as a whole one.
-        pictures = _draw(customizer, case.prompt, photos, noise_seeds, how)
-        for rank in missing:
-            _write(paths[rank], pictures[rank], keys[rank])
+    shapes: dict[tuple, list[_Asked]] = {}
+    for case in to_draw:
+        photos = tuple(people[case.case_id])
+        what = [base, case.prompt, [known[path][0] for path in photos], asdict(how), case.case_id]
+        shapes.setdefault(tuple(known[path][1] for path in photos), []).extend(
+            _Asked(case, photos, rank, out / name, _digest([what, rank]))
+            for rank, name in enumerate(_names(case.case_id, seeds))
+        )
+    batch = batch or (1 if sum(map(torch.numel, customizer.transformer.parameters())) > LARGE else BATCH)
+    batches = [same[start : start + batch] for same in shapes.values() for start in range(0, len(same), batch)]
+    bar = tqdm(batches, desc=f"draw with {customizer.name}", unit="batch")
+    drawn = sum(_draw_missing(customizer, part, how) for part in bar)
     write_cases(out / CASES_FILE, [_as_drawn(case, cases.parent, out, seeds) for case in to_draw])
-    return Counts(drawn, kept)
+    return Counts(drawn, len(to_draw) * seeds - drawn)
 
 
-def _check_references(cases: Path, people: dict[str, list[Path]]) -> dict[Path, str]:
-    """Digest of every reference that will be used, each of which can be read."""
-    digests: dict[Path, str] = {}
+def _draw_missing(customizer: Customizer, asked: Sequence[_Asked], how: Drawing) -> int:
+    """The pictures of a batch that are not there yet; how many those were."""
+    missing = [one for one in asked if _key(one.path) != one.key]
+    if missing:
+        photos = {paths: [require_image(path, str(path)) for path in paths] for paths in {one.photos for one in asked}}
+        prompts, seeds = zip(*((one.case.prompt, seed_of(one.case.case_id, one.rank)) for one in asked), strict=True)
+        # The whole batch, whichever are missing: a resumed run must give the same bytes as a whole one.
+        pictures = _draw(customizer, prompts, [photos[one.photos] for one in asked], seeds, how)
+        for one, picture in zip(asked, pictures, strict=True):
+            if one in missing:
+                _write(one.path, picture, one.key)
+    return len(missing)
+
+
+def _check_references(cases: Path, people: dict[str, list[Path]]) -> dict[Path, tuple[str, tuple[int, ...]]]:
+    """Digest and shape of every reference that will be used, each of which can be read."""
+    known: dict[Path, tuple[str, tuple[int, ...]]] = {}
     for case_id, paths in people.items():
         for path in paths:
-            if path not in digests:
-                require_image(path, f"{cases}: case {case_id}: reference {path}")
-                digests[path] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return digests
+            if path not in known:
+                shape = require_image(path, f"{cases}: case {case_id}: reference {path}").shape
+                known[path] = hashlib.sha256(path.read_bytes()).hexdigest(), shape
+    return known
 
 
 def _check(customizer: Customizer, case: Case, how: Drawing) -> None:
@@ -144,10 +171,14 @@ def _check(customizer: Customizer, case: Case, how: Drawing) -> None:
 
 
 def _draw(
-    customizer: Customizer, prompt: str, photos: Sequence[np.ndarray], seeds: Sequence[int], how: Drawing
+    customizer: Customizer,
+    prompts: Sequence[str],
+    photos: Sequence[Sequence[np.ndarray]],
+    seeds: Sequence[int],
+    how: Drawing,
 ) -> list[np.ndarray]:
-    """(H, W, 3) uint8 a seed."""
-    pictures = draw(customizer, [prompt] * len(seeds), [photos] * len(seeds), seeds, how)
+    """(H, W, 3) uint8 each."""
+    pictures = draw(customizer, prompts, photos, seeds, how)
     if not torch.isfinite(pictures).all():
         raise WorkFailed(
             f"{customizer.name}: a picture came out as not finite; check the base's and the LoRA's weights"

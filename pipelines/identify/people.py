@@ -161,33 +161,28 @@ class People:
 
         A picture that would make a component of more than `max_component` people is dropped.
         """
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
+        from scipy.cluster.hierarchy import DisjointSet
 
-        count = len(self.names)
-        graph = coo_array((np.ones(len(alike), bool), (alike[:, 0], alike[:, 1])), shape=(count, count))
-        label = connected_components(graph, directed=False)[1]
-        least = np.full(count, count)
-        np.minimum.at(least, label, np.arange(count))
-        start = least[label]
-        sizes = np.bincount(start[self.person_reasons.none], minlength=count).tolist()
-        parent: list[int] = start.tolist()
+        # People who are not kept are alone in theirs.
+        components = DisjointSet(range(len(self.names)))
+        for one, other in alike.tolist():
+            components.merge(one, other)
         too_large = []
         for image_id, people in self._shared_pictures():
-            roots = {_root(parent, person) for person in people}
-            total = sum(sizes[root] for root in roots)
-            if len(roots) > 1 and total > self.bounds.max_component:
+            roots = {components[person] for person in people}
+            if len(roots) > 1 and sum(map(components.subset_size, roots)) > self.bounds.max_component:
                 too_large.append(image_id)
-            elif len(roots) > 1:
-                first = min(roots)
-                for root in roots:
-                    parent[root] = first
-                sizes[first] = total
+            else:
+                for person in people[1:]:
+                    components.merge(people[0], person)
         dropped = self.faces["image_id"].is_in(too_large).to_numpy() if too_large else np.zeros(len(self.faces), bool)
         kept = self.kept_of_kept()
         text = f"its picture would weld more than {self.bounds.max_component} people"
         self.reasons.give(kept[dropped[kept]], text)
-        return np.array([_root(parent, person) for person in range(count)], np.int64)
+        root = np.fromiter(map(components.__getitem__, range(len(self.names))), np.int64, len(self.names))
+        least = np.full(len(root), len(root))
+        np.minimum.at(least, root, np.arange(len(root)))
+        return least[root]
 
     def _shared_pictures(self) -> list[tuple[str, list[int]]]:
         """image_id and people of the pictures with several people who are kept, by image_id."""
@@ -254,11 +249,3 @@ class People:
 def unit(vectors: np.ndarray) -> np.ndarray:
     """The same directions (..., d), of length 1."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
-
-
-def _root(parent: list[int], person: int) -> int:
-    """The root of a person's component; the way there is made shorter."""
-    while parent[person] != person:
-        parent[person] = parent[parent[person]]
-        person = parent[person]
-    return person

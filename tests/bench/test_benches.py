@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bench import __main__ as command
-from bench import rerefl_evaluations, rerefl_step, reward_batched
+from bench import draw_batched, rerefl_evaluations, rerefl_step, reward_batched
 from bench.rerefl_evaluations import Evaluations, HeldOut, Point
 from bench.result import Result
 from bench.setup import Setup, faithful, from_params
@@ -19,6 +19,7 @@ from bench.timing import Stopwatch
 from pipelines.core import bases
 from tests.conftest import BandJudge
 from tests.umo.training.conftest import TRAIN, VALIDATION, sample
+from umo.errors import BadInput
 from umo.training.draws import draw_randomness
 from umo.training.recipe import Recipe
 from umo.training.samples import Samples
@@ -135,6 +136,23 @@ def test_the_reward_is_measured_for_two_and_three_people(setup: Setup) -> None:
     result = reward_batched.run(setup, batch=2, repeats=1)
     assert result.value is not None and 0 < result.value < float("inf")
     assert set(result.details["by_people"]) == {"2", "3"}
+
+
+# Drawing.
+
+
+def test_both_ways_to_draw_agree(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draw_batched, "BATCH", 2)
+    asked = draw_batched.asked_for([*setup.train, *setup.train], 2, 3)
+    base = setup.load_base()
+    single = draw_batched.one_by_one(base, asked)
+    assert torch.allclose(draw_batched.batched(base, asked), single, atol=1e-4)
+    assert not torch.allclose(single[0], single[1], atol=1e-2)
+
+
+def test_drawing_needs_enough_sets(setup: Setup) -> None:
+    with pytest.raises(BadInput, match=r"sets of 2 people, and 99 are needed: make more scenes"):
+        draw_batched.asked_for(setup.train, 2, 99)
 
 
 # The curves.

@@ -99,6 +99,57 @@ def test_seeds_and_cases_have_a_noise_each(base: Path, cases: Path, tmp_path: Pa
     assert len(pixels) == 4
 
 
+@pytest.fixture
+def many(cases: Path) -> Path:
+    """Five cases of one shape and, between them, two of others."""
+    alone, pair = (json.loads(line) for line in cases.read_text().splitlines())
+    photo = Image.open(cases.parent / "refs" / "0.png")
+    photo.crop((0, 0, 60, 70)).save(cases.parent / "refs" / "narrow.png")
+    same = [{**alone, "case_id": f"c{k}", "prompt": PROMPTS[0], "references": [f"refs/{k % 3}.png"]} for k in range(5)]
+    narrow = {**alone, "case_id": "narrow", "references": ["refs/narrow.png"]}
+    return write(cases, [*same[:2], pair, *same[2:4], narrow, same[4]])
+
+
+def test_a_batch_draws_what_one_at_a_time_draws(base: Path, many: Path, tmp_path: Path) -> None:
+    """But for rounding, whatever a case stands beside, in the cases' own order."""
+    single, batched = tmp_path / "single", tmp_path / "batched"
+    for out, batch in ((single, 1), (batched, 3)):
+        assert generate_cases(base, many, out, seeds=2, steps=2, batch=batch) == Counts(14, 0)
+    assert (single / "CASES.jsonl").read_text() == (batched / "CASES.jsonl").read_text()
+    assert [case.case_id for case in read_cases(batched / "CASES.jsonl")][2] == "two/strange id"
+    for path in sorted((single / "images").iterdir()):
+        with Image.open(path) as mine, Image.open(batched / "images" / path.name) as theirs:
+            assert np.abs(np.asarray(mine, int) - np.asarray(theirs, int)).max() <= 1
+
+
+def test_only_cases_of_one_shape_share_a_batch(
+    base: Path, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, shapes = generate.draw, []
+
+    def seen(customizer: object, prompts: object, references: list, *rest: object) -> torch.Tensor:
+        shapes.append([[photo.shape[:2] for photo in photos] for photos in references])
+        return real(customizer, prompts, references, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(generate, "draw", seen)
+    generate_cases(base, many, tmp_path / "out", steps=2, batch=4)
+    wide, narrow = [(70, 80)], [(70, 60)]
+    assert shapes == [[wide] * 4, [wide], [wide * 2], [narrow]]
+
+
+def test_a_large_base_draws_one_at_a_time(
+    base: Path, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, batches = generate._draw, []
+    monkeypatch.setattr(generate, "_draw", lambda *given: batches.append(len(given[1])) or real(*given))
+    generate_cases(base, many, tmp_path / "small", steps=1)
+    assert max(batches) == generate.BATCH
+    batches.clear()
+    monkeypatch.setattr(generate, "LARGE", 1000)
+    generate_cases(base, many, tmp_path / "large", steps=1)
+    assert batches == [1] * 7
+
+
 def test_what_changed_is_drawn_again(base: Path, cases: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     generate_cases(base, cases, out, steps=2)

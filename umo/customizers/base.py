@@ -226,7 +226,8 @@ def draw(
     """Draw a batch from noise by Euler steps.
 
     Args:
-        prompts, references: as `Customizer.condition` takes them.
+        prompts, references: as `Customizer.condition` takes them; the same prompt with the same list of references,
+            as several seeds of one case have them, is embedded once.
         seeds: one a sample; the same seed gives the same picture.
 
     Returns:
@@ -237,7 +238,11 @@ def draw(
     """
     size = how.size or default_size(customizer.settings, max(map(len, references), default=1))
     customizer.check_size(size)
-    condition = customizer.condition(prompts, references, how.guidance)
+    asked = list(zip(prompts, map(id, references), strict=True))
+    once = list(dict.fromkeys(asked))
+    rows = [asked.index(what) for what in once]
+    condition = customizer.condition([prompts[k] for k in rows], [references[k] for k in rows], how.guidance)
+    condition = condition.take([once.index(what) for what in asked])
     sigmas = customizer.sigmas(how.steps or customizer.settings.steps, size).to(customizer.device)
     noise = seeded_noise(customizer, seeds, size)
     latents = flow.rollout(lambda x, sigma: customizer.velocity(x, sigma, condition), noise, sigmas)
