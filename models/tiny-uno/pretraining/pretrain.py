@@ -1,6 +1,6 @@
 """Train the embedded base from nothing: flow matching on composited scenes of the train split's people.
 
-`python models/tiny-uno/pretrain.py` trains by params.yaml beside this file and writes the base into this folder:
+`python models/tiny-uno/pretraining/pretrain.py` trains by params.yaml of the folder above and writes the base there:
 diffusers' components, people.json (whom it has seen), curve.csv, samples.png, training.json, SHA256SUMS. Killed, it
 goes on from its last checkpoint to the same weights; every step draws from generators of its own number.
 """
@@ -34,7 +34,7 @@ from umo.customizers.flux_uno import FluxUno
 from umo.customizers.tiny import PatchAutoencoder
 from umo.scenes.prompts import COLOURS, TEXTURES, prompt
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]
 ROOT = HERE.parents[1]
 TRAINED = ("transformer", "text_encoder", "text_encoder_2")
 
