@@ -17,7 +17,8 @@ COLUMNS = ("id_sim_strict", "id_conf", "coverage")
 
 def commands() -> list[list[str]]:
     """Every command in a shell block, without its comment, as words."""
-    lines = "".join(re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)).splitlines()
+    blocks = "".join(re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE))
+    lines = blocks.replace("\\\n", " ").splitlines()
     return [shlex.split(part, comments=True) for line in lines for part in line.split(" && ") if part]
 
 
