@@ -140,6 +140,19 @@ def test_every_method_with_a_reward_has_its_function_there() -> None:
     assert set(re.findall(r"`((?:reward|lambda)_\w+)`", text)) <= known
 
 
+# What does forget touch?
+
+
+def test_what_is_asked_of_forget_it_takes() -> None:
+    from pipelines.forget.stage import _parser
+
+    text = section("What does forget touch?")
+    (line,) = re.findall(r"^python -m pipelines forget (.+)$", text, re.MULTILINE)
+    assert _parser().parse_args(line.split()).dry_run
+    known = {name for action in _parser()._actions for name in action.option_strings}
+    assert set(re.findall(r"`(--[\w-]+)`", text)) <= known
+
+
 # What makes a stage run again?
 
 
