@@ -41,8 +41,9 @@ stop: ## end what make serve started
 smoke: install ## the same way on little data, in a few minutes: to see that it works; its numbers mean nothing
 	python -m pipelines smoke
 
-ladder: repro ## keep what was measured as docs/results/ladder.json
+ladder: repro ## keep what was measured and drawn: docs/results/ladder.json, docs/images/before-after.jpg
 	python -m pipelines ladder
+	python -m pipelines picture
 
 bench: install ## bench/results/*.json: ratios, each measured in one run
 	python -m bench

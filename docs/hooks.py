@@ -14,8 +14,14 @@ sys.path.insert(0, str(ROOT))  # MkDocs loads this file from wherever it was sta
 
 from docs.reference import commands, params, records, results, stages  # noqa: E402
 
+
+def datasets() -> str:
+    """datasets/README.md, with its links into docs/ as they lead from reference/."""
+    return (ROOT / "datasets/README.md").read_text().replace("](../docs/", "](../")
+
+
 PAGES = {
-    "reference/datasets.md": (ROOT / "datasets/README.md").read_text,
+    "reference/datasets.md": datasets,
     "reference/params.md": params.page,
     "reference/records.md": records.page,
     "reference/commands.md": commands.page,

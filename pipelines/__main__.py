@@ -44,6 +44,7 @@ TOOLS = {
     "check": (None, "reads params.yaml and does nothing"),
     "photos": ("identify.photos.write_photos", "writes the training people's photographs for `umo calibrate`"),
     "ladder": ("report.ladder.write_ladder", "keeps the present scores as docs/results/ladder.json"),
+    "picture": ("report.before_after.write_picture", "keeps typical drawings as docs/images/before-after.jpg"),
     "unlock": (
         "service.leftovers.clear_stale",
         "removes what killed runs left of DVC's: locks, empty records, half of dvc.lock",

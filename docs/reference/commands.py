@@ -18,15 +18,15 @@ from umo.cli import app
 INTRODUCTION = """\
 # Commands
 
-All of them end with 0 when the work is done, 1 when it failed, 2 for bad input or usage; an expected error is one line
-that says what is wrong, where, and what to do. They are in `.venv/bin`: `. .venv/bin/activate` first. `make` finds them
-by itself.
+All of them exit with 0 when the work is done, 1 when it failed, 2 for bad input or usage. An expected error is one line
+that says what is wrong, where, and what to do. They are in `.venv/bin`, so `. .venv/bin/activate` first; `make` finds
+them by itself.
 """
 PIPELINES = """\
 ## python -m pipelines
 
-From the repository's root. DVC calls the stages (`dvc repro`); by hand a stage runs even where DVC would skip it, but
-finished shards are taken as they are.
+Run it from the repository's root. `dvc repro` calls the stages for you. Called by hand, a stage runs even where DVC
+would skip it, but does not redo finished shards.
 """
 TARGET = re.compile(r"^(?P<name>[a-z-]+):(?P<needs>[^#\n]*)## (?P<text>.+)$", re.MULTILINE)
 
@@ -61,7 +61,7 @@ def _stages() -> str:
 
 
 def _tools() -> Iterator[str]:
-    yield "What is no stage:"
+    yield "Tools that are not stages:"
     yield table(("tool", "what it does"), ((code(name), said) for name, (_, said) in TOOLS.items()))
     for function, _ in TOOLS.values():
         module = import_module(f"pipelines.{function.rsplit('.', 1)[0]}") if function else None

@@ -21,12 +21,12 @@ from umo.training.recipe import Recipe
 INTRODUCTION = """\
 # Params
 
-Every knob is a key of `params.yaml`. A section has the name of the stage that reads it; `machine` says how the work is
-spread and is part of no result; `bases` holds the base models and the recipes that they are tuned by. An unknown key, a
+Every setting is a key of `params.yaml`. A section has the name of the stage that reads it; `machine` says how the
+work is spread and affects no result; `bases` holds the base models and the recipes for tuning them. An unknown key, a
 missing one or a value out of range ends a run before any work, in one line with the nearest known name.
 
-Change a knob in the file, or for one experiment with `dvc exp run -S section.key=value`. "As shipped" is the value in
-`params.yaml`; *default* is what a key has that is not written there.
+Change a setting in the file, or for one experiment with `dvc exp run -S section.key=value`. "As shipped" is the value
+in `params.yaml`; *italics* show the default of a key that is not written there.
 """
 NAMES = {Path: "path", str: "text", bool: "true or false", int: "integer", float: "number"}
 ENTRY = re.compile(r"(?P<names>[a-z_]+(?:, [a-z_]+)*): +(?P<text>.*)")
@@ -68,7 +68,7 @@ def _model(model: type[BaseModel], prefix: str, values: Mapping[str, Any]) -> It
 
 def _bases(bases: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """Their keys are names of the user's, so that the values of all stand side by side."""
-    yield f"A section a base: {listed(bases, 'and')} are shipped. `train.base` chooses one."
+    yield f"One section for each base: {listed(bases, 'and')} are shipped. `train.base` chooses one."
     yield _beside(Base, bases)
     yield "### bases.NAME.train"
     yield _beside(Recipe, {name: base["train"] for name, base in bases.items()})

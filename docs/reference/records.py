@@ -31,9 +31,9 @@ HOMES = {
 INTRODUCTION = f"""\
 # Records
 
-What the stages hand to each other: Parquet files, each of one of these records (`umo/records.py`, version
-{records.VERSION}). A file of another record or version is refused. Every row that was turned away stays, with its
-reason in `status` and `error`, or in `keep` and `reason`.
+Stages hand each other Parquet files, each with one of these records (`umo/records.py`, version {records.VERSION}). A
+file with another record or version is refused. Rows that were turned away stay, with the reason in `status` and
+`error`, or in `keep` and `reason` ([looking one up](../where.md#why-was-this-row-dropped)).
 """
 
 

@@ -20,8 +20,8 @@ def page() -> str:
 def _ladder(ladder: Mapping[str, Any]) -> Iterator[str]:
     judge = ladder["judge"]["name"]
     yield (
-        f"## The ladder\n\nWhat `{ladder['command']}` gave ({ladder['seconds'] / 60:.0f} minutes on two cores, once "
-        f"the environment was there): means over {ladder['cases']} cases, with 95 % intervals, judged by `{judge}` "
+        f"## The ladder\n\n`{ladder['command']}` on two cores ({ladder['seconds'] / 60:.0f} minutes, not counting the "
+        f"installation): means over {ladder['cases']} cases, with 95 % intervals, judged by `{judge}` "
         "(`docs/results/ladder.json`). What each column means: [judging](../concepts/judging.md)."
     )
     yield table(
@@ -39,8 +39,8 @@ def _estimate(found: Mapping[str, Any]) -> str:
 
 def _benches() -> Iterator[str]:
     yield (
-        "## Benches\n\nEach is a ratio measured in one run, or a time against what was promised "
-        "(`bench/results/NAME.json` has the details, and names the machine)."
+        "## Benches\n\nEach is a ratio measured in one run, or a time against a promised one "
+        "(`bench/results/NAME.json` has the details and names the machine)."
     )
     rows = []
     for path in sorted(BENCHES.glob("*.json")):

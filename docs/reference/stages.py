@@ -9,13 +9,14 @@ from docs.reference.markdown import code, table
 from pipelines.__main__ import STAGES
 from pipelines.core.shards import ROOT
 
-DATA = ("datasets/", "runs/", "models/")
+DATA = ("datasets/", "runs/", "models")
 INTRODUCTION = """\
 # Stages
 
-The graph in `dvc.yaml`, in the order in which it runs. A stage runs again when one of the files that it reads, one of
-its params, the lock files of the environment, or a module of this repository that it imports has changed. `{item}`
-stands for each part of a stage that has several.
+The graph in `dvc.yaml`, in the order in which it runs. DVC calls a stage again when something it reads, one of its
+params, the version of a library it computes with, or the code in its folders has changed; the stage then redoes only
+the work whose key changed ([why a stage runs again](../where.md#what-makes-a-stage-run-again)). `{item}` stands for
+each part of a stage that has several.
 """
 
 
@@ -31,7 +32,9 @@ def _stage(name: str, entry: Mapping[str, Any]) -> Iterator[str]:
     rows = [("command", code(_named(work["cmd"])))]
     if parts:
         rows.append(("parts", ", ".join(code(f"{name}@{part}") for part in parts)))
-    rows.append(("params", ", ".join(_link(key) for key in work.get("params", ()))))
+    params = [key for key in work["params"] if isinstance(key, str)]
+    libraries = [name for key in work["params"] if isinstance(key, Mapping) for name in key["versions.yaml"]]
+    rows += [("params", ", ".join(_link(key) for key in params)), ("libraries", ", ".join(map(code, libraries)))]
     own = [path for paths in parts.values() for path in paths] if isinstance(parts, Mapping) else []
     reads = dict.fromkeys(_product(path) for path in [*work["deps"], *own] if path.startswith(DATA))
     rows.append(("reads", _paths(reads)))
@@ -44,7 +47,7 @@ def _stage(name: str, entry: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _link(key: str) -> str:
-    return f"[`{key}`](params.md#{key.split('.')[0]})"
+    return f"[{code(_named(key))}](params.md#{key.split('.')[0]})"
 
 
 def _product(path: str) -> str:
@@ -59,4 +62,4 @@ def _paths(paths: Iterable[str]) -> str:
 
 
 def _named(text: str) -> str:
-    return text.replace("${item}", "{item}").replace("${key}", "{item}")
+    return text.replace("${key}", "${item}").replace("${", "{")

@@ -38,7 +38,7 @@ def test_no_code_of_the_site_is_on_it(site: Path) -> None:
 
 def test_links_out_of_the_docs_hold_on_the_site_too(site: Path) -> None:
     assert 'href="reference/results.html"' in (site / "scaling.html").read_text()
-    assert "(<code>models/tiny-uno/README.md</code>)" in (site / "how-to/train.html").read_text()
+    assert "(<code>models/tiny-uno/README.md</code>)" in (site / "how-to/draw.html").read_text()
 
 
 def test_the_picture_is_in_the_page_where_it_takes_the_theme(site: Path) -> None:

@@ -25,6 +25,8 @@ NOT_RUN = {
     ". .venv/bin/activate": "the tests' own environment is active",
     "dvc exp run -n lighter-all -S bases.tiny-uno.train.reward_weight=1": "the whole graph; it is run for one method",
     "dvc exp run -S train.base=flux-uno": "needs FLUX.1's weights",
+    "umo train --base models/tiny-uno --data datasets/exported --method mimr"
+    "    --out my-lora --recipe params.yaml:bases.tiny-uno.train": "takes minutes",
     "python -m pipelines forget --photo datasets/photos/holidays/1.jpg": "makes the graph anew; test_forget.py does",
 }
 
