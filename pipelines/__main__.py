@@ -7,30 +7,13 @@ import sys
 import time
 from importlib import import_module
 
-from pipelines.core.params import load_all
+from pipelines.core.params import SECTIONS, STAGES, load_all
 from pipelines.core.products import TRAINED_METHODS
 from umo.errors import BadInput, WorkFailed
 
-STAGES = (
-    "ingest",
-    "measure",
-    "identify",
-    "synthesise",
-    "curate",
-    "caption",
-    "validate",
-    "export",
-    "cases",
-    "train",
-    "generate",
-    "evaluate",
-    "compare",
-    "report",
-)
 # Idle OpenMP threads sleep instead of spinning: beside another busy process, drawing was seen a hundred times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-SECTIONS = ("machine", "bases", *STAGES, "forget")
 METHODS = ("target", "pasted", "base", *TRAINED_METHODS, "shuffled")
 PARTS = {
     "measure": ("ingested", "synthesised"),

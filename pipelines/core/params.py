@@ -11,6 +11,23 @@ from pydantic_core import ErrorDetails
 from umo.errors import BadInput
 
 PARAMS = Path("params.yaml")
+STAGES = (
+    "ingest",
+    "measure",
+    "identify",
+    "synthesise",
+    "curate",
+    "caption",
+    "validate",
+    "export",
+    "cases",
+    "train",
+    "generate",
+    "evaluate",
+    "compare",
+    "report",
+)
+SECTIONS = ("machine", "bases", *STAGES, "forget")
 NO_ROOM = {"machine": ("pipelines.core.executors", "Machine"), "bases": ("pipelines.core.bases", "Params")}
 
 

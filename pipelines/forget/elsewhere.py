@@ -12,13 +12,12 @@ from pipelines.core.ledger import LEDGER
 from pipelines.core.sources import read_sources
 from pipelines.core.tombstones import TOMBSTONES
 from pipelines.service.commands import ask
-from pipelines.service.repository import git
+from pipelines.service.repository import COPY, git
 
 LOCK = Path("dvc.lock")
 MODELS = Path("models")
 EXPERIMENTS = "refs/exps/"
 INTERNAL = (f"{EXPERIMENTS}exec/", f"{EXPERIMENTS}stash", f"{EXPERIMENTS}celery/")  # DVC's own, that no command names
-COPY = "Destination"  # in a release's tag: where a copy was laid down
 
 
 def originals(image_ids: frozenset[str]) -> list[Path]:

@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel
 
-from pipelines.core.shards import WORK
+from pipelines.service.repository import NOTE
 from umo.files import replacing
-
-NOTE = WORK / "forget.json"
 
 
 class Note(BaseModel):

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from pipelines.core import products
 from pipelines.core.ledger import LEDGER
+from pipelines.core.params import STAGES
 from pipelines.core.shards import WORK
 from pipelines.core.sources import PHOTOS
 from pipelines.core.tombstones import TOMBSTONES
@@ -52,8 +53,6 @@ class Place(NamedTuple):
 
 
 def _places() -> Iterator[Place]:
-    from pipelines.__main__ import STAGES
-
     yield Place(f"{PHOTOS}", Clear.KEPT, "originals: named, and deleted with --delete-originals")
     yield Place(f"{TOMBSTONES}", Clear.KEPT, "what ingest refuses: hashes, and the centre of their faces if asked for")
     yield Place(f"{NOTE}", Clear.KEPT, "what is to go, with the centre of their faces; removed last")

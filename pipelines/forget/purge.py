@@ -10,6 +10,7 @@ import yaml
 from pipelines.core import products
 from pipelines.core.ledger import LEDGER, Ledger
 from pipelines.core.locks import alone
+from pipelines.core.params import STAGES
 from pipelines.core.shards import WORK
 from pipelines.forget.note import Note
 from pipelines.forget.places import CACHE, Clear, found
@@ -65,8 +66,6 @@ def _records() -> list[Path]:
 @contextmanager
 def _no_stage_runs() -> Iterator[None]:
     """A stage that was started by hand would publish the person again; DVC knows nothing of it."""
-    from pipelines.__main__ import STAGES
-
     with ExitStack() as stack:
         for stage in STAGES:
             stack.enter_context(alone(stage, WORK / f"{stage}.lock"))

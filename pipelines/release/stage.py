@@ -25,8 +25,6 @@ import yaml
 from pipelines.core import products
 from pipelines.core.locks import alone
 from pipelines.core.shards import WORK
-from pipelines.forget.elsewhere import COPY
-from pipelines.forget.note import NOTE
 from pipelines.release import stores
 from pipelines.release.copies import Contents, Place, place_of, read_listing
 from pipelines.service import repository
@@ -193,8 +191,8 @@ def _refuse_dirty() -> None:
 
 def _refuse_unfit() -> None:
     """A data set that somebody is to be taken out of, that failed its validation, or that is not of this commit."""
-    if NOTE.exists():
-        raise BadInput(f"a forget was interrupted ({NOTE}): finish it first (python -m pipelines forget)")
+    if repository.NOTE.exists():
+        raise BadInput(f"a forget was interrupted ({repository.NOTE}): finish it first (python -m pipelines forget)")
     results = products.VALIDATED / products.VALIDATION
     faults = json.loads(results.read_text())["faults"] if results.is_file() else []
     if faults:
@@ -239,7 +237,7 @@ def _tag(done: Released) -> None:
     """On the commit that was looked at; the message says where copies are, for `forget` to name them."""
     if (now := repository.git("rev-parse", "HEAD")) != done.revision or repository.changes():
         raise WorkFailed(f"the repository changed meanwhile (now at {now[:12]}): nothing is tagged; run again")
-    trailers = f"Remote: {done.remote}" + (f"\n{COPY}: {done.destination}" if done.destination else "")
+    trailers = f"Remote: {done.remote}" + (f"\n{repository.COPY}: {done.destination}" if done.destination else "")
     message = f"{NAME} {done.version}\n\n{trailers}"
     repository.git("tag", "--annotate", "--message", message, done.tag, done.revision)
 
