@@ -116,6 +116,7 @@ def test_pictures_without_a_face_are_learned_from_as_sft_does(tmp_path: Path) ->
 def test_a_picture_without_a_face_takes_no_reward_from_the_others(tmp_path: Path) -> None:
     trainer = build(tmp_path, diffusion_weight=0.0)
     stir(trainer)
+    gradient(trainer, ROWS)  # embeds the references, whose faces are found
     real = trainer.reward.faces.detect
     trainer.reward.faces.detect = lambda images: [[], *real(images)[1:]]  # type: ignore[method-assign]
     assert gradient(trainer, ROWS).norm() > 0
