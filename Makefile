@@ -56,7 +56,7 @@ docs: install ## the documentation site: site/index.html
 	@echo "documentation: $(CURDIR)/site/index.html"
 
 test: install lint ## lint, types, tests
-	pytest --numprocesses 2 --dist worksteal -m "not long"
+	pytest --numprocesses 3 --dist worksteal -m "not long"
 
 test-long: install ## what takes too long for make test: more kills at random, flows on Postgres
 	pytest -m long

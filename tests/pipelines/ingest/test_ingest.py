@@ -547,7 +547,8 @@ def test_killed_and_started_again_it_ends_in_the_same_bytes(call, ingested, over
         f"""
         import os, signal, sys
         import yaml
-        from pipelines import ingest, store
+        from pipelines.core import store
+        from pipelines.ingest import stage as ingest
         from pipelines.core.shards import Machine
         real, count = store.Writer.add, [0]
 
