@@ -9,6 +9,8 @@ export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 export HF_HUB_DISABLE_TELEMETRY := 1
+# Set in many containers; without byte code every stage compiles its libraries anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install repro serve stop smoke ladder bench chaos docs test test-long lint pretrain calibrate lock clean-work
 .DEFAULT_GOAL := help
