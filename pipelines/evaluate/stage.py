@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 from pipelines.core import products
-from pipelines.core.bases import chosen, refuse_seen
 from pipelines.core.params import Section, load
 from pipelines.core.shards import Counts, Machine, Shard, scratch, tree_digest
 from pipelines.core.shards import run as run_shards
@@ -29,7 +28,7 @@ def run(params: Params, machine: Machine, method: str) -> None:
     """Judge runs/generate/`method`.
 
     Raises:
-        BadInput: the judge also curates or rewards, or the base has seen somebody of the cases.
+        BadInput: the judge also curates or rewards. (Whom the base has seen, `generate` refuses to draw.)
     """
     for section, key, does in (("measure", "faces", "curates"), ("train", "reward", "gives the reward")):
         if load(section).model_dump()[key] == params.judge:
@@ -37,8 +36,6 @@ def run(params: Params, machine: Machine, method: str) -> None:
                 f"params.yaml: evaluate.judge is '{params.judge}', which also {does} ({section}.{key}): choose another"
             )
     drawn = products.GENERATED / method
-    cases = read_cases(drawn / products.CASES_FILE)
-    refuse_seen(chosen(), (person for case in cases for person in case.people or ()))
     shard = Shard("", {"drawn": tree_digest(drawn), "cases": tree_digest(products.CASES)}, drawn)
     judge = faces.load(params.judge)
     run_shards(

@@ -79,7 +79,7 @@ def _outs(written: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, bool]
         for out in (out for kind in ("outs", "metrics", "plots") for out in does.get(kind, ())):
             [(path, how)] = out.items() if isinstance(out, dict) else [(out, {})]
             for item in stage.get("foreach", [""]):
-                yield path.replace("${item}", str(item)), (how or {}).get("cache", True)
+                yield path.replace("${key}", str(item)).replace("${item}", str(item)), (how or {}).get("cache", True)
 
 
 def changed(root: Path = Path(), *stages: str) -> set[str]:

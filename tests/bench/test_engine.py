@@ -61,7 +61,8 @@ def test_what_the_benches_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         sets = self.path / products.CURATED / products.SETS_TABLE
         sets.parent.mkdir(exist_ok=True)
         if name == "identify":
-            return run_stage(self, name) if not ran else Cost(0.5, 1.0)
+            # The memory is this whole process's, with whatever tests ran in it before.
+            return Cost(0.5 if ran else run_stage(self, name).seconds, 1.0)
         ran.append(name)
         sets.write_text((self.path / "params.yaml").read_text())
         return Cost(len(self.truth) / 100, 2.0)
@@ -71,7 +72,7 @@ def test_what_the_benches_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Workspace, "stage", stage)
     million = curate_million.run(2000)
-    assert million.value == max(million.details["ratios"].values())
+    assert round(million.value, 4) == max(million.details["ratios"].values())
     assert million.details["ratios"]["memory"] == pytest.approx(2 / 8)
     assert million.details["people"] == pytest.approx(200, abs=5)
     growth = curate_growth.run(2000)
