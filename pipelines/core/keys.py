@@ -83,13 +83,14 @@ def versions(module: str) -> dict[str, str | None]:
 
 
 def write_versions(path: Path = ROOT / "versions.yaml") -> Path:
-    """Of each stage the libraries that it computes with, as the lock files pin them, in a line: for dvc.yaml's params."""
-    lines = [line for name in LOCKS for line in (ROOT / name).read_text().splitlines() if "==" in line]
-    pins = {line.partition("==")[0].lower().replace("_", "-"): line.partition("==")[2] for line in lines}
-    of = {
-        stage: ",".join(f"{name}=={pins[name]}" for name in libraries(f"pipelines.{stage}.stage")) for stage in STAGES
-    }
-    write_text(path, "# Written by make versions.\n" + "".join(f"{stage}: {found}\n" for stage, found in of.items()))
+    """A line a stage, for dvc.yaml's params: the libraries that it computes with, as the lock files pin them."""
+    locked = "\n".join((ROOT / name).read_text() for name in LOCKS).splitlines()
+    pins = {line.partition("==")[0].lower().replace("_", "-"): line for line in locked}
+    lines = ["# Written by make versions."]
+    for stage in STAGES:
+        versions = (f"{name}=={pins[name].partition('==')[2]}" for name in libraries(f"pipelines.{stage}.stage"))
+        lines.append(f"{stage}: {','.join(versions)}")
+    write_text(path, "\n".join(lines) + "\n")
     return path
 
 
