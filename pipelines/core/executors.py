@@ -39,8 +39,9 @@ class Machine(Section):
     """How the work is spread over this machine or several; no part of any key, for the products are the same (but for
     rounding).
 
-    executor: of shards. serial: this process, all cores in it. process: several, which share the cores out. ray: an
-        actor a worker, one core each (and one GPU, where the device is one), on this machine or on a cluster.
+    executor: of shards. serial: this process, all cores in it. process: several, which share the cores out (one, where
+        the device is a GPU). ray: an actor a worker, one core each (and one GPU, where the device is one), on this
+        machine or on a cluster.
     workers: processes or actors.
     ray_address: null starts Ray on this machine for as long as the stage runs; auto or ray://HOST:PORT joins a cluster
         whose nodes have this environment and this folder, with its `.work` and `datasets`, at the same path (a shared
@@ -75,7 +76,8 @@ def do_all(title: str, do: Do, jobs: Mapping[str, Job], machine: Machine) -> Non
         BadInput, OSError: as the job raised it.
     """
     executors = {"serial": _serially, "process": _in_processes, "ray": _in_ray}
-    chosen = executors[machine.executor] if len(jobs) > 1 else _serially
+    one = len(jobs) < 2 or (machine.executor == "process" and machine.device != "cpu")  # who would share one GPU
+    chosen = _serially if one else executors[machine.executor]
     done = chosen(title, do, jobs, machine)
     for _ in tqdm(done, total=len(jobs), desc=title, unit="shard", disable=len(jobs) < 2):
         pass

@@ -1,19 +1,29 @@
-"""Exactly `umo evaluate` on the cases that a method drew; beside it, what a reward for likeness could ruin."""
+"""Exactly `umo evaluate` on the cases that a method drew; beside it, what a reward for likeness could ruin.
+
+The judge looks at a picture once, whichever methods name it: references and targets are the same for all of them.
+"""
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from pipelines.core import products
 from pipelines.core.params import Section, load
-from pipelines.core.shards import Counts, Machine, Shard, scratch, tree_digest
+from pipelines.core.shards import WORK, Counts, Machine, Shard, file_digest, scratch, tree_digest
 from pipelines.core.shards import run as run_shards
 from umo import faces, records
 from umo.errors import BadInput
 from umo.evaluation.cases import read_cases
 from umo.evaluation.side_effects import side_effects, summarise, varieties
+
+SEEN = WORK / "seen"  # what the judge saw, by method; the embeddings are as private as the pictures
+AT_ONCE = 25  # pictures
+CPU = {"device": "cpu"}
 
 
 class Params(Section):
@@ -35,27 +45,47 @@ def run(params: Params, machine: Machine, method: str) -> None:
             raise BadInput(
                 f"params.yaml: evaluate.judge is '{params.judge}', which also {does} ({section}.{key}): choose another"
             )
-    drawn = products.GENERATED / method
+    drawn, seen = products.GENERATED / method, SEEN / method
+    # No GPU is taken that would lie idle.
+    same = {"params": params, "files": faces.load(params.judge).files, "machine": machine.model_copy(update=CPU)}
+    run_shards("evaluate", partial(_look, params.judge), list(_pictures(drawn)), seen, **same)
     shard = Shard("", {"drawn": tree_digest(drawn), "cases": tree_digest(products.CASES)}, drawn)
-    judge = faces.load(params.judge)
-    run_shards(
-        "evaluate",
-        partial(_evaluate, params),
-        [shard],
-        products.EVALUATED / method,
-        params=params,
-        files=judge.files,
-        machine=machine,
-    )
+    run_shards("evaluate", partial(_evaluate, params, seen), [shard], products.EVALUATED / method, **same)
 
 
-def _evaluate(params: Params, shard: Shard, folder: Path) -> Counts:
+def _pictures(drawn: Path) -> Iterator[Shard]:
+    """The pictures that the cases name, a few a shard: what is given, which all methods share, and what is drawn."""
+    cases, known = read_cases(drawn / products.CASES_FILE), set[str]()
+    given = [path for case in cases for path in case.paths if path not in case.images]
+    for kind, paths in (("given", given), ("drawn", [path for case in cases for path in case.images])):
+        by_digest = {file_digest(drawn / path): drawn / path for path in sorted(set(paths))}
+        new = [(digest, path) for digest, path in by_digest.items() if digest not in known]
+        known |= by_digest.keys()
+        for start in range(0, len(new), AT_ONCE):
+            piece = dict(new[start : start + AT_ONCE])
+            yield Shard(f"{kind}-{start}", {"pictures": " ".join(piece)}, piece)
+
+
+def _look(judge: str, shard: Shard, folder: Path) -> Counts:
     from umo.evaluation import scoring  # with torch it takes a second, and every stage reads this module's Params
 
+    assert isinstance(shard.task, dict)
+    gallery = scoring.Gallery(faces.load(judge), Path())
+    gallery.look(map(str, shard.task.values()))
+    for digest, seen in gallery.seen.items():
+        if not seen.error:
+            np.savez(folder / f"{digest}.npz", boxes=seen.boxes, sides=seen.sides, embeddings=seen.embeddings)
+    return Counts({"pictures": len(gallery.seen)})
+
+
+def _evaluate(params: Params, looked: Path, shard: Shard, folder: Path) -> Counts:
+    from umo.evaluation import scoring
+
     assert isinstance(shard.task, Path)
+    seen = {path.stem: scoring.Seen(**np.load(path)) for path in looked.glob("*/*.npz")}
     # The scorer keeps finished cases beside its results, under keys of their content: a killed stage goes on there.
     kept = scratch(folder)
-    result = scoring.evaluate(shard.task / products.CASES_FILE, kept, faces.load(params.judge))
+    result = scoring.evaluate(shard.task / products.CASES_FILE, kept, faces.load(params.judge), seen)
     for name in (products.METRICS, products.SCORES_TABLE):
         shutil.move(kept / name, folder / name)
     shutil.rmtree(kept)

@@ -1,95 +1,77 @@
 """A model at work for the stage `generate`: it draws cases, and is asked for its loss on what it was not trained on."""
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.core import products
 from pipelines.core.bases import Base
-from pipelines.core.shards import scratch
-from umo import records
+from pipelines.core.shards import Counts, Shard, scratch
 from umo.evaluation.cases import Case, read_cases, write_cases
 
 if TYPE_CHECKING:
+    import torch
+
     from umo.customizers import Customizer
 
-ASKED = "asked.jsonl"
+ASKED, DRAWN_FILE = "asked.jsonl", "drawn.json"
 
 
 @dataclass(frozen=True)
-class Drawer:
-    """A base with a LoRA or without, loaded when it is first needed.
+class Piece:
+    """Cases that one worker draws at a stretch.
 
     Attributes:
-        lora: a .safetensors file or the folder of one.
-        device: cpu, cuda, ...
+        asked, judged: as they are drawn and as they will be judged: as many, of the same ids; paths as in runs/cases.
+        seeds: pictures a case.
+        loss_draws: noises a case that the held-out loss is averaged over (`umo.evaluation.held_out`); 0 measures none.
     """
 
-    base: Base
-    lora: Path | None
-    device: str
+    asked: Sequence[Case]
+    judged: Sequence[Case]
+    seeds: int
+    loss_draws: int
 
-    @cached_property
-    def customizer(self) -> "Customizer":
-        from umo import customizers  # with torch and transformers it takes seconds
 
-        return customizers.load(self.base.folder, self.lora, self.device, self.base.dtype)
+def draw(base: Base, lora: Path | None, device: str, shard: Shard, folder: Path) -> Counts:
+    """Draw a `Piece`: images/, and which are whose in drawn.json, with the losses.
 
-    def draw(
-        self, asked: Sequence[Case], judged: Sequence[Case], seeds: int, folder: Path, to: Path, loss_draws: int = 0
-    ) -> int:
-        """Draw what is `asked`, and hand over the pictures under the cases as they will be judged.
+    All is made in a folder of its own, where a killed run finds pictures again by the key inside each, and moved at
+    the end.
+    """
+    from umo.evaluation.held_out import held_out_losses
+    from umo.generate import generate_cases
 
-        All is made in a folder of its own, where a killed run finds pictures again by the key inside each, and moved
-        at the end.
+    piece = shard.task
+    assert isinstance(piece, Piece)
+    weights = shard.inputs["weights"], shard.inputs.get("lora")
+    customizer = _customizer(base.folder, lora, device, base.dtype, weights)
+    kept = scratch(folder)
+    kept.mkdir(parents=True, exist_ok=True)
+    write_cases(kept / ASKED, [moved(case, kept) for case in piece.asked])
+    how = {"steps": base.steps, "guidance": base.guidance, "lora": lora, "customizer": customizer}
+    counts = generate_cases(base.folder, kept / ASKED, kept, piece.seeds, **how)
+    losses = piece.loss_draws and held_out_losses(customizer, piece.judged, products.CASES, piece.loss_draws)
+    images = {case.case_id: case.images for case in read_cases(kept / products.CASES_FILE)}
+    shutil.move(kept / "images", folder / "images")
+    (folder / DRAWN_FILE).write_text(json.dumps({"images": images, "losses": losses or {}}))
+    shutil.rmtree(kept)
+    return Counts({"pictures": counts.drawn + counts.kept})
 
-        Args:
-            asked, judged: as many, of the same ids; paths as in runs/cases.
-            seeds: pictures a case.
-            folder: the temporary folder of a shard, which is filled.
-            to: where it will be published.
-            loss_draws: if not 0, a table of held-out losses is made too (see `umo.evaluation.held_out`).
 
-        Returns:
-            The number of pictures.
-        """
-        from umo.generate import generate_cases
+@lru_cache(maxsize=1)
+def _customizer(
+    folder: Path, lora: Path | None, device: str, dtype: "torch.dtype", weights: tuple[str, str | None]
+) -> "Customizer":
+    """Loaded once a worker; `weights` are the digests of the files, which may be others the next time."""
+    from umo import customizers  # with torch and transformers it takes seconds
 
-        kept = scratch(folder)
-        kept.mkdir(parents=True, exist_ok=True)
-        write_cases(kept / ASKED, [moved(case, kept) for case in asked])
-        counts = generate_cases(
-            self.base.folder,
-            kept / ASKED,
-            kept,
-            seeds,
-            steps=self.base.steps,
-            guidance=self.base.guidance,
-            lora=self.lora,
-            customizer=self.customizer,
-        )
-        if loss_draws:
-            self._write_losses(judged, loss_draws, kept / products.LOSSES_TABLE)
-            shutil.move(kept / products.LOSSES_TABLE, folder / products.LOSSES_TABLE)
-        images = {case.case_id: case.images for case in read_cases(kept / products.CASES_FILE)}
-        (folder / "images").mkdir()
-        for name in (name for names in images.values() for name in names):
-            shutil.move(kept / name, folder / name)
-        drawn = [moved(replace(case, images=images[case.case_id]), to) for case in judged]
-        write_cases(folder / products.CASES_FILE, drawn)
-        shutil.rmtree(kept)
-        return counts.drawn + counts.kept
-
-    def _write_losses(self, cases: Sequence[Case], draws: int, path: Path) -> None:
-        from umo.evaluation.held_out import held_out_losses
-
-        losses = held_out_losses(self.customizer, cases, products.CASES, draws)
-        rows = [{"case_id": case_id, "diffusion_loss": loss} for case_id, loss in losses.items()]
-        records.write(path, rows, records.LOSSES)
+    return customizers.load(folder, lora, device, dtype)
 
 
 def moved(case: Case, to: Path) -> Case:

@@ -8,9 +8,12 @@ Of every model there is more, to see what a reward cost it (umo/evaluation/side_
 cases with several seeds each, and `losses.parquet`, its loss on the targets.
 """
 
-from collections.abc import Callable, Sequence
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +22,18 @@ from pydantic import Field
 from pipelines.core import products
 from pipelines.core.bases import Base, chosen, lora_of, refuse_seen, weights_digest
 from pipelines.core.params import Section, load
-from pipelines.core.shards import Counts, Machine, Shard, tree_digest
+from pipelines.core.shards import WORK, Counts, Machine, Shard, tree_digest
 from pipelines.core.shards import run as run_shards
-from pipelines.generate.drawing import Drawer, moved
+from pipelines.generate.drawing import DRAWN_FILE, Piece, draw, moved
+from umo import records
 from umo.errors import WorkFailed
 from umo.evaluation.cases import Case, read_cases, write_cases
 from umo.images import encode_png, read_image
 from umo.scenes import compositing
 
 MODELS = ("base", *products.TRAINED_METHODS)
+DRAWN = WORK / "drawn"  # by method, what its pieces drew
+PIECE = 24  # pictures
 
 
 class Params(Section):
@@ -58,10 +64,30 @@ def run(params: Params, machine: Machine, method: str) -> None:
     if method not in MADE:
         refuse_seen(base, (person for case in cases for person in case.people or ()), method)
         inputs |= _model_inputs(base, method)
-    parts = ["", products.VARIETY] if method in MODELS and params.variety_cases else [""]
-    shards = [Shard(part, inputs, method) for part in parts]
-    work = partial(_generate, params, base, machine.device)
-    run_shards("generate", work, shards, products.GENERATED / method, params=params, machine=machine)
+    where = products.GENERATED / method
+    if method in MADE:
+        run_shards("generate", _make, [Shard("", inputs, (method, cases))], where, params=params, machine=machine)
+        return
+    parts = {"": (cases, params.seeds, params.loss_draws if method in MODELS else 0)}
+    if method in MODELS and params.variety_cases:
+        parts[products.VARIETY] = (_spread(cases, params.variety_cases), params.variety_seeds, 0)
+    asked = {case.case_id: case for case in (_shuffled(cases) if method == "shuffled" else cases)}
+    pieces = {part: list(_pieces(part, asked, *of, inputs)) for part, of in parts.items()}
+    work = partial(draw, base, lora_of(base, method), machine.device)
+    run_shards("generate", work, list(chain(*pieces.values())), DRAWN / method, params=params, machine=machine)
+    shards = [Shard(part, inputs, (parts[part][0], [piece.name for piece in pieces[part]])) for part in parts]
+    run_shards("generate", partial(_gather, method), shards, where, params=params, machine=machine)
+
+
+def _pieces(
+    part: str, asked: Mapping[str, Case], cases: Sequence[Case], seeds: int, draws: int, inputs: Mapping[str, str]
+) -> Iterator[Shard]:
+    """Some of the cases each; those of as many people, which are drawn together, beside one another."""
+    ordered = sorted(cases, key=lambda case: len(case.references))
+    at_once = max(1, PIECE // seeds)
+    for start in range(0, len(ordered), at_once):
+        judged = ordered[start : start + at_once]
+        yield Shard(f"{part}{start}", inputs, Piece([asked[case.case_id] for case in judged], judged, seeds, draws))
 
 
 def _model_inputs(base: Base, method: str) -> dict[str, str]:
@@ -73,30 +99,37 @@ def _model_inputs(base: Base, method: str) -> dict[str, str]:
     return inputs
 
 
-def _generate(params: Params, base: Base, device: str, shard: Shard, folder: Path) -> Counts:
-    method = str(shard.task)
+def _gather(method: str, shard: Shard, folder: Path) -> Counts:
+    """What the pieces of a part drew, under the cases as they will be judged."""
+    assert isinstance(shard.task, tuple)
+    cases, names = shard.task
+    images: dict[str, Sequence[str]] = {}
+    losses: dict[str, float] = {}
+    for piece in (DRAWN / method / name for name in names):
+        shutil.copytree(piece / "images", folder / "images", dirs_exist_ok=True)
+        drawn = json.loads((piece / DRAWN_FILE).read_text())
+        images |= drawn["images"]
+        losses |= drawn["losses"]
     to = products.GENERATED / method / shard.name
-    cases = read_cases(products.CASES / products.CASES_FILE, drawn=False)
-    if method in MADE:
-        return Counts({"pictures": _make(method, cases, folder, to)})
-    drawer = Drawer(base, lora_of(base, method), device)
-    if shard.name == products.VARIETY:
-        some = _spread(cases, params.variety_cases)
-        return Counts({"pictures": drawer.draw(some, some, params.variety_seeds, folder, to)})
-    asked = _shuffled(cases) if method == "shuffled" else cases
-    loss_draws = params.loss_draws if method in MODELS else 0
-    return Counts({"pictures": drawer.draw(asked, cases, params.seeds, folder, to, loss_draws)})
+    judged = [moved(replace(case, images=tuple(images[case.case_id])), to) for case in cases]
+    write_cases(folder / products.CASES_FILE, judged)
+    if losses:
+        rows = [{"case_id": case.case_id, "diffusion_loss": losses[case.case_id]} for case in cases if case.target]
+        records.write(folder / products.LOSSES_TABLE, rows, records.LOSSES)
+    return Counts({"pictures": sum(map(len, images.values()))})
 
 
-def _make(method: str, cases: Sequence[Case], folder: Path, to: Path) -> int:
+def _make(shard: Shard, folder: Path) -> Counts:
+    assert isinstance(shard.task, tuple)
+    method, cases = shard.task
     (folder / "images").mkdir()
     made = []
     for case, picture in zip(cases, MADE[method](cases), strict=True):
         image = f"images/{case.case_id}-0.png"
         (folder / image).write_bytes(picture)
-        made.append(moved(replace(case, images=(image,)), to))
+        made.append(moved(replace(case, images=(image,)), products.GENERATED / method))
     write_cases(folder / products.CASES_FILE, made)
-    return len(made)
+    return Counts({"pictures": len(made)})
 
 
 def _spread(cases: Sequence[Case], count: int) -> list[Case]:

@@ -34,9 +34,11 @@ QUIET = {
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
     "PREFECT_CLI_PROMPT": "false",
+}
+UNLESS_SET = {
+    "PREFECT_TASKS_DEFAULT_RETRY_DELAY_SECONDS": "30",
     "PREFECT_WORKER_QUERY_SECONDS": "3",  # a run that is asked for begins soon; 10 is the default
 }
-UNLESS_SET = {"PREFECT_TASKS_DEFAULT_RETRY_DELAY_SECONDS": "30"}
 
 
 def serve(root: Path = Path()) -> str:

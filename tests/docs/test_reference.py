@@ -53,7 +53,7 @@ def test_every_key_of_params_is_on_its_page_with_a_meaning() -> None:
 def test_values_and_ranges_are_those_of_the_code() -> None:
     page = params.page()
     assert "| `fractions` | `{train: 0.65, validation: 0.1, test: 0.25}` | number ≥ 0, ≤ 1 by text |" in page
-    assert "| `executor` | `serial` | `serial`, `process` or `ray` |" in page
+    assert "| `executor` | `process` | `serial`, `process` or `ray` |" in page
     assert "| `device` | *cpu* | text |" in page
     assert "| `people` | `[1, 2, 3]` | list of integer ≥ 1, ≤ 6 |" in page
 

@@ -22,6 +22,7 @@ from tests import chaos
 from tests.pipelines import warm
 
 SMALL = {
+    "machine": {"executor": "serial"},  # a test is one process of several
     "bases": {
         "tiny-uno": {
             "train": {"steps": 3, "batch": 2, "validate_every": 2, "validation_samples": 2, "checkpoint_every": 1}
@@ -30,7 +31,7 @@ SMALL = {
     "ingest": {"shards": 4, "max_pixels": 50_000_000},
     "synthesise": {"scenes": {"train": 18, "validation": 3, "test": 36}, "shard_size": 12},
     "validate": {"min_sets": 1},
-    "cases": {"per_n": 4},
+    "cases": {"per_n": 2},
     "generate": {"variety_cases": 2, "variety_seeds": 2, "loss_draws": 2},
     "report": {"sheet_rows": 2},
 }

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -56,11 +57,11 @@ class Seen:
 class Gallery:
     """Pictures as one judge sees them, each looked at once however often it is named."""
 
-    def __init__(self, judge: FaceModel, root: Path) -> None:
+    def __init__(self, judge: FaceModel, root: Path, seen: Mapping[str, Seen] = MappingProxyType({})) -> None:
         self.judge = judge
         self.root = root
+        self.seen = dict(seen)  # by sha256
         self._digests: dict[str, str] = {}
-        self._seen: dict[str, Seen] = {}
 
     def digest(self, path: str) -> str:
         """sha256 of the picture's bytes; a name of its own where it cannot be read."""
@@ -73,13 +74,13 @@ class Gallery:
 
     def look(self, paths: Iterable[str]) -> None:
         """Detect and embed those not seen before, a few pictures at a time."""
-        new = {self.digest(path): path for path in paths if self.digest(path) not in self._seen}
+        new = {self.digest(path): path for path in paths if self.digest(path) not in self.seen}
         pending: dict[str, np.ndarray] = {}
         for digest, path in new.items():
             try:
                 pending[digest] = read_image(self.root / path)
             except ImageError as error:
-                self._seen[digest] = self._nothing(str(error))
+                self.seen[digest] = self._nothing(str(error))
             if len(pending) == PICTURES_AT_ONCE:
                 self._embed(pending)
                 pending = {}
@@ -92,14 +93,14 @@ class Gallery:
         parts = np.split(self.judge.embed(images, faces), np.cumsum([len(found) for found in faces])[:-1])
         for digest, found, part in zip(pictures, faces, parts, strict=True):
             boxes = np.array([face.box for face in found], dtype=np.float32).reshape(-1, 4)
-            self._seen[digest] = Seen(boxes, np.array([face.side for face in found]), part)
+            self.seen[digest] = Seen(boxes, np.array([face.side for face in found]), part)
 
     def _nothing(self, error: str) -> Seen:
         return Seen(np.zeros((0, 4), np.float32), np.zeros(0), np.zeros((0, self.judge.dimension), np.float32), error)
 
     def __getitem__(self, path: str) -> Seen:
         self.look([path])
-        return self._seen[self.digest(path)]
+        return self.seen[self.digest(path)]
 
 
 def reference_vectors(references: Sequence[Sequence[str]], gallery: Gallery) -> np.ndarray:
@@ -230,8 +231,13 @@ def identity(judge: FaceModel) -> dict[str, Any]:
     }
 
 
-def evaluate(cases_file: Path, out: Path, judge: FaceModel) -> dict[str, Any]:
+def evaluate(
+    cases_file: Path, out: Path, judge: FaceModel, seen: Mapping[str, Seen] = MappingProxyType({})
+) -> dict[str, Any]:
     """Score every case and write `out/scores.parquet`, then `out/metrics.json`.
+
+    Args:
+        seen: what this judge saw earlier, by the pictures' sha256; it does not look at those again.
 
     Returns:
         The content of metrics.json.
@@ -241,7 +247,7 @@ def evaluate(cases_file: Path, out: Path, judge: FaceModel) -> dict[str, Any]:
         WorkFailed: no case could be judged, or `out` cannot be written.
     """
     cases = read_cases(cases_file)
-    gallery, described = Gallery(judge, cases_file.parent), identity(judge)
+    gallery, described = Gallery(judge, cases_file.parent, seen), identity(judge)
     partial = out / ".partial"
     with _writing(out):
         partial.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,8 @@
 """What each method hands to the judge."""
 
+import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,16 +13,17 @@ import yaml
 
 from pipelines.__main__ import METHODS
 from pipelines.compare import stage as compare
-from pipelines.core import products
+from pipelines.core import bases, products, shards
 from pipelines.core.params import load
 from pipelines.core.shards import ROOT, Machine
 from pipelines.evaluate import stage as evaluate
 from pipelines.generate import drawing
 from pipelines.generate import stage as generate
-from umo import records
+from umo import faces, records
 from umo.errors import BadInput, WorkFailed
-from umo.evaluation import metrics
+from umo.evaluation import metrics, scoring
 from umo.evaluation.cases import Case, read_cases, write_cases
+from umo.faces import dlib
 from umo.images import encode_png, read_image
 from umo.scenes.prompts import prompt
 
@@ -63,12 +66,9 @@ def test_people_seen_in_training_stop_the_stage(workspace):
     people = workspace.path / "models/tiny-uno/people.json"
     cases = read_cases(workspace.path / products.CASES / products.CASES_FILE, drawn=False)
     people.write_text(json.dumps(json.loads(people.read_text()) | {cases[0].people[0]: []}))
-    for stage in ("generate", "evaluate"):
-        done = workspace.stage(stage, "--of", "base")
-        assert done.returncode == 2
-        assert (
-            f"1 people of the cases were seen in training by models/tiny-uno (first {cases[0].people[0]}" in done.stderr
-        )
+    done = workspace.stage("generate", "--of", "base")
+    assert done.returncode == 2
+    assert f"1 people of the cases were seen in training by models/tiny-uno (first {cases[0].people[0]}" in done.stderr
 
 
 def test_variety_is_spread_over_the_numbers_of_people():
@@ -179,13 +179,13 @@ def test_what_is_not_asked_for_is_not_made(studio):
 
 
 def test_only_what_a_method_depends_on_draws_it_again(studio, monkeypatch):
-    real, drawn = drawing.Drawer.draw, []
+    drawn = []
 
-    def noted(drawer: drawing.Drawer, *args: object) -> int:
-        drawn.append("base" if drawer.lora is None else drawer.lora.parent.name)
-        return real(drawer, *args)
+    def noted(base: bases.Base, lora: Path | None, *args: object) -> shards.Counts:
+        drawn.append("base" if lora is None else lora.parent.name)
+        return drawing.draw(base, lora, *args)
 
-    monkeypatch.setattr(drawing.Drawer, "draw", noted)
+    monkeypatch.setattr(generate, "draw", noted)
 
     def redrawn() -> set[str]:
         """The methods, of base and sft, that draw when both are asked for."""
@@ -236,6 +236,23 @@ def test_a_killed_stage_goes_on_where_it_stopped(studio, monkeypatch):
     assert [(count.drawn, count.kept) for count in counts] == [(0, 3), (4, 0)]
 
 
+def test_pieces_and_processes_draw_the_same(studio, monkeypatch):
+    """Every picture and loss is there once, whoever draws which."""
+    params = load("generate")
+    whole = draw("base")
+    cases = (whole / products.CASES_FILE).read_bytes(), (whole / products.VARIETY / products.CASES_FILE).read_bytes()
+    seen, lost = pictures(whole), losses(whole)
+    monkeypatch.setattr(generate, "PIECE", 2)
+    shutil.rmtree(".work")
+    generate.run(params, Machine(executor="process", workers=2), "base")
+    assert len(list((generate.DRAWN / "base").iterdir())) == 2 + 2
+    assert (whole / products.CASES_FILE).read_bytes() == cases[0]
+    assert (whole / products.VARIETY / products.CASES_FILE).read_bytes() == cases[1]
+    assert losses(whole) == pytest.approx(lost, rel=1e-4)
+    for name, picture in pictures(whole).items():
+        assert np.abs(np.array(picture) - np.array(seen[name])).max() <= 1, name
+
+
 def test_people_that_a_method_was_trained_on_stop_it_alone(studio):
     with pytest.raises(BadInput, match=r"runs/train/sir/.*: missing; train .* first \(dvc repro train@sir\)"):
         draw("sir")
@@ -243,6 +260,26 @@ def test_people_that_a_method_was_trained_on_stop_it_alone(studio):
     with pytest.raises(BadInput, match=r"1 people of the cases were seen in training by runs/train/sir \(first 31"):
         draw("sir")
     draw("base")
+
+
+def test_the_judge_looks_at_a_picture_once_and_scores_as_umo_evaluate(studio, monkeypatch):
+    looked = []
+    describe = dlib.Dlib._detect
+
+    def noted(judge: dlib.Dlib, picture: np.ndarray) -> list:
+        looked.append(hashlib.sha256(picture.tobytes()).hexdigest())
+        return describe(judge, picture)
+
+    monkeypatch.setattr(dlib.Dlib, "_detect", noted)
+    for method in ("target", "base"):
+        draw(method)
+        evaluate.run(load("evaluate"), Machine(), method)
+    assert len(looked) == len(set(looked)) == 6 + 3 + 3  # references, targets, drawings of the base
+    drawn = products.GENERATED / "base" / products.CASES_FILE
+    scoring.evaluate(drawn, studio / "again", faces.load("dlib"))
+    for name in (products.METRICS, products.SCORES_TABLE):
+        assert (studio / "again" / name).read_bytes() == (products.EVALUATED / "base" / name).read_bytes()
+    assert (products.EVALUATED / "target" / products.SCORES_TABLE).exists()
 
 
 @pytest.mark.slow
