@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipelines.core import products
-from pipelines.report.panels import Key, Row, Rows, differences, likeness, read_scores
+from pipelines.report.panels import Key, Rows, differences, likeness, read_scores
 from umo.evaluation.cases import read_cases
 from umo.images import read_image
 
@@ -29,9 +29,10 @@ def write_picture(path: Path = BEFORE_AFTER) -> Path:
         case.case_id: [read_image(products.CASES / photos[0]) for photos in case.references]
         for case in read_cases(products.CASES / products.CASES_FILE, drawn=False)
     }
-    rows = [
-        [references[key[0]], *([_drawn(method, scores[method][key])] for method in METHODS)] for key in typical(scores)
-    ]
+    rows = []
+    for key in typical(scores):
+        drawn = [[read_image(products.GENERATED / method / scores[method][key]["image"])] for method in METHODS]
+        rows.append([references[key[0]], *drawn])
     path.parent.mkdir(parents=True, exist_ok=True)
     _sheet(rows).save(path, quality=88)
     return path
@@ -47,10 +48,6 @@ def typical(scores: Mapping[str, Rows]) -> list[Key]:
         start = max(0, len(keys) - count) // 2
         found += keys[start : start + count]
     return found
-
-
-def _drawn(method: str, row: Row) -> np.ndarray:
-    return read_image(products.GENERATED / method / row["image"])
 
 
 def _sheet(rows: Sequence[Sequence[Sequence[np.ndarray]]]) -> Image.Image:

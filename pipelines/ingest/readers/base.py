@@ -1,7 +1,6 @@
 """What a source holds, before anything is decoded: single files, or containers that are read member by member."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +10,7 @@ from pydantic import Field
 
 from pipelines.core.params import Section
 from pipelines.core.shards import digest
-from pipelines.core.sources import SOURCES, SUFFIXES, Kind, Source
-from umo.errors import BadInput
+from pipelines.core.sources import Kind
 from umo.images import ImageError
 
 
@@ -33,16 +31,11 @@ class Found(NamedTuple):
 
 
 class Container(NamedTuple):
-    """A file that holds many pictures: a tar, a table, a video.
-
-    Attributes:
-        path: inside its source, as text.
-        sha256: of its bytes; where it cannot be read, a digest of its path.
-    """
+    """A tar, a table, a video: `sha256` is of its bytes; where it cannot be read, a digest of its path."""
 
     kind: Kind
     source: str
-    path: str
+    path: str  # inside its source, as text
     file: Path
     sha256: str
 
@@ -120,42 +113,16 @@ def reason(error: Exception) -> str:
 
 
 def read_file(file: Path, max_bytes: int) -> bytes:
-    """A file's bytes.
-
-    Raises:
-        ImageError: it cannot be read, or is larger than `max_bytes`.
-    """
+    """A file's bytes; ImageError where it cannot be read, or is larger than `max_bytes`."""
     try:
-        check_bytes(file.stat().st_size, max_bytes)
+        if fault := over_limit(file.stat().st_size, max_bytes):
+            raise ImageError(fault)
         return file.read_bytes()
     except OSError as error:
         raise ImageError(f"cannot be read ({error.strerror}): check the path and its permissions") from error
 
 
-def check_bytes(n: int, max_bytes: int) -> None:
-    """Raise ImageError where a picture's file is over the limit."""
-    if n > max_bytes:
-        raise ImageError(f"{n} bytes is over the limit of {max_bytes}: save it smaller, or raise ingest.max_bytes")
-
-
-def files_below(name: str, source: Source, kind: Kind, root: Path) -> list[Path]:
-    """The files of a source that its kind reads, in order; `root` itself where it is a file.
-
-    Raises:
-        BadInput: there are none.
-    """
-    if root.is_file():
-        return [root]
-    suffixes = SUFFIXES[kind]
-    found = sorted((path for path in root.glob(source.include) if path.is_file()), key=lambda path: path.parts)
-    files = [path for path in found if path.suffix.lower() in suffixes]
-    others = Counter(path.suffix.lower() for path in found if path.suffix.lower() not in {*suffixes, "", ".md"})
-    if others and kind == "folder":
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-        remedy = "convert pictures among them to JPEG, PNG or WebP; tars, tables and videos want a source of their kind"
-        print(f"ingest: {name}: passed over {kinds}: {remedy}")
-    if not files:
-        what = "picture" if kind == "folder" else kind
-        kinds = ", ".join(sorted(suffixes))
-        raise BadInput(f"{SOURCES}: source '{name}': no {what} in {root} fits '{source.include}' ({kinds})")
-    return files
+def over_limit(n: int, max_bytes: int) -> str | None:
+    """What is wrong with a picture's file of so many bytes, if they are too many."""
+    fault = f"{n} bytes is over the limit of {max_bytes}: save it smaller, or raise ingest.max_bytes"
+    return fault if n > max_bytes else None
