@@ -137,7 +137,9 @@ def _histograms(sets: pl.DataFrame) -> str:
         ("side of a face in the target (pixels)", sides, 16, ".0f"),
         ("sets that show a person", shown, 10, ".0f"),
     ]
-    texts = (f"{title}\n{histogram(values.drop_nulls().to_numpy(), *form)}" for title, values, *form in drawn)
+    texts = [
+        f"{title}\n{histogram(values.drop_nulls().to_numpy(), width, form)}" for title, values, width, form in drawn
+    ]
     return "```\n" + "\n\n".join(texts) + "\n```"
 
 
@@ -163,7 +165,7 @@ def histogram(values: np.ndarray, width: float, form: str) -> str:
 
 
 def _sources(sources: Mapping[str, Source], sets: pl.DataFrame) -> str:
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (name, source.licence or "none stated", source.consent, source.credit or "")
         for name, source in sorted(sources.items())
     ]

@@ -21,17 +21,11 @@ _OPEN_TARS = 64
 
 
 class Part(NamedTuple):
-    """What is written as one file.
+    """What is written as one file."""
 
-    Attributes:
-        sets: rows of records.SETS, and what `place` adds.
-        crops: face_id -> name of its crops, of the references.
-        suffixes: number of people -> suffix of the targets in tars.
-    """
-
-    sets: pl.DataFrame
-    crops: dict[str, str]
-    suffixes: dict[int, str]
+    sets: pl.DataFrame  # rows of records.SETS, and what `place` adds
+    crops: dict[str, str]  # face_id -> name of its crops, of the references
+    suffixes: dict[int, str]  # number of people -> suffix of the targets in tars
 
 
 def place(sets: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -136,11 +130,7 @@ def _tar(product: str, shard: str) -> Path:
 
 
 def _set(row: dict, references: References, opened: Callable[[str, str], BinaryIO]) -> dict:
-    """A set with its pictures: a row of parquet.COLUMNS.
-
-    Args:
-        opened: product, shard -> the tar.
-    """
+    """A set with its pictures: a row of parquet.COLUMNS; `opened` gives the tar of a product and shard."""
     place, key, size = (row["target_product"], row["target_shard"]), row["target_key"], row["target_size"]
     if size is None:
         path = _tar(*place)

@@ -47,18 +47,15 @@ def crop_shards(wanted: pl.DataFrame) -> list[Shard]:
         wanted: faces, each once: face_id, image_id, product (its folder's name), shard, key.
     """
     parts = wanted.sort("face_id").partition_by("product", "shard", as_dict=True, maintain_order=True)
-    return [
-        Shard(
-            crops_name(product, shard),
-            {
-                "pictures": file_digest(products.DATASETS / product / shard / products.PICTURES),
-                "faces": file_digest(products.MEASURED / product / shard / products.FACES_TABLE),
-                "wanted": digest(part["face_id"].to_list()),
-            },
-            (product, shard, part),
-        )
-        for (product, shard), part in sorted(parts.items())
-    ]
+    shards = []
+    for (product, shard), part in sorted(parts.items()):
+        inputs = {
+            "pictures": file_digest(products.DATASETS / product / shard / products.PICTURES),
+            "faces": file_digest(products.MEASURED / product / shard / products.FACES_TABLE),
+            "wanted": digest(part["face_id"].to_list()),
+        }
+        shards.append(Shard(crops_name(product, shard), inputs, (product, shard, part)))
+    return shards
 
 
 def crops_name(product: str, shard: str) -> str:

@@ -96,12 +96,9 @@ def _limits(params: Params) -> Limits:
 
 def _inputs(of: list[Found] | Container, sources: Mapping[str, Source], params: Params) -> dict[str, str]:
     """Digests of what a shard is made of. How videos are read matters to videos alone."""
-    if isinstance(of, Container):
-        files, named = {f"{of.source}/{of.path}": of.sha256}, {of.source}
-    else:
-        files = {f"{file.source}/{file.path}": file.image_id for file in of}
-        named = {file.source for file in of}
     is_video = isinstance(of, Container) and of.kind == "video"
+    found = of if isinstance(of, list) else [Found(of.sha256, of.source, of.path, of.file)]
+    files, named = {f"{one.source}/{one.path}": one.image_id for one in found}, {one.source for one in found}
     knobs = {"params": digest(params.model_dump(exclude=None if is_video else {"video"}))}
     return files | knobs | {f"source {name}": sources[name].digest_input() for name in named}
 
@@ -203,9 +200,7 @@ def _describe(
     return {
         "image_id": identity,
         "shard": shard,
-        "key": None,
-        "width": None,
-        "height": None,
+        **dict.fromkeys(("key", "width", "height")),  # until it is stored
         "source": name,
         "path": member.path,
         "group": source.album(name, folder, single, member.fields),

@@ -56,10 +56,8 @@ def evaluated() -> dict[str, dict[str, Any]]:
 def write_ladder(path: Path = LADDER) -> Path:
     """Keep the present scores as {"rows", "command", "seconds", "judge", "cases"}; returns the file.
 
-    `seconds` is what the work behind the present outputs took, summed over shards, whenever they were done.
-
-    Raises:
-        BadInput: as `evaluated`.
+    `seconds` is what the work behind the present outputs took, summed over shards, whenever they were done. BadInput
+    as in `evaluated`.
     """
     scores = evaluated()
     rows = []

@@ -63,7 +63,7 @@ def grid(headings: Sequence[str], rows: Sequence[Sequence[Sequence[Picture]]], w
     parts = [_text(k * (column + GAP), TEXT + 1, heading) for k, heading in enumerate(headings)]
     y = TEXT + 8.0
     for row in rows:
-        height = min(_fitting_height(cell, column) for cell in row)
+        height = min(fitting_height([picture.image for picture in cell], column) for cell in row)
         for k, cell in enumerate(row):
             x = k * (column + GAP)
             for picture in cell:
@@ -73,8 +73,9 @@ def grid(headings: Sequence[str], rows: Sequence[Sequence[Sequence[Picture]]], w
     return _svg(parts, width, y - 2 * GAP)
 
 
-def _fitting_height(cell: Sequence[Picture], width: float) -> float:
-    return (width - GAP * (len(cell) - 1)) / sum(map(_aspect, cell))
+def fitting_height(images: Sequence[np.ndarray], width: float, gap: int = GAP) -> float:
+    """The height at which images side by side, with gaps between them, fill a width."""
+    return (width - gap * (len(images) - 1)) / sum(image.shape[1] / image.shape[0] for image in images)
 
 
 def _aspect(picture: Picture) -> float:

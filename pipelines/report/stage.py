@@ -66,11 +66,7 @@ class Params(Section):
 
 
 def run(params: Params, machine: Machine) -> None:
-    """Write runs/report/report.html from what the other stages left.
-
-    Raises:
-        BadInput: no method was evaluated, or they were not judged alike.
-    """
+    """Write runs/report/report.html from what the others left; BadInput where `ladder.evaluated` says so."""
     trained = [products.TRAINED] if products.TRAINED.exists() else []
     inputs = {str(product): tree_digest(product) for product in (*INPUTS, *trained)} | {"revision": _revision()}
     work, shard = partial(_report, params), Shard("", inputs)

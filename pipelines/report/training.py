@@ -18,11 +18,7 @@ CURVES = {
     "gradient_norm": "norm of the gradient",
     "diffusion_loss": "diffusion loss",
 }
-VALIDATION = {
-    "validation/reward": "reward",
-    "validation/matched": "cosine of the matched pairs",
-    "validation/diffusion_loss": "diffusion loss",
-}
+VALIDATION = {f"validation/{key}": CURVES[key] for key in ("reward", "matched", "diffusion_loss")}
 SMOOTHED = 20  # a value's neighbours on each side are one in so many of all
 
 

@@ -37,11 +37,7 @@ class Params(Section):
 
 
 def run(params: Params, machine: Machine) -> None:
-    """Check every product.
-
-    Raises:
-        WorkFailed: an expectation is not met; the Data Docs show all of them.
-    """
+    """Check every product; WorkFailed where an expectation is not met: the Data Docs show all of them."""
     stages = ("ingest", "measure", "identify", "synthesise", "curate")
     bounds = {stage: load(stage).model_dump(mode="json") for stage in stages}
     inputs = {str(product): tree_digest(product) for product in INPUTS} | {"bounds": digest(bounds)}

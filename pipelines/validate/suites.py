@@ -15,19 +15,12 @@ from umo import records
 
 
 class Check(NamedTuple):
-    """An expectation and what is wrong where it is not met.
+    """An expectation and what is wrong where it is not met."""
 
-    Attributes:
-        kind: name of a Great Expectations class.
-        fault: what to say where it fails, in the reader's words.
-        where: the expectation's arguments.
-        optional: whether a missing value is fine; Great Expectations passes over those.
-    """
-
-    kind: str
-    fault: str
-    where: Mapping[str, object]
-    optional: bool = True
+    kind: str  # name of a Great Expectations class
+    fault: str  # what to say where it fails, in the reader's words
+    where: Mapping[str, object]  # the expectation's arguments
+    optional: bool = True  # whether a missing value is fine; Great Expectations passes over those
 
 
 class Suite(NamedTuple):

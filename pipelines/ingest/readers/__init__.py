@@ -18,10 +18,9 @@ def files(name: str, source: Source, kind: Kind, root: Path) -> Iterator[Found]:
 
 
 def containers(name: str, source: Source, kind: Kind, root: Path) -> Iterator[Container]:
-    """Files that hold many pictures, in order; none where each picture is a file.
+    """Files that hold many pictures, in order; BadInput where there is none, or a table lacks the columns.
 
-    Raises:
-        BadInput: there are none, or a table without the columns.
+    Of kinds where each picture is a file there are none.
     """
     if kind in ("folder", "uno"):
         return

@@ -15,29 +15,23 @@ from umo.images import ImageError
 
 
 class Found(NamedTuple):
-    """A picture in a file of its own.
+    """A picture in a file of its own."""
 
-    Attributes:
-        image_id: sha256 of the file's bytes; where it cannot be read, a digest of its path.
-        path: inside its source, as text.
-        error: why it cannot be used, where that is known already.
-    """
-
-    image_id: str
+    image_id: str  # sha256 of the file's bytes; where it cannot be read, a digest of its path
     source: str
-    path: str
+    path: str  # inside its source, as text
     file: Path
-    error: str | None = None
+    error: str | None = None  # why it cannot be used, where that is known already
 
 
 class Container(NamedTuple):
-    """A tar, a table, a video: `sha256` is of its bytes; where it cannot be read, a digest of its path."""
+    """A file that holds many pictures: a tar, a table, a video."""
 
     kind: Kind
     source: str
     path: str  # inside its source, as text
     file: Path
-    sha256: str
+    sha256: str  # of its bytes; where it cannot be read, a digest of its path
 
     @property
     def mark(self) -> str:
@@ -79,25 +73,15 @@ class Video(Section):
 
 @dataclass(frozen=True)
 class Member:
-    """A picture in a container, or what stands where one should be.
+    """A picture in a container, or what stands where one should be."""
 
-    Attributes:
-        path: inside its source: the container's, then the member's.
-        data: the encoded picture.
-        error: why there is none.
-        fields: what the table's row or the member's .json says, by column.
-        image_id: None for the sha256 of the data.
-        clip, time, size: of a video's frame: shot, seconds from the start, height and width.
-    """
-
-    path: str
-    data: bytes = b""
-    error: str | None = None
-    fields: Mapping[str, object] = field(default_factory=dict)
-    image_id: str | None = None
-    clip: str | None = None
-    time: float | None = None
-    size: tuple[int, int] | None = None
+    path: str  # inside its source: the container's, then the member's
+    data: bytes = b""  # the encoded picture
+    error: str | None = None  # why there is none
+    fields: Mapping[str, object] = field(default_factory=dict)  # what the table's row or the member's .json says
+    image_id: str | None = None  # None for the sha256 of the data
+    clip: str | None = None  # a video's shot
+    time: float | None = None  # of a video's frame: seconds from the start
 
 
 def image_id(container: Container, rank: int, member: Member) -> str:

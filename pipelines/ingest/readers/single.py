@@ -16,11 +16,7 @@ from umo.errors import BadInput
 
 
 def below(name: str, source: Source, kind: Kind, root: Path) -> list[Path]:
-    """The files of a source that its kind reads, in order; `root` itself where it is a file.
-
-    Raises:
-        BadInput: there are none.
-    """
+    """The files of a source that its kind reads, in order; `root` itself, if it is one. BadInput if there is none."""
     if root.is_file():
         return [root]
     suffixes = SUFFIXES[kind]
@@ -55,8 +51,7 @@ def _found(name: str, path: str, file: Path) -> Found:
 def of_uno(name: str, file: Path) -> Iterator[Found]:
     """The pictures that the JSON names, in its order; an entry or a path that is wrong gets a row with the reason.
 
-    Raises:
-        BadInput: it is not a JSON list, or names no picture.
+    BadInput where it is not a JSON list, or names no picture.
     """
     where = f"{SOURCES}: source '{name}': {file}"
     try:

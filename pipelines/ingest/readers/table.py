@@ -15,10 +15,9 @@ PAGE_BYTES = 1 << 20
 
 
 def check(container: Container, source: Source) -> None:
-    """Whether the table has the columns that the source names; a file that cannot be read gets a row later.
+    """BadInput where a column that the source names is missing, or the picture's is of another type.
 
-    Raises:
-        BadInput: one is missing, or the picture's is of another type.
+    A file that cannot be read gets a row later.
     """
     try:
         with _open(container) as table:
@@ -94,12 +93,11 @@ def _member(path: str, limits: Limits, row: pa.RecordBatch, image_column: str) -
         return Member(path, error=f"its text is not UTF-8 ({reason(error)}): write it again")
     value = fields.pop(image_column)
     data, file = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
-    if data is not None:
-        fault = over_limit(len(data), limits.max_bytes)
-    elif file:
-        fault = "the row has a path and no bytes: embed the pictures"
-    else:
-        fault = "no picture in the row: remove the row"
+    if data is None and file:
+        return Member(path, error="the row has a path and no bytes: embed the pictures", fields=fields)
+    if data is None:
+        return Member(path, error="no picture in the row: remove the row", fields=fields)
+    fault = over_limit(len(data), limits.max_bytes)
     return Member(path, b"" if fault else data, fault, fields)
 
 

@@ -94,7 +94,6 @@ def read(container: Container, limits: Limits, params: Video) -> Iterator[Member
                 image_id=container.frame_id(frame.pts),
                 clip=f"{container.path}#{number:04d}",
                 time=frame.time,
-                size=frame.picture.shape[:2],
             )
     except (av.FFmpegError, ValueError) as error:
         video.faults.append(f"a frame cannot be converted ({reason(error)})")
