@@ -69,8 +69,7 @@ class Params(Section):
 def run(params: Params, machine: Machine) -> None:
     """Caption the kept sets of datasets/curated."""
     sets = products.sets().filter("keep").sort("target_image_id")
-    columns = ["set_id", "prompt"]
-    common = {}
+    columns, common = ["set_id", "prompt"], {}
     if params.captioner == "vlm":
         assert params.vlm
         common = {"model": tree_digest(params.vlm.model)}
@@ -78,10 +77,9 @@ def run(params: Params, machine: Machine) -> None:
         columns += ["kind", "shard", "key", "stored", "centres", "names"]
     bucket = pl.col("target_image_id").map_elements(lambda name: int(name[:8], 16) % params.shards, pl.Int64)
     parts = sets.with_columns(bucket=bucket).partition_by("bucket", as_dict=True)
-    empty = sets.clear()
     shards = []
     for number in range(params.shards):
-        rows = parts.get((number,), empty).select(columns).to_dicts()
+        rows = parts.get((number,), sets.clear()).select(columns).to_dicts()
         shards.append(Shard(f"{number:04d}", {"sets": digest(rows), **common}, rows))
     own = params.model_copy(update={"vlm": None}) if params.captioner == TEMPLATE else params
     work = partial(_caption, params, machine.device)
@@ -161,13 +159,5 @@ def _pictures(sets: pl.DataFrame) -> pl.DataFrame:
                 "names": sorted(names),
             }
         )
-    return pl.DataFrame(rows, schema=PICTURE)
-
-
-PICTURE = pl.Schema(
-    {
-        **dict.fromkeys(("target_image_id", "kind", "shard", "key", "stored"), pl.String()),
-        "centres": pl.List(pl.Float64),
-        "names": pl.List(pl.String),
-    }
-)
+    texts = dict.fromkeys(("target_image_id", "kind", "shard", "key", "stored"), pl.String)
+    return pl.DataFrame(rows, {**texts, "centres": pl.List(pl.Float64), "names": pl.List(pl.String)})

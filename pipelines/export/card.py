@@ -1,7 +1,7 @@
 """The data-set card, written from the figures."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -36,8 +36,11 @@ def data_set_card(
             configuration alone; without it, a new export (without somebody who was forgotten) would be read from there.
     """
     present = [split for split in SPLITS if split in set(sets["split"])]
+    low, middle, high = (sets["reference_cosine"].explode().drop_nulls().quantile(q) for q in (0.05, 0.5, 0.95))
+    licences = sets.group_by("licence", "consent").len().sort("licence", "consent").iter_rows()
     files = "\n".join(f"      - split: {split}\n        path: {split}-*.parquet" for split in present)
     forms = "\n".join(f"- {FORMS[name]}" for name in FORMS if name in formats)
+    biases = "\n".join(f"- {line}" for line in data_biases(sources))
     return f"""---
 pretty_name: Multi-identity reference sets
 license: other
@@ -86,11 +89,9 @@ People of one split are in no other. References stand in the order of the people
 ## How pictures became sets
 {funnel["pictures"]} pictures were considered and {funnel["kept"]} kept.
 
-| turned away because of | pictures |
-|---|---|
-{_reasons(funnel)}
+{_table(("turned away because of", "pictures"), funnel["reasons"].items() or [("nothing", 0)])}
 
-Reference to target cosine: {_range(sets)}.
+Reference to target cosine: median {middle:.2f}, 5 to 95 % from {low:.2f} to {high:.2f}.
 
 {_histograms(sets)}
 
@@ -99,39 +100,31 @@ Reference to target cosine: {_range(sets)}.
 
 Sets by licence and consent:
 
-{_licences(sets)}
+{_table(("licence", "consent", "sets"), licences)}
 
 ## Faces are personal data
 The pictures show real people. Use them for the purpose their licence states; do not identify anyone, do not train
 recognition on them, and delete a person's rows when asked.
 
 ## Whom it shows, and whom not
-{_biases(sources)}
+{biases}
 """
+
+
+def _table(names: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    heading, *lines = (f"| {' | '.join(map(str, row))} |" for row in (names, *rows))
+    return "\n".join([heading, "|---" * len(names) + "|", *lines])
 
 
 def _counts(sets: pl.DataFrame) -> str:
     numbers = sorted(set(sets["n"]))
-    lines = [
-        f"| split | people | sets | {' | '.join(f'n = {n}' for n in numbers)} |",
-        f"|---|---|---|{'---|' * len(numbers)}",
-    ]
+    rows = []
     for split in SPLITS:
         part = sets.filter(pl.col("split") == split)
         people = part["person_ids"].explode().n_unique() if part.height else 0
         by_n = Counter(part["n"])
-        lines.append(f"| {split} | {people} | {part.height} | {' | '.join(str(by_n[n]) for n in numbers)} |")
-    return "\n".join(lines)
-
-
-def _reasons(funnel: Mapping) -> str:
-    return "\n".join(f"| {reason} | {count} |" for reason, count in funnel["reasons"].items()) or "| nothing | 0 |"
-
-
-def _range(sets: pl.DataFrame) -> str:
-    cosine = sets["reference_cosine"].explode().drop_nulls()
-    low, middle, high = (cosine.quantile(q) for q in (0.05, 0.5, 0.95))
-    return f"median {middle:.2f}, 5 to 95 % from {low:.2f} to {high:.2f}"
+        rows.append((split, people, part.height, *(by_n[n] for n in numbers)))
+    return _table(("split", "people", "sets", *(f"n = {n}" for n in numbers)), rows)
 
 
 def _histograms(sets: pl.DataFrame) -> str:
@@ -165,30 +158,17 @@ def histogram(values: np.ndarray, width: float, form: str) -> str:
     first = int(bins.min())
     counts = np.bincount(bins - first)
     longest = int(counts.max())
-    lines = [
+    return "\n".join(
         f"{(first + k) * width:>7{form}} {'#' * round(BAR * int(count) / longest):<{BAR}} {count}"
         for k, count in enumerate(counts)
-    ]
-    return "\n".join(lines)
+    )
 
 
 def _sources(sources: Mapping[str, Source], sets: pl.DataFrame) -> str:
-    lines = ["| source | licence | consent | credit |", "|---|---|---|---|"]
-    for name, source in sorted(sources.items()):
-        lines.append(f"| {name} | {source.licence or 'none stated'} | {source.consent} | {source.credit or ''} |")
+    rows: list[tuple[str, ...]] = [
+        (name, source.licence or "none stated", source.consent, source.credit or "")
+        for name, source in sorted(sources.items())
+    ]
     for name in sorted(set(sets["sources"].explode()) - set(sources)):
-        lines.append(f"| {name} | of what it was made from | of whom it shows | made by this data engine |")
-    return "\n".join(lines)
-
-
-def _biases(sources: Mapping[str, Source]) -> str:
-    """What is known of whom the pictures show, and what the selection does to it."""
-    return "\n".join(f"- {line}" for line in data_biases(sources))
-
-
-def _licences(sets: pl.DataFrame) -> str:
-    groups = sets.group_by("licence", "consent").len().sort("licence", "consent")
-    lines = ["| licence | consent | sets |", "|---|---|---|"]
-    return "\n".join(
-        [*lines, *(f"| {licence} | {consent} | {count} |" for licence, consent, count in groups.iter_rows())]
-    )
+        rows.append((name, "of what it was made from", "of whom it shows", "made by this data engine"))
+    return _table(("source", "licence", "consent", "credit"), rows)

@@ -1,12 +1,12 @@
 """Parts of a data set: which sets become one file, and the writing of it with their pictures."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import polars as pl
 
@@ -17,25 +17,15 @@ from pipelines.export.formats import parquet, uno, webdataset
 from pipelines.export.references import References, crops_name
 from umo.errors import BadInput
 
-Writer = parquet.Writer | webdataset.Writer | uno.Writer
 _OPEN_TARS = 64
 
 
-@dataclass(frozen=True)
-class Part:
-    """What is written as one file.
+class Part(NamedTuple):
+    """What is written as one file."""
 
-    Attributes:
-        name: SPLIT-NUMBER.
-        sets: rows of records.SETS, and what `place` adds.
-        crops: face_id -> name of its crops, of the references.
-        suffixes: number of people -> suffix of the targets in tars.
-    """
-
-    name: str
-    sets: pl.DataFrame
-    crops: dict[str, str]
-    suffixes: dict[int, str]
+    sets: pl.DataFrame  # rows of records.SETS, and what `place` adds
+    crops: dict[str, str]  # face_id -> name of its crops, of the references
+    suffixes: dict[int, str]  # number of people -> suffix of the targets in tars
 
 
 def place(sets: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -51,7 +41,12 @@ def place(sets: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     if not sets.height:
         remedy = f"see {products.CURATED / products.FUNNEL} for the reasons"
         raise BadInput(f"{products.CURATED / products.SETS_TABLE}: no set was kept; {remedy}")
-    pictures = _usable_pictures()
+    pictures = pl.concat(
+        products.images(product)
+        .filter(pl.col("status") == "ok")
+        .select("image_id", "shard", "key", "source", product=pl.lit(product.name))
+        for product in (products.INGESTED, products.SYNTHESISED)
+    )
     entries = sets.select("set_id", "pool").explode("pool").explode("pool").unnest("pool")
     references = entries.select("face_id", "image_id").unique("face_id").join(pictures, on="image_id", how="left")
     where = pictures.rename({name: f"target_{name}" for name in ("image_id", "product", "shard", "key")})
@@ -63,29 +58,11 @@ def place(sets: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
                 f"{products.CURATED / products.SETS_TABLE}: {len(lost)} pictures of sets are not in "
                 f"{products.INGESTED} or {products.SYNTHESISED} (first: {lost[0]}); run dvc repro"
             )
-    shown = pl.concat(
-        [
-            sets.select("set_id", image_id="target_image_id"),
-            sets.select("set_id", image_id="target_sources").explode("image_id"),
-            entries.select("set_id", "image_id"),
-        ]
-    )
-    sources = (
-        shown.unique().join(pictures, on="image_id").group_by("set_id").agg(sources=pl.col("source").unique().sort())
-    )
+    targets = sets.select("set_id", image_id="target_image_id")
+    made_from = sets.select("set_id", image_id="target_sources").explode("image_id")
+    shown = pl.concat([targets, made_from, entries.select("set_id", "image_id")]).join(pictures, on="image_id")
+    sources = shown.group_by("set_id").agg(sources=pl.col("source").unique().sort())
     return placed.join(sources, on="set_id", how="left", maintain_order="left"), references
-
-
-def _usable_pictures() -> pl.DataFrame:
-    """image_id, product (its folder's name), shard, key, source of all pictures, ingested and synthesised."""
-    columns = ("shard", "key", "source")
-    found = [
-        products.images(product)
-        .filter(pl.col("status") == "ok")
-        .select("image_id", pl.lit(product.name).alias("product"), *columns)
-        for product in (products.INGESTED, products.SYNTHESISED)
-    ]
-    return pl.concat(found)
 
 
 def plan(rows_per_file: int, sets: pl.DataFrame, references: pl.DataFrame, crops: Mapping[str, str]) -> list[Shard]:
@@ -102,7 +79,8 @@ def plan(rows_per_file: int, sets: pl.DataFrame, references: pl.DataFrame, crops
         offsets += [(product, shard, key, *where) for key, where in store.places(folder, shard).items()]
     names = ["target_product", "target_shard", "target_key", "target_offset", "target_size"]
     sets = sets.join(pl.DataFrame(offsets, names, orient="row"), on=names[:3], how="left", maintain_order="left")
-    suffixes = _suffixes(sets)
+    jpegs = sets.group_by("n").agg(pl.col("target_key").str.ends_with(".jpg").all()).sort("n")
+    suffixes = {n: ".jpg" if alone else ".png" for n, alone in jpegs.iter_rows()}
     names_of_crops = {row["face_id"]: crops_name(row["product"], row["shard"]) for row in references.to_dicts()}
     parts = []
     for split in SPLITS:
@@ -118,74 +96,49 @@ def plan(rows_per_file: int, sets: pl.DataFrame, references: pl.DataFrame, crops
                 "references": digest([(name, crops[name]) for name in sorted(set(mine.values()))]),
             }
             name = f"{split}-{start // rows_per_file:05d}"
-            parts.append(Shard(name, inputs, Part(name, part, mine, suffixes)))
+            parts.append(Shard(name, inputs, Part(part, mine, suffixes)))
     return parts
-
-
-def _suffixes(sets: pl.DataFrame) -> dict[int, str]:
-    """Number of people -> suffix of the targets in tars."""
-    found: dict[int, set[str]] = {}
-    for n, suffix in sets.select("n", pl.col("target_key").str.extract(r"(\.\w+)$")).unique().iter_rows():
-        found.setdefault(n, set()).add(suffix)
-    return webdataset.target_suffixes(found)
 
 
 def write_part(formats: Sequence[str], crops: Path, shard: Shard, folder: Path) -> Counts:
     """A file of each form; `crops` is where the references were published."""
     part = shard.task
     assert isinstance(part, Part)
-    references, targets = References(crops, part.crops), _Targets()
+    references = References(crops, part.crops)
+    opened = lru_cache(_OPEN_TARS)(lambda product, shard: _tar(product, shard).open("rb"))
     with ExitStack() as stack:
-        writers: list[Writer] = [parquet.Writer(folder, part.name)]
+        writers = [stack.enter_context(parquet.writing(folder, shard.name))]
         if "webdataset" in formats:
-            writers.append(webdataset.Writer(folder, part.name, part.suffixes))
+            writers.append(stack.enter_context(webdataset.writing(folder, shard.name, part.suffixes)))
         if "uno" in formats:
-            writers.append(uno.Writer(folder))
-        for writer in writers:
-            stack.enter_context(writer)
+            writers.append(partial(uno.write, folder))
         # While a row group is written, the next is put together; two are held.
         pool = stack.enter_context(ThreadPoolExecutor(1))
-        written: Future[None] | None = None
+        written: list[Future[None]] = []
         for rows in part.sets.iter_slices(parquet.ROW_GROUP):
-            sets = [_set(row, references, targets) for row in rows.to_dicts()]
-            if written:
-                written.result()
-            written = pool.submit(_write, writers, sets)
-        if written:
-            written.result()
-    return Counts({part.name.split("-")[0]: part.sets.height})
-
-
-def _write(writers: Sequence[Writer], sets: Sequence[dict]) -> None:
-    for writer in writers:
-        writer.write(sets)
-
-
-class _Targets:
-    """Stored bytes of targets; some tars stay open."""
-
-    def __init__(self) -> None:
-        self._open = lru_cache(_OPEN_TARS)(lambda product, shard: _tar(product, shard).open("rb"))
-
-    def __call__(self, row: dict) -> dict:
-        """The target as an Image of `datasets`."""
-        place, key, size = (row["target_product"], row["target_shard"]), row["target_key"], row["target_size"]
-        if size is None:
-            path = _tar(*place)
-            raise BadInput(f"{path}: {key} is not in it; remove {path.parent} and run dvc repro")
-        return {"bytes": os.pread(self._open(*place).fileno(), size, row["target_offset"]), "path": key}
+            sets = [_set(row, references, opened) for row in rows.to_dicts()]
+            for writing in written:
+                writing.result()
+            written = [pool.submit(write, sets) for write in writers]
+        for writing in written:
+            writing.result()
+    return Counts({shard.name.split("-")[0]: part.sets.height})
 
 
 def _tar(product: str, shard: str) -> Path:
     return products.DATASETS / product / shard / products.PICTURES
 
 
-def _set(row: dict, references: References, targets: _Targets) -> dict:
-    """A set with its pictures: a row of parquet.COLUMNS."""
-    pools = [[references[entry["face_id"]] for entry in pool] for pool in row["pool"]]
+def _set(row: dict, references: References, opened: Callable[[str, str], BinaryIO]) -> dict:
+    """A set with its pictures: a row of parquet.COLUMNS; `opened` gives the tar of a product and shard."""
+    place, key, size = (row["target_product"], row["target_shard"]), row["target_key"], row["target_size"]
+    if size is None:
+        path = _tar(*place)
+        raise BadInput(f"{path}: {key} is not in it; remove {path.parent} and run dvc repro")
+    pools = [[references.get(entry["face_id"]) for entry in pool] for pool in row["pool"]]
     recall = [[entry["recall"] for entry in pool] for pool in row["pool"]]
     return {name: row[name] for name in parquet.COLUMNS if name in row} | {
-        "target": targets(row),
+        "target": {"bytes": os.pread(opened(*place).fileno(), size, row["target_offset"]), "path": key},
         "references": [pool[0][0] for pool in pools],
         "reference_landmarks": [pool[0][1] for pool in pools],
         "reference_recall": [pool[0] for pool in recall],

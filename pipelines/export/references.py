@@ -23,13 +23,8 @@ from umo.images import ImageError, encode_jpeg, read_image
 from umo.quality import clear_factor, square_crop
 
 CROPS_TABLE = "crops.arrow"
-CROPS = pa.schema(
-    [
-        ("face_id", pa.string()),
-        ("landmarks", pa.list_(pa.float32())),  # five times x, y in the crop's pixels
-        ("jpeg", pa.binary()),
-    ]
-)
+# The landmarks are five times x, y in the crop's pixels.
+CROPS = pa.schema({"face_id": pa.string(), "landmarks": pa.list_(pa.float32()), "jpeg": pa.binary()})
 _BATCH = 64  # pictures that are cut together: what a worker holds
 _MAPPED = 256  # files
 _TAKEN = 1024  # crops: those that many sets show are taken out of their file once
@@ -52,18 +47,15 @@ def crop_shards(wanted: pl.DataFrame) -> list[Shard]:
         wanted: faces, each once: face_id, image_id, product (its folder's name), shard, key.
     """
     parts = wanted.sort("face_id").partition_by("product", "shard", as_dict=True, maintain_order=True)
-    return [
-        Shard(
-            crops_name(product, shard),
-            {
-                "pictures": file_digest(products.DATASETS / product / shard / products.PICTURES),
-                "faces": file_digest(products.MEASURED / product / shard / products.FACES_TABLE),
-                "wanted": digest(part["face_id"].to_list()),
-            },
-            (product, shard, part),
-        )
-        for (product, shard), part in sorted(parts.items())
-    ]
+    shards = []
+    for (product, shard), part in sorted(parts.items()):
+        inputs = {
+            "pictures": file_digest(products.DATASETS / product / shard / products.PICTURES),
+            "faces": file_digest(products.MEASURED / product / shard / products.FACES_TABLE),
+            "wanted": digest(part["face_id"].to_list()),
+        }
+        shards.append(Shard(crops_name(product, shard), inputs, (product, shard, part)))
+    return shards
 
 
 def crops_name(product: str, shard: str) -> str:
@@ -146,16 +138,12 @@ class References:
     """
 
     def __init__(self, folder: Path, places: Mapping[str, str]) -> None:
-        self._folder = folder
-        self._places = places
+        self._folder, self._places = folder, places
         self._mapped = lru_cache(_MAPPED)(self._map)
-        self._taken = lru_cache(_TAKEN)(self._take)
+        self.get = lru_cache(_TAKEN)(self._get)
 
-    def __getitem__(self, face_id: str) -> tuple[dict, list[float]]:
+    def _get(self, face_id: str) -> tuple[dict, list[float]]:
         """The crop as an Image of `datasets` ({"bytes", "path"}), and its five landmarks (10,) in its pixels."""
-        return self._taken(face_id)
-
-    def _take(self, face_id: str) -> tuple[dict, list[float]]:
         table, rows = self._mapped(self._places[face_id])
         row = rows[face_id]
         return {"bytes": table["jpeg"][row].as_py(), "path": f"{face_id}.jpg"}, table["landmarks"][row].as_py()

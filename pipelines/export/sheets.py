@@ -18,10 +18,8 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]], height: int = 128) -> np
         (H, W, 3) uint8 RGB; columns are aligned, and the last picture of every row stands in the last column.
     """
     columns = max(len(row) for row in rows)
-    placed = [
-        {**dict(enumerate(scaled[:-1])), columns - 1: scaled[-1]}
-        for scaled in ([_to_height(picture, height) for picture in row] for row in rows)
-    ]
+    scaled = [[_to_height(picture, height) for picture in row] for row in rows]
+    placed = [{**dict(enumerate(row[:-1])), columns - 1: row[-1]} for row in scaled]
     widths = [max((row[k].shape[1] for row in placed if k in row), default=0) for k in range(columns)]
     starts = [sum(widths[:k]) + k * GAP for k in range(columns)]
     sheet = np.full((len(rows) * (height + GAP) - GAP, starts[-1] + widths[-1], 3), 255, np.uint8)

@@ -9,7 +9,6 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -23,9 +22,9 @@ from pipelines.core.params import Section
 from pipelines.core.publish import publish, writing
 from pipelines.core.shards import WORK, Counts, Machine, Shard, digest, file_digest
 from pipelines.core.shards import run as run_shards
-from pipelines.core.sources import SOURCES, Source, read_sources
+from pipelines.core.sources import SOURCES, read_sources
 from pipelines.export.card import data_set_card
-from pipelines.export.formats import croissant, parquet, uno, webdataset
+from pipelines.export.formats import croissant, uno, webdataset
 from pipelines.export.parts import place, plan, write_part
 from pipelines.export.references import Cut, crop_shards, cut_references
 from pipelines.export.sheets import contact_sheet
@@ -62,34 +61,31 @@ class Params(Section):
 def run(params: Params, machine: Machine) -> None:
     """Write the kept sets of datasets/curated with their pictures."""
     with writing("export"):
-        _export(params, machine)
-
-
-def _export(params: Params, machine: Machine) -> None:
-    sets, references = place(products.captioned_sets().sort("set_id"))
-    crops = crop_shards(references)
-    # A worker of several leaves the other cores to the others.
-    threads = (os.cpu_count() or 1) if machine.executor == "serial" else 1
-    cut = Cut(factor=params.reference_crop, max_side=params.reference_side)
-    run_shards("export", partial(cut_references, cut, threads), crops, CROPS, params=cut, machine=machine)
-    # Not which faces are wanted of them: that changes the look of none.
-    made_from = {
-        shard.name: digest(shard.inputs["pictures"], shard.inputs["faces"], cut.model_dump()) for shard in crops
-    }
-    parts = plan(params.rows_per_file, sets, references, made_from)
-    run_shards("export", partial(write_part, params.formats, CROPS), parts, PARTS, params=params, machine=machine)
-    described = {"parts": digest([(part.name, part.inputs) for part in parts])}
-    described |= {path.name: file_digest(path) for path in (products.CURATED / products.FUNNEL, SOURCES)}
-    whole = Shard("", described)
-    run_shards("export", partial(_write_whole, params, sets), [whole], WHOLE, params=params, machine=machine)
-    publish(dict.fromkeys([*(PARTS / part.name for part in parts), WHOLE], ""), products.EXPORTED)
+        sets, references = place(products.captioned_sets().sort("set_id"))
+        crops = crop_shards(references)
+        # A worker of several leaves the other cores to the others.
+        threads = (os.cpu_count() or 1) if machine.executor == "serial" else 1
+        cut = Cut(factor=params.reference_crop, max_side=params.reference_side)
+        run_shards("export", partial(cut_references, cut, threads), crops, CROPS, params=cut, machine=machine)
+        # Not which faces are wanted of them: that changes the look of none.
+        looks = {one.name: digest(one.inputs["pictures"], one.inputs["faces"], cut.model_dump()) for one in crops}
+        parts = plan(params.rows_per_file, sets, references, looks)
+        run_shards("export", partial(write_part, params.formats, CROPS), parts, PARTS, params=params, machine=machine)
+        described = {"parts": digest([(part.name, part.inputs) for part in parts])}
+        described |= {path.name: file_digest(path) for path in (products.CURATED / products.FUNNEL, SOURCES)}
+        whole = Shard("", described)
+        run_shards("export", partial(_write_whole, params, sets), [whole], WHOLE, params=params, machine=machine)
+        publish(dict.fromkeys([*(PARTS / part.name for part in parts), WHOLE], ""), products.EXPORTED)
 
 
 def _write_whole(params: Params, sets: pl.DataFrame, shard: Shard, folder: Path) -> Counts:
     """What describes all parts: contact sheets, lists of the other forms, card, checksums."""
     funnel = json.loads((products.CURATED / products.FUNNEL).read_text())
-    sources = _present_sources(sets)
-    files = _files(PARTS)
+    present = set(sets["sources"].explode())
+    sources = {name: source for name, source in read_sources().items() if name in present}
+    # By name in the data set; a picture that several parts hold is there once.
+    made = sorted(path for path in PARTS.rglob("*") if path.is_file())
+    files = {str(Path(*path.relative_to(PARTS).parts[1:])): path for path in made}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         sums = dict(zip(files, pool.map(file_digest, files.values()), strict=True))
     contents = digest(sorted(sums.items()))[:16]
@@ -102,9 +98,8 @@ def _write_whole(params: Params, sets: pl.DataFrame, shard: Shard, folder: Path)
     if "uno" in params.formats:
         (folder / uno.FOLDER).mkdir()
         for split in sorted(set(sets["split"])):
-            rows = sets.filter(pl.col("split") == split).iter_slices(parquet.ROW_GROUP)
-            records = chain.from_iterable(part.to_dicts() for part in rows)
-            uno.write_records(folder / uno.FOLDER / f"{split}.json", records)
+            rows = sets.filter(pl.col("split") == split).iter_rows(named=True)
+            uno.write_records(folder / uno.FOLDER / f"{split}.json", rows)
     if "croissant" in params.formats:
         tables = {name: (files[name].stat().st_size, sums[name]) for name in files if name.endswith(".parquet")}
         (folder / croissant.FILE).write_text(croissant.describe(sets.height, tables, sources))
@@ -112,18 +107,6 @@ def _write_whole(params: Params, sets: pl.DataFrame, shard: Shard, folder: Path)
     sums |= {str(path.relative_to(folder)): file_digest(path) for path in folder.rglob("*") if path.is_file()}
     (folder / SUMS).write_text("".join(f"{value}  {name}\n" for name, value in sorted(sums.items())))
     return Counts({"files": len(sums)})
-
-
-def _files(parts: Path) -> dict[str, Path]:
-    """Name in the data set -> file, of all parts; a picture that several parts hold is there once."""
-    found = sorted(path for path in parts.rglob("*") if path.is_file())
-    return {str(path.relative_to(parts / path.relative_to(parts).parts[0])): path for path in found}
-
-
-def _present_sources(sets: pl.DataFrame) -> dict[str, Source]:
-    """The sources of the photographs that the sets show or were made from."""
-    present = set(sets["sources"].explode())
-    return {name: source for name, source in read_sources().items() if name in present}
 
 
 def _write_sheet(file: Path, path: Path) -> None:

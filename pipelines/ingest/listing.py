@@ -18,53 +18,42 @@ TABLE = "listing.parquet"
 COLUMNS = {"image_id": pl.String, "source": pl.String, "path": pl.String, "licensed": pl.Boolean, "error": pl.Boolean}
 
 
-def of_files(files: Iterable[Found], sources: Mapping[str, Source]) -> pl.DataFrame:
-    """Files as a listing: COLUMNS, in their order."""
-    return _frame((one.image_id, one.source, one.path, bool(sources[one.source].licence), one.error) for one in files)
-
-
-def of_containers(
-    containers: Mapping[str, Container], sources: Mapping[str, Source], limits: Limits, machine: Machine
+def listings(
+    everything: Mapping[str, list[Found] | Container], sources: Mapping[str, Source], limits: Limits, machine: Machine
 ) -> dict[str, pl.DataFrame]:
-    """The listings of tars and tables by shard: each file is read once, and not again until it changes.
+    """By shard, COLUMNS of what it holds, in its order; tars and tables are not read again until they change.
 
     A video is one entry, by the file's own digest: its frames are known only once it is decoded.
     """
-    videos = {name: one for name, one in containers.items() if one.kind == "video"}
-    shards = [
-        Shard(name, {"file": one.sha256, "source": sources[one.source].digest_input(), "limits": digest(limits)}, one)
-        for name, one in containers.items()
-        if name not in videos
-    ]
+    found, shards = {}, []
+    for name, of in everything.items():
+        if isinstance(of, Container) and of.kind != "video":
+            inputs = {"file": of.sha256, "source": sources[of.source].digest_input(), "limits": digest(limits)}
+            shards.append(Shard(name, inputs, of))
+        else:
+            files = [Found(of.sha256, of.source, of.path, of.file)] if isinstance(of, Container) else of
+            found[name] = _frame(
+                (one.image_id, one.source, one.path, bool(sources[one.source].licence), one.error) for one in files
+            )
     if shards:
         run_shards("ingest", partial(_list, sources, limits), shards, LISTED, params=Section(), machine=machine)
-    found = {shard.name: pl.read_parquet(LISTED / shard.name / TABLE) for shard in shards}
-    for name, one in videos.items():
-        found[name] = _frame([(one.sha256, one.source, one.path, bool(sources[one.source].licence), None)])
-    return found
+    return found | {shard.name: pl.read_parquet(LISTED / shard.name / TABLE) for shard in shards}
 
 
 def _list(sources: Mapping[str, Source], limits: Limits, shard: Shard, folder: Path) -> Counts:
-    container = shard.task
-    assert isinstance(container, Container)
-    source = sources[container.source]
+    of = shard.task
+    assert isinstance(of, Container)
+    source = sources[of.source]
     listing = _frame(
-        (
-            image_id(container, rank, member),
-            container.source,
-            member.path,
-            bool(source.licence_of(member.fields)),
-            member.error,
-        )
-        for rank, member in enumerate(readers.members(container, source, limits))
+        (image_id(of, rank, one), of.source, one.path, bool(source.licence_of(one.fields)), one.error)
+        for rank, one in enumerate(readers.members(of, source, limits))
     )
     listing.write_parquet(folder / TABLE)
     return Counts({"members listed": len(listing)})
 
 
 def _frame(rows: Iterable[tuple]) -> pl.DataFrame:
-    found = ((*row[:4], row[4] is not None) for row in rows)
-    return pl.DataFrame(list(found), COLUMNS, orient="row")
+    return pl.DataFrame([(*row, error is not None) for *row, error in rows], COLUMNS, orient="row")
 
 
 def copies(listings: Mapping[str, pl.DataFrame], without_licence: bool) -> dict[str, dict[int, str]]:

@@ -49,35 +49,20 @@ class Params(Section):
 
 
 class Plan(NamedTuple):
-    """What a shard is made of.
-
-    Attributes:
-        of: files in order, or a container.
-        copies: rank in `of` -> the file or member with the same bytes that is kept instead.
-    """
+    """What a shard is made of: files in order, or a container; and rank in it -> what is kept instead of that copy."""
 
     of: list[Found] | Container
     copies: Mapping[int, str]
 
 
-class Item(NamedTuple):
-    """A picture to be: its row, how to get its encoded bytes, and whether they are stored as they are."""
-
-    row: dict
-    data: Callable[[], bytes]
-    is_frame: bool = False
-
-
 def run(params: Params, machine: Machine) -> None:
     """Read every source of datasets/sources.yaml."""
     sources, tombstones = read_sources(), Tombstones.read()
-    buckets, containers = _find(sources, params.shards)
-    listings = {name: listing.of_files(files, sources) for name, files in buckets.items()}
-    listings |= listing.of_containers(containers, sources, _limits(params), machine)
+    everything = _find(sources, params.shards)
+    listings = listing.listings(everything, sources, _limits(params), machine)
     copies = listing.copies(listings, params.allow_missing_licence)
     image_ids = {row.image_id for row in tombstones.rows()}
     shards = []
-    everything: dict[str, list[Found] | Container] = {**buckets, **containers}
     for name, of in everything.items():
         inputs = _inputs(of, sources, params)
         if copies[name]:
@@ -89,23 +74,20 @@ def run(params: Params, machine: Machine) -> None:
     run_shards("ingest", work, shards, INGESTED, params=Section(), machine=machine)  # params: see _inputs
 
 
-def _find(sources: Mapping[str, Source], n_buckets: int) -> tuple[dict[str, list[Found]], dict[str, Container]]:
-    """Files in order by bucket, and containers, by the name of their shard."""
+def _find(sources: Mapping[str, Source], n_buckets: int) -> dict[str, list[Found] | Container]:
+    """By the name of their shard, buckets of files in order, then containers."""
     buckets: dict[str, list[Found]] = {}
     containers: dict[str, Container] = {}
     for name, source in sources.items():
         kind, root = source.locate(name)
         if root.is_relative_to(PHOTOS) and TRACKED.exists():
-            remedy = f"git -C {PHOTOS.parent} rm {TRACKED.relative_to(PHOTOS.parent)}"
-            print(
-                f"ingest: {name}: so that a clone can do without its photographs: {remedy} (docs/versions.md)",
-                flush=True,
-            )
+            remedy = f"git -C {PHOTOS.parent} rm {TRACKED.relative_to(PHOTOS.parent)} (docs/versions.md)"
+            print(f"ingest: {name}: so that a clone can do without its photographs: {remedy}", flush=True)
         for file in readers.files(name, source, kind, root):
             buckets.setdefault(f"{int(file.image_id[:8], 16) % n_buckets:04d}", []).append(file)
         for container in readers.containers(name, source, kind, root):
             containers[f"{kind}-{digest(name, container.path)[:16]}"] = container
-    return {name: sorted(files) for name, files in sorted(buckets.items())}, dict(sorted(containers.items()))
+    return {**{name: sorted(files) for name, files in sorted(buckets.items())}, **dict(sorted(containers.items()))}
 
 
 def _limits(params: Params) -> Limits:
@@ -114,12 +96,9 @@ def _limits(params: Params) -> Limits:
 
 def _inputs(of: list[Found] | Container, sources: Mapping[str, Source], params: Params) -> dict[str, str]:
     """Digests of what a shard is made of. How videos are read matters to videos alone."""
-    if isinstance(of, Container):
-        files, named = {f"{of.source}/{of.path}": of.sha256}, {of.source}
-    else:
-        files = {f"{file.source}/{file.path}": file.image_id for file in of}
-        named = {file.source for file in of}
     is_video = isinstance(of, Container) and of.kind == "video"
+    found = of if isinstance(of, list) else [Found(of.sha256, of.source, of.path, of.file)]
+    files, named = {f"{one.source}/{one.path}": one.image_id for one in found}, {one.source for one in found}
     knobs = {"params": digest(params.model_dump(exclude=None if is_video else {"video"}))}
     return files | knobs | {f"source {name}": sources[name].digest_input() for name in named}
 
@@ -131,21 +110,23 @@ def _ingest(
     counts = Counts({"pictures": 0})
     assert isinstance(shard.task, Plan)
     with store.Writer(folder) as writer:
-        for rank, item in enumerate(_items(params, sources, shard)):
-            row = item.row
+        for rank, (row, read) in enumerate(_items(params, sources, shard)):
+            if row["image_id"] in tombstones:  # also where it is a copy or without a licence
+                row["label"] = None
             try:
-                if row["image_id"] in tombstones:  # also where it is a copy or without a licence
-                    row["label"] = None
-                _check(row, sources[row["source"]], params, shard.task.copies.get(rank))
-                data, size = _stored(item, params, sources[row["source"]], tombstones)
+                if row["error"]:
+                    raise ImageError(row["error"])
+                if not row["licence"] and not params.allow_missing_licence:
+                    remedy = f"state it for '{row['source']}' in {SOURCES}, or set ingest.allow_missing_licence"
+                    raise ImageError(f"no licence: {remedy}")
+                if copy_of := shard.task.copies.get(rank):
+                    row |= {"status": "duplicate", "error": f"the same bytes as {copy_of}; one copy is kept"}
+                else:
+                    data, row["height"], row["width"] = _stored(row, read(), params, sources, tombstones)
+                    row["key"] = f"{row['image_id']}.{'jpg' if _is_lossy(data) else 'png'}"
+                    writer.add(row["key"], data)
             except ImageError as error:
                 row |= {"status": "error", "error": str(error)}
-            except _DuplicateError as error:
-                row |= {"status": "duplicate", "error": str(error)}
-            else:
-                row["key"] = f"{row['image_id']}.{'jpg' if _is_lossy(data) else 'png'}"
-                row["height"], row["width"] = size
-                writer.add(row["key"], data)
             if row["status"] == "ok":
                 counts.made["pictures"] += 1
             else:
@@ -155,51 +136,37 @@ def _ingest(
     return counts
 
 
-def _items(params: Params, sources: Mapping[str, Source], shard: Shard) -> Iterator[Item]:
-    """In the order of the shard's listing."""
+def _items(params: Params, sources: Mapping[str, Source], shard: Shard) -> Iterator[tuple[dict, Callable[[], bytes]]]:
+    """Each picture's row and what reads its encoded bytes, in the order of the shard's listing."""
     assert isinstance(shard.task, Plan)
-    of = shard.task.of
+    of, copies = shard.task
     if not isinstance(of, Container):
         for file in of:
-            member = Member(file.path, error=file.error, image_id=file.image_id)
+            member = Member(file.path, error=file.error)
             row = _describe(member, file.image_id, file.source, sources[file.source], shard.name)
-            yield Item(row, partial(read_file, file.file, params.max_bytes))
+            yield row, partial(read_file, file.file, params.max_bytes)
         return
     source = sources[of.source]
-    if of.kind == "video" and shard.task.copies:
-        yield Item(_describe(Member(of.path), digest(of.source, of.path), of.source, source, shard.name), bytes)
+    if of.kind == "video" and copies:
+        yield _describe(Member(of.path), digest(of.source, of.path), of.source, source, shard.name), bytes
         return
     for rank, member in enumerate(readers.members(of, source, _limits(params), params.video)):
         row = _describe(member, image_id(of, rank, member), of.source, source, shard.name, of)
-        yield Item(row, partial(bytes, member.data), of.kind == "video")
+        yield row, partial(bytes, member.data)
 
 
-class _DuplicateError(Exception):
-    pass
-
-
-def _check(row: dict, source: Source, params: Params, copy_of: str | None) -> None:
-    if row["error"]:
-        raise ImageError(row["error"])
-    if not row["licence"] and not params.allow_missing_licence:
-        raise ImageError(
-            f"no licence: state it for '{row['source']}' in {SOURCES}, or set ingest.allow_missing_licence"
-        )
-    if copy_of:
-        raise _DuplicateError(f"the same bytes as {copy_of}; one copy is kept")
-
-
-def _stored(item: Item, params: Params, source: Source, tombstones: Tombstones) -> tuple[bytes, tuple[int, int]]:
+def _stored(
+    row: dict, data: bytes, params: Params, sources: Mapping[str, Source], tombstones: Tombstones
+) -> tuple[bytes, int, int]:
     """The bytes to store, and the picture's height and width. A video's frame is encoded already, once is enough."""
-    data = item.data()
     picture = read_image(data, params.max_pixels, 2 * params.max_side)
-    if forgotten := tombstones.reason(item.row["image_id"], picture):
-        item.row["label"] = None
+    if forgotten := tombstones.reason(row["image_id"], picture):
+        row["label"] = None
         raise ImageError(forgotten)
-    if not item.is_frame:
-        picture = _prepare(picture, source, params)
+    if row["clip"] is None:  # of no video
+        picture = _prepare(picture, sources[row["source"]], params)
         data = encode_jpeg(picture) if _is_lossy(data) else encode_png(picture)
-    return data, (picture.shape[0], picture.shape[1])
+    return data, picture.shape[0], picture.shape[1]
 
 
 def _is_lossy(data: bytes) -> bool:
@@ -233,9 +200,7 @@ def _describe(
     return {
         "image_id": identity,
         "shard": shard,
-        "key": None,
-        "width": None,
-        "height": None,
+        **dict.fromkeys(("key", "width", "height")),  # until it is stored
         "source": name,
         "path": member.path,
         "group": source.album(name, folder, single, member.fields),

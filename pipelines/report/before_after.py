@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipelines.core import products
-from pipelines.report.panels import Key, Row, Rows, differences, likeness, read_scores
+from pipelines.report.panels import Key, Rows, differences, likeness, read_scores
+from pipelines.report.pictures import fitting_height
 from umo.evaluation.cases import read_cases
 from umo.images import read_image
 
@@ -19,19 +20,16 @@ COLUMN, GAP, SPACE, LETTERS = 560, 8, 40, 26  # pixels; twice those of the page
 
 
 def write_picture(path: Path = BEFORE_AFTER) -> Path:
-    """Draw the cases whose likeness rose by the median; returns the file.
-
-    Raises:
-        BadInput: base or mimr was not drawn and scored.
-    """
+    """Draw the cases whose likeness rose by the median; returns the file. BadInput without scores of base and mimr."""
     scores = {method: read_scores(method) for method in METHODS}
     references = {
         case.case_id: [read_image(products.CASES / photos[0]) for photos in case.references]
         for case in read_cases(products.CASES / products.CASES_FILE, drawn=False)
     }
-    rows = [
-        [references[key[0]], *([_drawn(method, scores[method][key])] for method in METHODS)] for key in typical(scores)
-    ]
+    rows = []
+    for key in typical(scores):
+        drawn = [[read_image(products.GENERATED / method / scores[method][key]["image"])] for method in METHODS]
+        rows.append([references[key[0]], *drawn])
     path.parent.mkdir(parents=True, exist_ok=True)
     _sheet(rows).save(path, quality=88)
     return path
@@ -49,13 +47,9 @@ def typical(scores: Mapping[str, Rows]) -> list[Key]:
     return found
 
 
-def _drawn(method: str, row: Row) -> np.ndarray:
-    return read_image(products.GENERATED / method / row["image"])
-
-
 def _sheet(rows: Sequence[Sequence[Sequence[np.ndarray]]]) -> Image.Image:
     """Columns of one width under their headings; all pictures of a row have one height."""
-    heights = [round(min(_fitting_height(cell) for cell in row)) for row in rows]
+    heights = [round(min(fitting_height(cell, COLUMN, GAP) for cell in row)) for row in rows]
     width = len(HEADINGS) * COLUMN + (len(HEADINGS) - 1) * SPACE
     sheet = Image.new("RGB", (width, LETTERS + GAP + sum(heights) + GAP * len(rows)), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(LETTERS)
@@ -71,7 +65,3 @@ def _sheet(rows: Sequence[Sequence[Sequence[np.ndarray]]]) -> Image.Image:
                 x += size[0] + GAP
         y += height + GAP
     return sheet
-
-
-def _fitting_height(cell: Sequence[np.ndarray]) -> float:
-    return (COLUMN - GAP * (len(cell) - 1)) / sum(picture.shape[1] / picture.shape[0] for picture in cell)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -10,7 +9,7 @@ import polars as pl
 from pipelines.core import products
 from pipelines.core.ledger import SPLITS
 from pipelines.core.params import load
-from pipelines.report import figures
+from pipelines.report import figures, plots
 from pipelines.report.pictures import Mark, Picture, framed, grid
 from umo.images import read_image
 
@@ -23,10 +22,8 @@ def funnel(curated: Mapping) -> list[tuple[str, int, str]]:
     Args:
         curated: the counts that curate left.
     """
-    images = products.images(products.INGESTED)
-    found = products.people_faces()
-    people = products.people()
-    drawn = products.images(products.SYNTHESISED)
+    images, drawn = products.images(products.INGESTED), products.images(products.SYNTHESISED)
+    found, people = products.people_faces(), products.people()
     return [
         ("photographs read", images.height, ""),
         ("usable", int((images["status"] == "ok").sum()), _why(images.filter(pl.col("status") != "ok"), "error")),
@@ -53,47 +50,36 @@ def set_sheets(count: int) -> dict[str, str]:
         rows = products.exported(split, ["n", "references", "target", "target_boxes"])
         # A spread over the numbers of people, the same rows every time.
         rows = sorted(rows, key=lambda row: -row["n"])[:: max(1, len(rows) // count)][:count]
-        sheets[split] = grid(["references", "target"], [_set_cells(row) for row in rows], SHEET_WIDTH)
+        cells = []
+        for row in rows:
+            references = [framed(read_image(one["bytes"]), str(k + 1), k) for k, one in enumerate(row["references"])]
+            boxes = [Mark(tuple(box), str(k + 1), k) for k, box in enumerate(row["target_boxes"])]
+            cells.append([references, [Picture(read_image(row["target"]["bytes"]), boxes)]])
+        sheets[split] = grid(["references", "target"], cells, SHEET_WIDTH)
     return sheets
-
-
-def _set_cells(row: Mapping) -> list[list[Picture]]:
-    references = [framed(read_image(image["bytes"]), str(k + 1), k) for k, image in enumerate(row["references"])]
-    boxes = [Mark(tuple(box), str(k + 1), k) for k, box in enumerate(row["target_boxes"])]
-    return [references, [Picture(read_image(row["target"]["bytes"]), boxes)]]
 
 
 def similarities() -> dict[str, str]:
     """Caption -> histogram of the cosines that identify's and curate's thresholds act on."""
     identification, band = load("identify").model_dump(), load("curate").model_dump()
     check = json.loads((products.PEOPLE / products.PEOPLE_CHECK).read_text())
-    fitted = {
-        "equal error at": check["thresholds"]["equal_error"],
-        "precision .99 from": check["thresholds"]["precision_99"],
+    fitted = check["thresholds"]
+    marked = {
+        "one person from": identification["min_cosine"],
+        "across groups from": identification["min_cosine_across"],
+        "equal error at": fitted["equal_error"],
+        "precision .99 from": fitted["precision_99"],
     }
-    sets = products.sets()
-    considered = sets["reference_cosine"].explode().drop_nulls().to_numpy()
-    cross = sets["cross_cosine"].drop_nulls().to_numpy()
+    # What identify counted, as values in the middle of their bins.
+    edges = np.array(check["histograms"].pop("edges"))
+    counted = {name: np.repeat((edges[1:] + edges[:-1]) / 2, counts) for name, counts in check["histograms"].items()}
     return {
         "Photographs, by the network that curates": figures.histogram(
-            _middles(check["histograms"]),
-            {
-                "one person from": identification["min_cosine"],
-                "across groups from": identification["min_cosine_across"],
-                **{name: cosine for name, cosine in fitted.items() if cosine is not None},
-            },
-            "cosine of two faces",
+            counted, {name: cosine for name, cosine in marked.items() if cosine is not None}, "cosine of two faces"
         ),
         "Sets, by the network that curates": figures.histogram(
-            {"reference and target": considered, "two people of a target": cross},
+            plots.cosines(),
             {"from": band["min_cosine"], "to": band["max_cosine"], "people at most": band["max_cross_cosine"]},
             "cosine",
         ),
     }
-
-
-def _middles(histograms: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """What identify counted, as values in the middle of their bins."""
-    edges = np.array(histograms["edges"])
-    middles = (edges[1:] + edges[:-1]) / 2
-    return {name: np.repeat(middles, counts) for name, counts in histograms.items() if name != "edges"}

@@ -2,8 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,19 +20,12 @@ COLOURS = {
 SMALL = (4.6, 2.6)  # inches; three stand in a row
 
 
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """Numbers over a training's updates.
+class Curve(NamedTuple):
+    """Numbers over a training's updates."""
 
-    Attributes:
-        updates: (n,) numbers of updates, rising.
-        values: (n,).
-        chosen: the update whose weights are the result.
-    """
-
-    updates: np.ndarray
-    values: np.ndarray
-    chosen: int
+    updates: np.ndarray  # (n,) numbers of updates, rising
+    values: np.ndarray  # (n,)
+    chosen: int  # the update whose weights are the result
 
 
 def histogram(
@@ -96,8 +88,13 @@ def intervals(panels: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]
     figure, every = plt.subplots(1, len(panels), figsize=size, layout="constrained", sharey=True, squeeze=False)
     for axes, (title, series) in zip(every[0], panels.items(), strict=True):
         for k, (label, estimates) in enumerate(series.items()):
-            offset = 0.22 * (k - (len(series) - 1) / 2)
-            _points(axes, [estimates[name] for name in names], offset, PALETTE[k % len(PALETTE)], label)
+            found, colour = [estimates[name] for name in names], PALETTE[k % len(PALETTE)]
+            rows = np.arange(len(names)) + 0.22 * (k - (len(series) - 1) / 2)
+            for row, one in zip(rows, found, strict=True):
+                if one["low"] is not None:
+                    axes.plot([one["low"], one["high"]], [row, row], color=colour, linewidth=2, alpha=0.6)
+            means = [np.nan if one["mean"] is None else one["mean"] for one in found]
+            axes.plot(means, rows, "o", color=colour, markersize=5, label=label)
         axes.set(xlabel=title, yticks=range(len(names)), yticklabels=names)
         axes.grid(axis="x", color="#e3e7eb", linewidth=0.8)
         axes.tick_params(axis="y", length=0)
@@ -105,14 +102,6 @@ def intervals(panels: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]
     handles, labels = every[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), frameon=False)
     return _svg(figure)
-
-
-def _points(axes: Any, estimates: Sequence[Mapping[str, Any]], offset: float, colour: str, label: str) -> None:
-    for row, found in enumerate(estimates):
-        if found["low"] is not None:
-            axes.plot([found["low"], found["high"]], [row + offset] * 2, color=colour, linewidth=2, alpha=0.6)
-    means = [np.nan if found["mean"] is None else found["mean"] for found in estimates]
-    axes.plot(means, np.arange(len(means)) + offset, "o", color=colour, markersize=5, label=label)
 
 
 def curves(named: Mapping[str, Curve], label: str, reach: int = 0) -> str:

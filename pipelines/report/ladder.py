@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipelines.core import products
 from pipelines.core.shards import MARKER, WORK, file_digest
@@ -12,21 +11,14 @@ from umo import records
 from umo.errors import BadInput
 
 LADDER = Path("docs/results/ladder.json")
-OUTPUTS = (Path("datasets"), Path("runs"))
 METRICS = ("id_sim_strict", "id_sim", "id_conf", "coverage", "copy_paste")
 
 
-@dataclass(frozen=True, slots=True)
-class Rung:
-    """What a method is there for.
+class Rung(NamedTuple):
+    """What a method is there for."""
 
-    Attributes:
-        role: `ceiling`, `floor` or `control` where it only frames the others; else empty.
-        meaning: a sentence for a reader who does not know the project.
-    """
-
-    role: str
-    meaning: str
+    role: str  # `ceiling`, `floor` or `control` where it only frames the others; else empty
+    meaning: str  # a sentence for a reader who does not know the project
 
 
 METHODS = {
@@ -64,33 +56,22 @@ def evaluated() -> dict[str, dict[str, Any]]:
 def write_ladder(path: Path = LADDER) -> Path:
     """Keep the present scores as {"rows", "command", "seconds", "judge", "cases"}; returns the file.
 
-    `seconds` is what the work behind the present outputs took, summed over shards, whenever they were done.
-
-    Raises:
-        BadInput: as `evaluated`.
+    `seconds` is what the work behind the present outputs took, summed over shards, whenever they were done. BadInput
+    as in `evaluated`.
     """
     scores = evaluated()
+    rows = []
+    for method, found in scores.items():
+        table = records.read(products.EVALUATED / method / products.SCORES_TABLE, records.SCORES, ["seed"])
+        by_n = {n: _estimates(part) for n, part in found["by_n"].items()}
+        seeds = len(set(table["seed"].to_pylist()))
+        rows.append({"method": method, **_estimates(found), "by_n": by_n, "seeds": seeds})
     first = next(iter(scores.values()))
-    content = {
-        "rows": [_row(method, found) for method, found in scores.items()],
-        "command": "make repro",
-        "seconds": round(_seconds()),
-        "judge": first["judge"],
-        "cases": first["cases"],
-    }
+    content = {"rows": rows, "command": "make repro", "seconds": round(_seconds())}
+    content |= {key: first[key] for key in ("judge", "cases")}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path
-
-
-def _row(method: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    scores = records.read(products.EVALUATED / method / products.SCORES_TABLE, records.SCORES, ["seed"])
-    return {
-        "method": method,
-        **_estimates(found),
-        "by_n": {n: _estimates(part) for n, part in found["by_n"].items()},
-        "seeds": len(set(scores["seed"].to_pylist())),
-    }
 
 
 def _estimates(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,7 +80,7 @@ def _estimates(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _seconds() -> float:
     """Of the shards whose products are all among the present outputs; of two that made the same, the newer one's."""
-    present = {file_digest(path) for out in OUTPUTS for path in out.rglob("*") if path.is_file()}
+    present = {file_digest(path) for out in ("datasets", "runs") for path in Path(out).rglob("*") if path.is_file()}
     took: dict[tuple, float] = {}
     for path in sorted(WORK.glob(f"*/*/{MARKER}"), key=lambda path: path.stat().st_mtime):
         marker = json.loads(path.read_text())

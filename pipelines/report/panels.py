@@ -1,8 +1,7 @@
 """The report's cases: what each method drew, as the judge saw it, and where a method did best and worst."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,8 +20,7 @@ EXTREMES = 3
 SHEET_WIDTH, PANEL_WIDTH = 1192, 376
 
 
-@dataclass(frozen=True, slots=True)
-class Panel:
+class Panel(NamedTuple):
     """A method's picture of a case: the method, its strict likeness, references and picture as SVG."""
 
     method: str
@@ -30,8 +28,7 @@ class Panel:
     svg: str
 
 
-@dataclass(frozen=True, slots=True)
-class Extremes:
+class Extremes(NamedTuple):
     """Cases that stand out, each as its prompt and its panels; `title` says in what."""
 
     title: str
@@ -59,11 +56,7 @@ def contact_sheet(cases: Sequence[Case], scores: Mapping[str, Rows], threshold: 
     several = [case for case in cases if len(case.references) > 1] or cases
     lines = []
     for case in several[:: max(1, len(several) // count)][:count]:
-        rows = [scores[method][case.case_id, 0] for method in methods]
-        drawn = [
-            [Picture(_read(method, row), marks(row, threshold, cosines=True))]
-            for method, row in zip(methods, rows, strict=True)
-        ]
+        drawn = [[_drawn(of, scores[of][case.case_id, 0], threshold, cosines=True)] for of in methods]
         lines.append([_references(case), *drawn])
     return grid(["references", *methods], lines, SHEET_WIDTH)
 
@@ -73,10 +66,10 @@ def extremes(cases: Sequence[Case], scores: Mapping[str, Rows], threshold: float
     by_id = {case.case_id: case for case in cases}
     groups = []
     for title, keys, methods in standing_out(scores):
-        shown = []
-        for key in keys:
-            case = by_id[key[0]]
-            shown.append((case.prompt, [draw_panel(case, of, scores[of][key], threshold) for of in methods]))
+        shown = [
+            (by_id[key[0]].prompt, [draw_panel(by_id[key[0]], of, scores[of][key], threshold) for of in methods])
+            for key in keys
+        ]
         groups.append(Extremes(title, shown))
     return groups
 
@@ -95,10 +88,8 @@ def standing_out(scores: Mapping[str, Rows]) -> list[tuple[str, list[Key], list[
     alike = likeness(scores[method])
     best = highest(alike, EXTREMES)
     rest = {key: value for key, value in alike.items() if key not in best}
-    groups = [
-        (f"Most alike: {method}", best, [method]),
-        (f"Least alike: {method}", lowest(rest, EXTREMES), [method]),
-    ]
+    worst = lowest(rest, EXTREMES)
+    groups = [(f"Most alike: {method}", best, [method]), (f"Least alike: {method}", worst, [method])]
     if drawn[0] == "base" != method:
         gain = differences(alike, likeness(scores["base"]))
         gains = highest({key: value for key, value in gain.items() if value > 0}, EXTREMES)
@@ -143,7 +134,7 @@ def draw_panel(case: Case, method: str, row: Row, threshold: float) -> Panel:
         Link(reference, face, f"{cosine:.2f}", dashed=reference not in covered)
         for reference, face, cosine in _pairs(row)
     ]
-    picture = Picture(_read(method, row), marks(row, threshold, cosines=False))
+    picture = _drawn(method, row, threshold, cosines=False)
     missing = set(range(len(case.references))) - covered
     return Panel(method, row["id_sim_strict"], panel(_references(case, missing), picture, links, PANEL_WIDTH))
 
@@ -153,10 +144,9 @@ def marks(row: Row, threshold: float, cosines: bool) -> list[Mark]:
 
     The others are duplicates, where they are some reference's person again to the judge, or extra.
     """
-    boxes = [tuple(box) for box in row["boxes"] or []]
     owners = {face: (reference, cosine) for reference, face, cosine in _pairs(row)}
     found = []
-    for face, box in enumerate(boxes):
+    for face, box in enumerate(map(tuple, row["boxes"] or [])):
         if face in owners:
             reference, cosine = owners[face]
             found.append(Mark(box, f"{reference + 1}" + f": {cosine:.2f}" * cosines, reference))
@@ -181,9 +171,10 @@ def _references(case: Case, missing: Collection[int] = ()) -> list[Picture]:
     ]
 
 
-def _read(method: str, row: Row) -> np.ndarray:
-    """A drawn picture; a grey one stands for what cannot be read."""
+def _drawn(method: str, row: Row, threshold: float, cosines: bool) -> Picture:
+    """A method's picture with its marks; a grey one stands for what cannot be read."""
     try:
-        return read_image(products.GENERATED / method / row["image"])
+        image = read_image(products.GENERATED / method / row["image"])
     except ImageError:
-        return np.full((64, 128, 3), 128, np.uint8)
+        image = np.full((64, 128, 3), 128, np.uint8)
+    return Picture(image, marks(row, threshold, cosines))

@@ -3,7 +3,7 @@
 import base64
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -19,43 +19,27 @@ LINES = 46  # height of the space for lines between references and picture
 TILE = 96  # side of a reference above its lines
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A box over a picture.
+class Mark(NamedTuple):
+    """A box over a picture."""
 
-    Attributes:
-        box: x0, y0, x1, y1 in the picture's pixels.
-        text: its label.
-        number: the same, the same colour; None is grey.
-    """
-
-    box: tuple[float, float, float, float]
+    box: tuple[float, float, float, float]  # x0, y0, x1, y1 in the picture's pixels
     text: str
-    number: int | None
+    number: int | None  # the same, the same colour; None is grey
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
+class Picture(NamedTuple):
     """(H, W, 3) uint8 RGB and the boxes over it."""
 
     image: np.ndarray
     marks: Sequence[Mark] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A line from a reference to a face below.
+class Link(NamedTuple):
+    """A line from a reference to a face below."""
 
-    Attributes:
-        reference: its number, which is also the line's colour.
-        face: the number of the mark that the line ends at.
-        text: written on the line.
-        dashed: whether the line is.
-    """
-
-    reference: int
-    face: int
-    text: str
+    reference: int  # its number, which is also the line's colour
+    face: int  # the number of the mark that the line ends at
+    text: str  # written on the line
     dashed: bool
 
 
@@ -79,7 +63,7 @@ def grid(headings: Sequence[str], rows: Sequence[Sequence[Sequence[Picture]]], w
     parts = [_text(k * (column + GAP), TEXT + 1, heading) for k, heading in enumerate(headings)]
     y = TEXT + 8.0
     for row in rows:
-        height = min(_fitting_height(cell, column) for cell in row)
+        height = min(fitting_height([picture.image for picture in cell], column) for cell in row)
         for k, cell in enumerate(row):
             x = k * (column + GAP)
             for picture in cell:
@@ -89,8 +73,9 @@ def grid(headings: Sequence[str], rows: Sequence[Sequence[Sequence[Picture]]], w
     return _svg(parts, width, y - 2 * GAP)
 
 
-def _fitting_height(cell: Sequence[Picture], width: float) -> float:
-    return (width - GAP * (len(cell) - 1)) / sum(map(_aspect, cell))
+def fitting_height(images: Sequence[np.ndarray], width: float, gap: int = GAP) -> float:
+    """The height at which images side by side, with gaps between them, fill a width."""
+    return (width - gap * (len(images) - 1)) / sum(image.shape[1] / image.shape[0] for image in images)
 
 
 def _aspect(picture: Picture) -> float:
@@ -113,10 +98,9 @@ def panel(references: Sequence[Picture], picture: Picture, links: Sequence[Link]
     tops = [((mark.box[0] + mark.box[2]) / 2 * scale, below + mark.box[1] * scale) for mark in picture.marks]
     lines = [(link, middles[link.reference], tile, *tops[link.face]) for link in links]
     placed = [
-        (reference, middle - _aspect(reference) * tile / 2, 0.0, tile)
-        for reference, middle in zip(references, middles, strict=True)
+        *((one, x - _aspect(one) * tile / 2, 0.0, tile) for one, x in zip(references, middles, strict=True)),
+        (picture, 0.0, below, width / _aspect(picture)),
     ]
-    placed.append((picture, 0.0, below, width / _aspect(picture)))
     layers = [
         *(_drawn(*each) for each in placed),
         *(_line(*each) for each in lines),
@@ -132,9 +116,13 @@ def _svg(parts: Sequence[str], width: float, height: float) -> str:
 
 
 def _drawn(picture: Picture, x: float, y: float, height: float) -> str:
-    """The picture and its boxes."""
-    scale = height / picture.image.shape[0]
-    parts = [_image(picture.image, x, y, scale)]
+    """The picture, as JPEG of at most two of its pixels a pixel of the page, and its boxes."""
+    image, scale = picture.image, height / picture.image.shape[0]
+    place = f'x="{x:.1f}" y="{y:.1f}" width="{image.shape[1] * scale:.1f}" height="{image.shape[0] * scale:.1f}"'
+    if scale < 0.5:
+        image = cv2.resize(image, None, fx=2 * scale, fy=2 * scale, interpolation=cv2.INTER_AREA)
+    data = base64.b64encode(encode_jpeg(image, 88)).decode()
+    parts = [f'<image {place} href="data:image/jpeg;base64,{data}"/>']
     for mark in picture.marks:
         x0, y0, x1, y1 = (value * scale for value in mark.box)
         box = f'<rect x="{x + x0:.1f}" y="{y + y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}"'
@@ -162,16 +150,6 @@ def _labels(picture: Picture, x: float, y: float, height: float) -> str:
     return "".join(parts)
 
 
-def _image(image: np.ndarray, x: float, y: float, scale: float) -> str:
-    """The picture as JPEG of at most two of its pixels a pixel of the page."""
-    height, width = image.shape[:2]
-    if scale < 0.5:
-        image = cv2.resize(image, None, fx=2 * scale, fy=2 * scale, interpolation=cv2.INTER_AREA)
-    data = base64.b64encode(encode_jpeg(image, 88)).decode()
-    place = f'x="{x:.1f}" y="{y:.1f}" width="{width * scale:.1f}" height="{height * scale:.1f}"'
-    return f'<image {place} href="data:image/jpeg;base64,{data}"/>'
-
-
 def _colour(number: int | None) -> str:
     return GREY if number is None else COLOURS[number % len(COLOURS)]
 
@@ -184,8 +162,7 @@ def _line(link: Link, x0: float, y0: float, x1: float, y1: float) -> str:
 
 def _on_line(link: Link, x0: float, y0: float, x1: float, y1: float) -> str:
     """A label near the reference: there, lines that cross are still apart."""
-    part = 0.3
-    x, y = x0 + part * (x1 - x0), y0 + part * (y1 - y0)
+    x, y = x0 + 0.3 * (x1 - x0), y0 + 0.3 * (y1 - y0)
     return _tag(x - _tag_width(link.text) / 2, y - TAG / 2, link.text, _colour(link.reference))
 
 

@@ -11,7 +11,6 @@ from pipelines.core import products
 
 FOLDER = "plots"
 WIDTH = 0.05  # of a bin of cosines
-ALL = "all"
 
 
 def write_tables(
@@ -28,7 +27,7 @@ def write_tables(
     for metric in metrics:
         names = ("people", "method", "mean", "low", "high", "n")
         _write(folder / FOLDER / f"{metric}.csv", names, _estimates(scores, metric))
-    _write(folder / FOLDER / "cosines.csv", ("of", "cosine", "count"), _cosines())
+    _write(folder / FOLDER / "cosines.csv", ("of", "cosine", "count"), _counts())
     _write(folder / FOLDER / "funnel.csv", ("step", "count", "the others"), funnel)
 
 
@@ -39,20 +38,25 @@ def _write(path: Path, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> N
 
 def _estimates(scores: Mapping[str, Mapping], metric: str) -> Iterable[Sequence[Any]]:
     for method, found in scores.items():
-        for people, part in {ALL: found, **found["by_n"]}.items():
+        for people, part in {"all": found, **found["by_n"]}.items():
             if (estimate := part[metric])["n"]:
                 bounds = (estimate[key] for key in ("mean", "low", "high"))
                 yield people, method, *("" if bound is None else round(bound, 4) for bound in bounds), estimate["n"]
 
 
-def _cosines() -> Iterable[Sequence[Any]]:
-    """The histograms of the sets considered; empty bins between others, before and after them are written as 0."""
+def cosines() -> dict[str, np.ndarray]:
+    """Of the sets considered: name -> (n,) cosines of faces."""
     sets = products.sets()
-    for name, cosines in {
-        "reference and target": sets["reference_cosine"].explode().drop_nulls(),
-        "two people of a target": sets["cross_cosine"].drop_nulls(),
-    }.items():
-        bins = np.floor(cosines.to_numpy().astype(np.float64) / WIDTH + 1e-6).astype(int)
+    return {
+        "reference and target": sets["reference_cosine"].explode().drop_nulls().to_numpy(),
+        "two people of a target": sets["cross_cosine"].drop_nulls().to_numpy(),
+    }
+
+
+def _counts() -> Iterable[Sequence[Any]]:
+    """The histograms of the cosines; empty bins between others, before and after them are written as 0."""
+    for name, found in cosines().items():
+        bins = np.floor(found.astype(np.float64) / WIDTH + 1e-6).astype(int)
         first = int(bins.min()) - 1 if len(bins) else 0
         for k, count in enumerate(np.bincount(bins - first, minlength=1)):
             yield name, round((first + k) * WIDTH, 2), int(count)

@@ -45,30 +45,13 @@ LABELS = {
 }
 BY_PEOPLE = ("id_sim_strict", "id_conf")
 INPUTS = (
-    products.INGESTED,
-    products.MEASURED_PHOTOS,
-    products.PEOPLE,
-    products.SYNTHESISED,
-    products.CURATED,
-    products.VALIDATED / products.VALIDATION,
-    products.EXPORTED,
-    products.CASES,
-    products.GENERATED,
-    products.EVALUATED,
-    PARAMS,
-    SOURCES,
+    *(products.INGESTED, products.MEASURED_PHOTOS, products.PEOPLE, products.SYNTHESISED, products.CURATED),
+    *(products.VALIDATED / products.VALIDATION, products.EXPORTED),
+    *(products.CASES, products.GENERATED, products.EVALUATED, PARAMS, SOURCES),
 )
 PACKAGES = (
-    "torch",
-    "diffusers",
-    "accelerate",
-    "onnxruntime",
-    "opencv-python-headless",
-    "dlib-bin",
-    "numpy",
-    "polars",
-    "great-expectations",
-    "dvc",
+    *("torch", "diffusers", "accelerate", "onnxruntime", "opencv-python-headless", "dlib-bin", "numpy", "polars"),
+    *("great-expectations", "dvc"),
 )
 
 
@@ -83,22 +66,11 @@ class Params(Section):
 
 
 def run(params: Params, machine: Machine) -> None:
-    """Write runs/report/report.html from what the other stages left.
-
-    Raises:
-        BadInput: no method was evaluated, or they were not judged alike.
-    """
+    """Write runs/report/report.html from what the others left; BadInput where `ladder.evaluated` says so."""
     trained = [products.TRAINED] if products.TRAINED.exists() else []
-    inputs = {str(product): tree_digest(product) for product in (*INPUTS, *trained)}
-    run_shards(
-        "report",
-        partial(_report, params),
-        [Shard("", inputs | {"revision": _revision()})],
-        products.REPORT,
-        params=params,
-        files=[TEMPLATE],
-        machine=machine,
-    )
+    inputs = {str(product): tree_digest(product) for product in (*INPUTS, *trained)} | {"revision": _revision()}
+    work, shard = partial(_report, params), Shard("", inputs)
+    run_shards("report", work, [shard], products.REPORT, params=params, files=[TEMPLATE], machine=machine)
 
 
 def _report(params: Params, shard: Shard, folder: Path) -> Counts:
@@ -108,17 +80,31 @@ def _report(params: Params, shard: Shard, folder: Path) -> Counts:
     environment.filters["number"] = _number
     scores = ladder.evaluated()
     judge = next(iter(scores.values()))["judge"]
+    trainings = training.read_trainings()
+    curated = _json(products.CURATED / products.FUNNEL)
+    funnel = data.funnel(curated)
     page = environment.get_template(TEMPLATE.name).render(
         notice=params.notice,
         judge=judge,
         **_results(scores),
         **_cases(params, list(scores), judge["same_person_cosine"]),
-        **_training(),
-        **_data(params),
-        **_provenance(judge),
+        trainings=trainings,
+        colours={method: figures.COLOURS[method] for method in trainings},
+        training_curves=training.training_curves(trainings),
+        validation_curves=training.validation_curves(trainings),
+        sheets=data.set_sheets(params.sheet_rows),
+        funnel=funnel,
+        turned_away=curated["reasons"],
+        people_check=_json(products.PEOPLE / products.PEOPLE_CHECK),
+        similarities=data.similarities(),
+        validation=_json(products.VALIDATED / products.VALIDATION)["suites"],
+        sources=read_sources(),
+        revision=_revision(),
+        params=yaml.safe_dump(yaml.safe_load(PARAMS.read_text()), sort_keys=False),
+        models=_models(judge),
+        packages={name: importlib.metadata.version(name) for name in PACKAGES},
     )
     (folder / PAGE).write_text(page)
-    funnel = data.funnel(_json(products.CURATED / products.FUNNEL))
     plots.write_tables(folder, scores, BY_PEOPLE, funnel)
     return Counts({"pages": 1})
 
@@ -154,8 +140,8 @@ def _results(scores: Mapping[str, Mapping]) -> dict[str, Any]:
 
 def _labels(names: Collection[str]) -> dict[str, str]:
     """Names as the reader knows them, in the page's order, with an arrow to what is better."""
-    arrows = {name: "↓" if name in metrics.LOWER_IS_BETTER else "↑" for name in names}
-    return {name: f"{label} {arrows[name]}" for name, label in LABELS.items() if name in names}
+    lower = metrics.LOWER_IS_BETTER
+    return {name: f"{label} {'↓' if name in lower else '↑'}" for name, label in LABELS.items() if name in names}
 
 
 def _points(scores: Mapping[str, Mapping], ns: Sequence[str]) -> dict[str, dict[str, dict[str, Mapping]]]:
@@ -186,38 +172,6 @@ def _cases(params: Params, methods: Sequence[str], threshold: float) -> dict[str
             threshold,
             "cosine of a reference and its face, at least",
         ),
-    }
-
-
-def _training() -> dict[str, Any]:
-    trainings = training.read_trainings()
-    return {
-        "trainings": trainings,
-        "colours": {method: figures.COLOURS[method] for method in trainings},
-        "training_curves": training.training_curves(trainings),
-        "validation_curves": training.validation_curves(trainings),
-    }
-
-
-def _data(params: Params) -> dict[str, Any]:
-    curated = _json(products.CURATED / products.FUNNEL)
-    return {
-        "sheets": data.set_sheets(params.sheet_rows),
-        "funnel": data.funnel(curated),
-        "turned_away": curated["reasons"],
-        "people_check": _json(products.PEOPLE / products.PEOPLE_CHECK),
-        "similarities": data.similarities(),
-        "validation": _json(products.VALIDATED / products.VALIDATION)["suites"],
-        "sources": read_sources(),
-    }
-
-
-def _provenance(judge: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "revision": _revision(),
-        "params": yaml.safe_dump(yaml.safe_load(PARAMS.read_text()), sort_keys=False),
-        "models": _models(judge),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
 
 

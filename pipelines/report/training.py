@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.core import products
-from pipelines.report import figures
-from pipelines.report.figures import Curve
+from pipelines.report.figures import Curve, curves
 
 CURVES = {
     "reward": "reward",
@@ -19,11 +18,7 @@ CURVES = {
     "gradient_norm": "norm of the gradient",
     "diffusion_loss": "diffusion loss",
 }
-VALIDATION = {
-    "validation/reward": "reward",
-    "validation/matched": "cosine of the matched pairs",
-    "validation/diffusion_loss": "diffusion loss",
-}
+VALIDATION = {f"validation/{key}": CURVES[key] for key in ("reward", "matched", "diffusion_loss")}
 SMOOTHED = 20  # a value's neighbours on each side are one in so many of all
 
 
@@ -37,17 +32,14 @@ def training_curves(trainings: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Figures of the training pictures, over the updates."""
     drawn = []
     for key, label in CURVES.items():
-        files = {
-            method: products.TRAINED / method / products.LIVE / f"plots/metrics/train/{key}.tsv" for method in trainings
-        }
-        named = {
-            method: read_curve(file, trainings[method]["chosen_update"])
-            for method, file in files.items()
-            if file.is_file()
-        }
+        named = {}
+        for method, training in trainings.items():
+            file = products.TRAINED / method / products.LIVE / f"plots/metrics/train/{key}.tsv"
+            if file.is_file():
+                named[method] = read_curve(file, training["chosen_update"])
         if named:
             longest = max(len(curve.values) for curve in named.values())
-            drawn.append(figures.curves(named, label, max(1, longest // SMOOTHED)))
+            drawn.append(curves(named, label, max(1, longest // SMOOTHED)))
     return drawn
 
 
@@ -61,7 +53,7 @@ def validation_curves(trainings: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 updates, values = np.array([(row["update"], row[key]) for row in rows]).T
                 named[method] = Curve(updates, values, training["chosen_update"])
         if named:
-            drawn.append(figures.curves(named, label))
+            drawn.append(curves(named, label))
     return drawn
 
 

@@ -37,18 +37,12 @@ class Params(Section):
 
 
 def run(params: Params, machine: Machine) -> None:
-    """Check every product.
-
-    Raises:
-        WorkFailed: an expectation is not met; the Data Docs show all of them.
-    """
-    bounds = {
-        stage: load(stage).model_dump(mode="json")
-        for stage in ("ingest", "measure", "identify", "synthesise", "curate")
-    }
+    """Check every product; WorkFailed where an expectation is not met: the Data Docs show all of them."""
+    stages = ("ingest", "measure", "identify", "synthesise", "curate")
+    bounds = {stage: load(stage).model_dump(mode="json") for stage in stages}
     inputs = {str(product): tree_digest(product) for product in INPUTS} | {"bounds": digest(bounds)}
-    shard = Shard("", inputs)
-    run_shards("validate", partial(_validate, params), [shard], products.VALIDATED, params=params, machine=machine)
+    work = partial(_validate, params)
+    run_shards("validate", work, [Shard("", inputs)], products.VALIDATED, params=params, machine=machine)
     faults = json.loads((products.VALIDATED / products.VALIDATION).read_text())["faults"]
     if faults:
         raise WorkFailed(f"{'; '.join(faults)} (all results: {products.VALIDATED / products.DATA_DOCS}/index.html)")
@@ -84,18 +78,13 @@ def check(suites: Sequence[Suite], docs: Path) -> dict[str, dict]:
         },
     )
     source = context.data_sources.add_pandas("products")
-    definitions = []
-    for suite in suites:
-        asset = source.add_dataframe_asset(suite.name)
-        batch = asset.add_batch_definition_whole_dataframe("all")
-        wanted = [expectation for check in suite.checks for expectation in _expectations(gx, check)]
-        expectations = gx.ExpectationSuite(suite.name, expectations=wanted)
-        context.suites.add(expectations)
-        definitions.append(gx.ValidationDefinition(name=suite.name, data=batch, suite=expectations))
     outcomes = {}
-    for suite, definition in zip(suites, definitions, strict=True):
-        context.validation_definitions.add(definition)
-        result = definition.run(
+    for suite in suites:
+        batch = source.add_dataframe_asset(suite.name).add_batch_definition_whole_dataframe("all")
+        wanted = [expectation for check in suite.checks for expectation in _expectations(gx, check)]
+        expectations = context.suites.add(gx.ExpectationSuite(suite.name, expectations=wanted))
+        definition = gx.ValidationDefinition(name=suite.name, data=batch, suite=expectations)
+        result = context.validation_definitions.add(definition).run(
             batch_parameters={"dataframe": suite.table.to_pandas()},
             result_format={"result_format": "SUMMARY", "unexpected_index_column_names": [suite.key]},
             run_id=RunIdentifier("validate", datetime.strptime(EPOCH, "%Y%m%d").replace(tzinfo=UTC)),

@@ -1,8 +1,8 @@
 """What is expected of every product, as suites of Great Expectations' expectations with bounds taken from params."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -13,28 +13,17 @@ from pipelines.core.params import load
 from pipelines.core.sources import CONSENT_WEAKEST_FIRST
 from umo import records
 
-NO_LICENCE = "a picture without a licence"
+
+class Check(NamedTuple):
+    """An expectation and what is wrong where it is not met."""
+
+    kind: str  # name of a Great Expectations class
+    fault: str  # what to say where it fails, in the reader's words
+    where: Mapping[str, object]  # the expectation's arguments
+    optional: bool = True  # whether a missing value is fine; Great Expectations passes over those
 
 
-@dataclass(frozen=True)
-class Check:
-    """An expectation and what is wrong where it is not met.
-
-    Attributes:
-        kind: name of a Great Expectations class.
-        fault: what to say where it fails, in the reader's words.
-        where: the expectation's arguments.
-        optional: whether a missing value is fine; Great Expectations passes over those.
-    """
-
-    kind: str
-    fault: str
-    where: Mapping[str, object]
-    optional: bool = True
-
-
-@dataclass(frozen=True)
-class Suite:
+class Suite(NamedTuple):
     """A product as a table, the column that names a row, and what is expected of it."""
 
     name: str
@@ -51,9 +40,8 @@ def _present(column: str, fault: str) -> Check:
     return Check("ExpectColumnValuesToNotBeNull", fault, {"column": column})
 
 
-def _one_of(column: str, values: Sequence[object], fault: str) -> Check:
-    where = {"column": column, "value_set": list(values)}
-    return Check("ExpectColumnValuesToBeInSet", fault, where, optional=False)
+def _one_of(column: str, values: Iterable[object], fault: str) -> Check:
+    return Check("ExpectColumnValuesToBeInSet", fault, {"column": column, "value_set": list(values)}, optional=False)
 
 
 def _between(column: str, low: float | None, high: float | None, fault: str, optional: bool = False) -> Check:
@@ -61,17 +49,13 @@ def _between(column: str, low: float | None, high: float | None, fault: str, opt
     return Check("ExpectColumnValuesToBeBetween", fault, where, optional)
 
 
-def _columns(table: pl.DataFrame, names: Sequence[str]) -> Check:
+def _columns(table: pl.DataFrame, names: Iterable[str]) -> Check:
     where = {"column_set": sorted(names), "exact_match": True}
-    return Check("ExpectTableColumnsToMatchSet", f"columns {sorted(set(table.columns) ^ set(names))} differ", where)
+    return Check("ExpectTableColumnsToMatchSet", f"columns {sorted({*table.columns} ^ {*names})} differ", where)
 
 
 def suites(min_sets: int) -> Iterator[Suite]:
-    """What is expected of each product; bounds come from the sections of the stages that made them.
-
-    Args:
-        min_sets: of each split.
-    """
+    """What is expected of each product, and `min_sets` of each split; bounds are those of the stages' params."""
     asked = any(load("synthesise").model_dump()["scenes"].values())
     yield _images("images@ingested", products.INGESTED, 1)
     yield _images("images@synthesised", products.SYNTHESISED, int(asked))
@@ -80,29 +64,34 @@ def suites(min_sets: int) -> Iterator[Suite]:
     yield from _people()
     yield from _scenes()
     yield from _sets(min_sets)
-    yield _captions()
+    captioned = products.sets().filter("keep").select("set_id", of_a_set=pl.lit(True))
+    captions = products.captions().join(captioned, on="set_id", how="full", coalesce=True)
+    checks = [
+        _unique("set_id", "a set captioned twice"),
+        _present("prompt", "a set without a caption"),
+        _one_of("of_a_set", [True], "a caption of no set"),
+    ]
+    yield Suite("captions", captions, "set_id", checks)
 
 
 def _images(name: str, product: Path, min_usable: int) -> Suite:
-    table = products.images(product)
-    usable = table.filter(pl.col("status") == "ok")
+    table, may_lack_licence = products.images(product), load("ingest").model_dump()["allow_missing_licence"]
     checks = [
         _columns(table, records.IMAGES.names),
         Check("ExpectTableRowCountToBeBetween", "no usable picture", {"min_value": min_usable}),
         _unique("image_id", "a picture twice"),
         _present("key", "a picture without a place in its shard"),
         _present("source", "a picture without a source"),
-        *([] if load("ingest").model_dump()["allow_missing_licence"] else [_present("licence", NO_LICENCE)]),
+        *([] if may_lack_licence else [_present("licence", "a picture without a licence")]),
         _one_of("consent", CONSENT_WEAKEST_FIRST, "consent outside the vocabulary"),
         _between("width", 16, None, "a picture narrower than 16 px"),
         _between("height", 16, None, "a picture lower than 16 px"),
     ]
-    return Suite(name, usable, "image_id", checks)
+    return Suite(name, table.filter(pl.col("status") == "ok"), "image_id", checks)
 
 
 def _faces(name: str, product: Path) -> Suite:
-    bounds = load("measure").model_dump()
-    table = products.faces(product)
+    bounds, table = load("measure").model_dump(), products.faces(product)
     norms = np.linalg.norm(table["embedding"].to_numpy().astype(np.float32), axis=1)
     box = pl.col("box").arr
     dropped = {"embedding", "landmarks", "pose", "box"}
@@ -120,9 +109,7 @@ def _faces(name: str, product: Path) -> Suite:
 
 
 def _people() -> Iterator[Suite]:
-    bounds = load("identify").model_dump()
-    people = products.people().drop("centre")
-    kept = people.filter("keep")
+    bounds, kept = load("identify").model_dump(), products.people().drop("centre").filter("keep")
     checks = [
         _unique("person_id", "a person twice"),
         _one_of("split", SPLITS, "a person in no split"),
@@ -132,14 +119,12 @@ def _people() -> Iterator[Suite]:
     yield Suite("people", kept, "person_id", checks)
     components = kept.group_by("component").agg(splits=pl.col("split").n_unique()).sort("component")
     yield Suite("components", components, "component", [_between("splits", 1, 1, "a component in two splits")])
-    faces = products.people_faces()
-    reasons = faces.filter(~pl.col("keep"))
+    reasons = products.people_faces().filter(~pl.col("keep"))
     yield Suite("faces turned away", reasons, "face_id", [_present("reason", "a face turned away without a reason")])
 
 
 def _scenes() -> Iterator[Suite]:
-    bounds = load("synthesise").model_dump()
-    scenes = products.scenes()
+    bounds, scenes = load("synthesise").model_dump(), products.scenes()
     checks = [
         _unique("image_id", "a scene twice"),
         _one_of("n", bounds["people"], "a number of people outside synthesise.people"),
@@ -159,10 +144,10 @@ def _scenes() -> Iterator[Suite]:
 
 
 def _sets(min_sets: int) -> Iterator[Suite]:
-    bounds = load("curate").model_dump()
-    table = products.sets()
+    bounds, table = load("curate").model_dump(), products.sets()
     turned_away = table.filter(~pl.col("keep")).select("set_id", "reason")
     yield Suite("sets turned away", turned_away, "set_id", [_present("reason", "a set turned away without a reason")])
+    alike = "two people more alike than curate.max_cross_cosine"
     lengths = [pl.col(name).list.len() == pl.col("n") for name in ("person_ids", "pool", "target_boxes")]
     sets = table.filter("keep").with_columns(whole=pl.all_horizontal(lengths))
     nested = [name for name, kind in sets.schema.items() if kind.is_nested()]
@@ -175,9 +160,7 @@ def _sets(min_sets: int) -> Iterator[Suite]:
         _present("consent", "a set without consent"),
         _present("source", "a set without a source"),
         _one_of("split", SPLITS, "a set in no split"),
-        _between(
-            "cross_cosine", -1, bounds["max_cross_cosine"], "two people more alike than curate.max_cross_cosine", True
-        ),
+        _between("cross_cosine", -1, bounds["max_cross_cosine"], alike, optional=True),
         _one_of("whole", [True], "a set whose lists of people, faces and references differ in length"),
     ]
     yield Suite("sets", sets.drop(nested), "set_id", checks)
@@ -194,18 +177,6 @@ def _sets(min_sets: int) -> Iterator[Suite]:
     yield _references(sets.filter("whole"), bounds)
 
 
-def _captions() -> Suite:
-    captions = products.captions()
-    kept = products.sets().filter("keep").select("set_id", of_a_set=pl.lit(True))
-    table = captions.join(kept, on="set_id", how="full", coalesce=True)
-    checks = [
-        _unique("set_id", "a set captioned twice"),
-        _present("prompt", "a set without a caption"),
-        _one_of("of_a_set", [True], "a caption of no set"),
-    ]
-    return Suite("captions", table, "set_id", checks)
-
-
 def _shares(sets: pl.DataFrame, bounds: Mapping) -> Suite:
     """A row a split and a number of people. Where too few numbers are left, equal shares are the least that can be."""
     shares = sets.group_by("split", "n").len("sets").sort("split", "n")
@@ -218,15 +189,13 @@ def _shares(sets: pl.DataFrame, bounds: Mapping) -> Suite:
 
 def _references(sets: pl.DataFrame, bounds: Mapping) -> Suite:
     """A row a reference of a set."""
-    places = _places()
-    made_from = pl.concat_list("target_sources", "target_image_id")
-    taken = (
-        sets.select("set_id", image_id=made_from)
-        .explode("image_id")
-        .join(places, on="image_id")
-        .select("set_id", "clip", of_taken_clip=pl.lit(True))
-        .unique()
+    # Of each picture; one of no video is a clip of its own.
+    shot = pl.concat_str(pl.col("group").fill_null(""), "clip", separator="\0")
+    places = pl.concat([products.images(products.INGESTED), products.images(products.SYNTHESISED)]).select(
+        "image_id", "group", clip=pl.coalesce(shot, "image_id"), own_licence="licence", own_consent="consent"
     )
+    made_from = sets.select("set_id", image_id=pl.concat_list("target_sources", "target_image_id")).explode("image_id")
+    taken = made_from.join(places, on="image_id").select("set_id", "clip", of_taken_clip=pl.lit(True)).unique()
     references = (
         sets.select("set_id", "target_sources", "target_image_id", "person_ids", "pool", "licence", "consent")
         .join(places.select(target_image_id="image_id", target_group="group"), on="target_image_id", how="left")
@@ -241,8 +210,7 @@ def _references(sets: pl.DataFrame, bounds: Mapping) -> Suite:
         .join(taken, on=["set_id", "clip"], how="left")
         .with_columns(
             of_taken_clip=pl.col("of_taken_clip").fill_null(False),
-            recall_holds=((pl.col("group") == pl.col("target_group")).fill_null(False))
-            == (pl.col("recall") == "group"),
+            recall_holds=(pl.col("group") == pl.col("target_group")).fill_null(False) == (pl.col("recall") == "group"),
             terms_kept=_terms_kept(),
         )
         .select(*("set_id", "face_id", "cosine", "recall", "recall_holds", "is_source", "of_taken_clip", "terms_kept"))
@@ -257,15 +225,6 @@ def _references(sets: pl.DataFrame, bounds: Mapping) -> Suite:
         _one_of("terms_kept", [True], "a reference whose licence or consent its set does not state"),
     ]
     return Suite("references", references, "set_id", checks)
-
-
-def _places() -> pl.DataFrame:
-    """Group, clip (a picture of no video is its own), licence and consent of each picture."""
-    shot = pl.concat_str(pl.col("group").fill_null(""), "clip", separator="\0")
-    pictures = pl.concat([products.images(products.INGESTED), products.images(products.SYNTHESISED)])
-    return pictures.select(
-        "image_id", "group", clip=pl.coalesce(shot, "image_id"), own_licence="licence", own_consent="consent"
-    )
 
 
 def _terms_kept() -> pl.Expr:

@@ -13,7 +13,7 @@ from pipelines.core.sources import Source
 from pipelines.export.formats.parquet import COLUMNS
 
 FILE = "croissant.json"
-PARQUET = "application/x-parquet"
+PARQUET = {"encodingFormat": "application/x-parquet"}
 CITATION = (
     "@misc{umo2025, title={UMO: Scaling Multi-Identity Consistency for Image Customization via Matching Reward}, "
     "author={{ByteDance UXO Team}}, year={2025}, eprint={2509.06818}, archivePrefix={arXiv}}"
@@ -51,6 +51,20 @@ def describe(count: int, files: Mapping[str, tuple[int, str]], sources: Mapping[
         sources: of the photographs.
     """
     licences = sorted({source.licence or "none stated" for source in sources.values()})
+    file_set = {"@type": "cr:FileSet", "@id": "parquet", "name": "parquet", "includes": "*.parquet", **PARQUET}
+    file_objects = [
+        {"@type": "cr:FileObject", "@id": name, "name": name, "contentUrl": name, "contentSize": f"{size} B"}
+        | {"sha256": sha256, **PARQUET}
+        for name, (size, sha256) in sorted(files.items())
+    ]
+    record_set = {
+        "@type": "cr:RecordSet",
+        "@id": "sets",
+        "name": "sets",
+        "description": f"A training example a record; further columns of the files: {', '.join(WITHOUT)}.",
+        "key": {"@id": "sets/set_id"},
+        "field": [_field(column, kind) for column, kind in COLUMNS.items() if column not in WITHOUT],
+    }
     content = {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
@@ -62,17 +76,8 @@ def describe(count: int, files: Mapping[str, tuple[int, str]], sources: Mapping[
         "citeAs": CITATION,
         "keywords": ["image customization", "several people", "reference images"],
         **_responsible(sources),
-        "distribution": [*_file_objects(files), _file_set()],
-        "recordSet": [
-            {
-                "@type": "cr:RecordSet",
-                "@id": "sets",
-                "name": "sets",
-                "description": f"A training example a record; further columns of the files: {', '.join(WITHOUT)}.",
-                "key": {"@id": "sets/set_id"},
-                "field": [_field(column, kind) for column, kind in COLUMNS.items() if column not in WITHOUT],
-            }
-        ],
+        "distribution": [*file_objects, file_set],
+        "recordSet": [record_set],
     }
     return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
@@ -106,31 +111,6 @@ def data_biases(sources: Mapping[str, Source]) -> list[str]:
     ]
 
 
-def _file_objects(files: Mapping[str, tuple[int, str]]) -> list[dict]:
-    return [
-        {
-            "@type": "cr:FileObject",
-            "@id": name,
-            "name": name,
-            "contentUrl": name,
-            "contentSize": f"{size} B",
-            "encodingFormat": PARQUET,
-            "sha256": digest,
-        }
-        for name, (size, digest) in sorted(files.items())
-    ]
-
-
-def _file_set() -> dict:
-    return {
-        "@type": "cr:FileSet",
-        "@id": "parquet",
-        "name": "parquet",
-        "encodingFormat": PARQUET,
-        "includes": "*.parquet",
-    }
-
-
 def _field(column: str, kind: pa.DataType) -> dict:
     source: dict[str, object] = {"fileSet": {"@id": "parquet"}, "extract": {"column": column}}
     field: dict[str, object] = {"@type": "cr:Field", "@id": f"sets/{column}", "name": column, "source": source}
@@ -145,10 +125,6 @@ def _field(column: str, kind: pa.DataType) -> dict:
         return field
     field["dataType"] = ["sc:Text", "cr:Split"] if column == "split" else _TYPES[str(kind)]
     if depth:
-        field |= {"isArray": True, "arrayShape": _shape(column, depth)}
+        last = {"target_boxes": "4", "target_landmarks": "10", "reference_landmarks": "10"}.get(column, "-1")
+        field |= {"isArray": True, "arrayShape": "-1," * (depth - 1) + last}
     return field
-
-
-def _shape(column: str, depth: int) -> str:
-    last = {"target_boxes": "4", "target_landmarks": "10", "reference_landmarks": "10"}.get(column, "-1")
-    return ",".join([*["-1"] * (depth - 1), last])

@@ -1,9 +1,9 @@
 """Parquet that `datasets` opens: the canonical form, which the rest of the graph reads too."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,8 +42,7 @@ COLUMNS: dict[str, pa.DataType] = {
 def schema() -> pa.Schema:
     """The columns, with the metadata from which `datasets` knows which of them are pictures."""
     features = {name: _feature(kind) for name, kind in COLUMNS.items()}
-    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    return pa.schema(list(COLUMNS.items()), metadata=metadata)
+    return pa.schema(COLUMNS, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
 def _feature(kind: pa.DataType) -> dict:
@@ -55,19 +54,8 @@ def _feature(kind: pa.DataType) -> dict:
     return {"dtype": {"float": "float32"}.get(str(kind), str(kind)), "_type": "Value"}
 
 
-class Writer:
-    """Writes a part of a split as FOLDER/NAME.parquet, a row group at a time."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self._schema = schema()
-        self._file = pq.ParquetWriter(folder / f"{name}.parquet", self._schema, compression="zstd")
-
-    def __enter__(self) -> "Writer":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._file.close()
-
-    def write(self, sets: Sequence[dict]) -> None:
-        """A row group."""
-        self._file.write_table(pa.Table.from_pylist(list(sets), schema=self._schema))
+@contextmanager
+def writing(folder: Path, name: str) -> Iterator[Callable[[Sequence[dict]], None]]:
+    """A part of a split as FOLDER/NAME.parquet; what is yielded writes sets as a row group."""
+    with pq.ParquetWriter(folder / f"{name}.parquet", schema(), compression="zstd") as file:
+        yield lambda sets: file.write_table(pa.Table.from_pylist(list(sets), schema=file.schema))

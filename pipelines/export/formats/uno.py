@@ -3,36 +3,21 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
 
 FOLDER = "uno"
 EXTRA = ("set_id", "n", "person_ids", "source", "sources", "licence", "consent")
 
 
-class Writer:
-    """Writes the pictures of a part as files below FOLDER/uno; a reference that several sets show is one file."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / FOLDER
-
-    def __enter__(self) -> "Writer":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        pass
-
-    def write(self, sets: Sequence[dict]) -> None:
-        """Pictures of these sets."""
-        for row in sets:
-            self._file(target_path(row["set_id"], row["target"]["path"]), row["target"]["bytes"])
-            for image in row["references"]:
-                self._file(reference_path(image["path"]), image["bytes"])
-
-    def _file(self, name: str, data: bytes) -> None:
-        path = self._folder / name
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+def write(folder: Path, sets: Sequence[dict]) -> None:
+    """Write the pictures of sets as files below FOLDER/uno; a reference that several sets show is one file."""
+    for row in sets:
+        files = {target_path(row["set_id"], row["target"]["path"]): row["target"]["bytes"]}
+        files |= {reference_path(image["path"]): image["bytes"] for image in row["references"]}
+        for name, data in files.items():
+            path = folder / FOLDER / name
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
 
 
 # A folder of a million files is slow everywhere: two characters of the name spread them.

@@ -8,9 +8,9 @@ third reference would be dropped without a word. So every sample of a folder has
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 
 from pipelines.core.ledger import SPLITS
 from umo.images import encode_png, read_image
@@ -22,67 +22,45 @@ JSON_COLUMNS = (
 )
 
 
-class Writer:
-    """Writes a part of a split as FOLDER/webdataset/nN/NAME.tar, a tar for each number of people that occurs.
+@contextmanager
+def writing(folder: Path, name: str, suffixes: Mapping[int, str]) -> Iterator[Callable[[Sequence[dict]], None]]:
+    """A part of a split as FOLDER/webdataset/nN/NAME.tar, a tar for each number of people; yields what writes sets.
 
     Args:
         suffixes: number of people -> suffix of the targets' member; where it is `.png`, a JPEG is stored as PNG with
             the same pixels.
     """
+    tars: dict[int, tarfile.TarFile] = {}
 
-    def __init__(self, folder: Path, name: str, suffixes: Mapping[int, str]) -> None:
-        self._folder = folder / FOLDER
-        self._name = name
-        self._suffixes = suffixes
-        self._tars: dict[int, tarfile.TarFile] = {}
-
-    def __enter__(self) -> "Writer":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for tar in self._tars.values():
-            tar.close()
-
-    def write(self, sets: Sequence[dict]) -> None:
-        """Samples, in order."""
+    def write(sets: Sequence[dict]) -> None:
         for row in sets:
-            tar = self._tar(row["n"])
-            for member, data in self._members(row).items():
+            n = row["n"]
+            if n not in tars:
+                path = folder / FOLDER / f"n{n}" / f"{name}.tar"
+                path.parent.mkdir(parents=True)
+                tars[n] = stack.enter_context(tarfile.open(path, "w", format=tarfile.USTAR_FORMAT))  # noqa: SIM115
+            for member, data in _members(row, suffixes[n]).items():
                 # USTAR and the defaults of TarInfo: no owner, no date.
                 entry = tarfile.TarInfo(f"{row['set_id']}.{member}")
                 entry.size = len(data)
-                tar.addfile(entry, io.BytesIO(data))
+                tars[n].addfile(entry, io.BytesIO(data))
 
-    def _tar(self, n: int) -> tarfile.TarFile:
-        if n not in self._tars:
-            folder = self._folder / f"n{n}"
-            folder.mkdir(parents=True)
-            self._tars[n] = tarfile.open(folder / f"{self._name}.tar", "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
-        return self._tars[n]
-
-    def _members(self, row: dict) -> dict[str, bytes]:
-        # Readers fix a column's type by the first samples, and null has none.
-        text = {name: "" if row[name] is None else row[name] for name in JSON_COLUMNS}
-        suffix = self._suffixes[row["n"]]
-        target = row["target"]["bytes"]
-        if Path(row["target"]["path"]).suffix != suffix:
-            target = encode_png(read_image(target))
-        references = {f"ref_{k}.jpg": image["bytes"] for k, image in enumerate(row["references"])}
-        return {
-            "json": json.dumps(text, sort_keys=True).encode(),
-            f"target{suffix}": target,
-            "txt": (row["prompt"] or "").encode(),
-            **references,
-        }
+    with ExitStack() as stack:
+        yield write
 
 
-def target_suffixes(targets: Mapping[int, set[str]]) -> dict[int, str]:
-    """The suffix of all targets with the same number of people.
-
-    Args:
-        targets: number of people -> the suffixes that occur.
-    """
-    return {n: ".jpg" if suffixes == {".jpg"} else ".png" for n, suffixes in targets.items()}
+def _members(row: dict, suffix: str) -> dict[str, bytes]:
+    # Readers fix a column's type by the first samples, and null has none.
+    text = {name: "" if row[name] is None else row[name] for name in JSON_COLUMNS}
+    target = row["target"]["bytes"]
+    if Path(row["target"]["path"]).suffix != suffix:
+        target = encode_png(read_image(target))
+    return {
+        "json": json.dumps(text, sort_keys=True).encode(),
+        f"target{suffix}": target,
+        "txt": (row["prompt"] or "").encode(),
+        **{f"ref_{k}.jpg": image["bytes"] for k, image in enumerate(row["references"])},
+    }
 
 
 def card(files: Iterable[str], contents: str) -> str:

@@ -5,27 +5,26 @@ from pathlib import Path
 
 from pipelines.core.shards import digest, file_digest
 from pipelines.core.sources import Kind, Source, text
-from pipelines.ingest.readers import archive, base, folder, table, uno
+from pipelines.ingest.readers import archive, single, table
 from pipelines.ingest.readers.base import Container, Found, Limits, Member, Video
 
 
 def files(name: str, source: Source, kind: Kind, root: Path) -> Iterator[Found]:
     """Pictures that are files of their own; none where the kind has containers."""
     if kind == "folder":
-        yield from folder.find(name, source, root)
+        yield from single.of_folder(name, source, root)
     elif kind == "uno":
-        yield from uno.find(name, root)
+        yield from single.of_uno(name, root)
 
 
 def containers(name: str, source: Source, kind: Kind, root: Path) -> Iterator[Container]:
-    """Files that hold many pictures, in order; none where each picture is a file.
+    """Files that hold many pictures, in order; BadInput where there is none, or a table lacks the columns.
 
-    Raises:
-        BadInput: there are none, or a table without the columns.
+    Of kinds where each picture is a file there are none.
     """
     if kind in ("folder", "uno"):
         return
-    for file in base.files_below(name, source, kind, root):
+    for file in single.below(name, source, kind, root):
         if kind == "table" and file.name.startswith("cache-"):  # what Hugging Face's map and filter leave behind
             continue
         path = text(str(file.relative_to(root)) if file != root else file.name)

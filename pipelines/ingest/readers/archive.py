@@ -8,14 +8,15 @@ import gzip
 import json
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from pipelines.core.sources import SUFFIXES, text
-from pipelines.ingest.readers.base import Container, Limits, Member, check_bytes, reason
-from umo.images import ImageError
+from pipelines.ingest.readers.base import Container, Limits, Member, over_limit, reason
 
 MAX_EXPANSION = 100  # of a compressed tar; pictures are compressed already
 MAX_JSON_BYTES = 1 << 20
@@ -35,50 +36,37 @@ def read(container: Container, limits: Limits, columns: tuple[str, ...]) -> Iter
     if not columns:
         yield from (member for _, member in _members(container, limits, False))
         return
-    sample = _Sample(None)
-    for key, member in _members(container, limits, True):
-        if key != sample.key:
-            yield from sample.members()
-            sample = _Sample(key)
-        sample.add(member, limits, columns)
-    yield from sample.members()
+    for _, sample in groupby(_members(container, limits, True), key=itemgetter(0)):
+        yield from _with_fields((member for _, member in sample), limits, columns)
 
 
-class _Sample:
-    """Members of one name, and what their .json says."""
-
-    def __init__(self, key: str | None) -> None:
-        self.key = key
-        self._pictures: list[Member] = []
-        self._bytes = 0
-        self._fields: dict[str, object] = {}
-        self._fault: str | None = None
-
-    def add(self, member: Member, limits: Limits, columns: tuple[str, ...]) -> None:
+def _with_fields(sample: Iterable[Member], limits: Limits, columns: tuple[str, ...]) -> Iterator[Member]:
+    """Pictures of one name, and what their .json says; where it cannot be read, nobody knows their terms: refused."""
+    pictures: list[Member] = []
+    fields: dict[str, object] = {}
+    size, fault = 0, None
+    for member in sample:
         if not member.path.lower().endswith(".json"):
-            self._bytes += len(member.data)
-            if self._bytes > limits.max_bytes:
-                fault = f"its sample is over the limit of {limits.max_bytes} bytes: raise ingest.max_bytes"
-                member = replace(member, data=b"", error=fault)
-            self._pictures.append(member)
-            return
+            size += len(member.data)
+            if size > limits.max_bytes:
+                large = f"its sample is over the limit of {limits.max_bytes} bytes: raise ingest.max_bytes"
+                member = replace(member, data=b"", error=large)
+            pictures.append(member)
+            continue
         try:
             found = json.loads(member.data)
-            self._fields = {column: found.get(column) for column in columns}
+            fields = {column: found.get(column) for column in columns}
         except (ValueError, RecursionError, AttributeError):
-            self._fault = f"{text(member.path)} is no JSON object: write it again, or remove it"
-
-    def members(self) -> Iterator[Member]:
-        """Without a .json that can be read, nobody knows the terms of the sample: it is refused."""
-        for member in self._pictures:
-            if self._fault and not member.error:
-                yield replace(member, data=b"", error=self._fault)
-            else:
-                yield replace(member, fields=self._fields)
+            fault = f"{text(member.path)} is no JSON object: write it again, or remove it"
+    for member in pictures:
+        if fault and not member.error:
+            yield replace(member, data=b"", error=fault)
+        else:
+            yield replace(member, fields=fields)
 
 
 def _members(container: Container, limits: Limits, with_json: bool) -> Iterator[tuple[str | None, Member]]:
-    """Pictures (and .json) with the name of their sample."""
+    """Pictures (and .json) with the name of their sample: folder and name up to the first dot."""
     n = 0
     try:
         with (
@@ -94,9 +82,9 @@ def _members(container: Container, limits: Limits, with_json: bool) -> Iterator[
             while header := archive.next():
                 archive.members.clear()  # or they all stay in memory
                 n += 1
-                member = _member(container, archive, header, limits, with_json)
-                if member:
-                    yield _sample(header.name), member
+                if member := _member(container, archive, header, limits, with_json):
+                    folder, _, base = header.name.rpartition("/")
+                    yield f"{folder}/{base.split('.')[0]}", member
     except _DAMAGE as error:
         fault = f"cut short or damaged after {n} members ({reason(error)}): copy it again from its origin"
         yield None, Member(container.path, error=fault)
@@ -111,12 +99,8 @@ def _member(
     is_json = with_json and suffix == ".json" and header.isreg()
     if header.isdir() or (header.isreg() and suffix not in SUFFIXES["folder"] and not is_json):
         return None
-    if fault := _fault(header):
+    if fault := _fault(header) or over_limit(header.size, MAX_JSON_BYTES if is_json else limits.max_bytes):
         return Member(path, error=fault)
-    try:
-        check_bytes(header.size, MAX_JSON_BYTES if is_json else limits.max_bytes)
-    except ImageError as error:
-        return Member(path, error=str(error))
     file = archive.extractfile(header)
     assert file is not None
     return Member(path, file.read())
@@ -131,12 +115,6 @@ def _fault(header: tarfile.TarInfo) -> str | None:
     if not header.isreg() or header.issparse():
         return "a device, a pipe or a sparse file: put the picture itself into the archive"
     return None
-
-
-def _sample(name: str) -> str:
-    """WebDataset's key: folder and name up to the first dot."""
-    folder, _, base = name.rpartition("/")
-    return f"{folder}/{base.split('.')[0]}"
 
 
 class _Header(tarfile.TarInfo):

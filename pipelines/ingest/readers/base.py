@@ -1,7 +1,6 @@
 """What a source holds, before anything is decoded: single files, or containers that are read member by member."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,40 +10,28 @@ from pydantic import Field
 
 from pipelines.core.params import Section
 from pipelines.core.shards import digest
-from pipelines.core.sources import SOURCES, SUFFIXES, Kind, Source
-from umo.errors import BadInput
+from pipelines.core.sources import Kind
 from umo.images import ImageError
 
 
 class Found(NamedTuple):
-    """A picture in a file of its own.
+    """A picture in a file of its own."""
 
-    Attributes:
-        image_id: sha256 of the file's bytes; where it cannot be read, a digest of its path.
-        path: inside its source, as text.
-        error: why it cannot be used, where that is known already.
-    """
-
-    image_id: str
+    image_id: str  # sha256 of the file's bytes; where it cannot be read, a digest of its path
     source: str
-    path: str
+    path: str  # inside its source, as text
     file: Path
-    error: str | None = None
+    error: str | None = None  # why it cannot be used, where that is known already
 
 
 class Container(NamedTuple):
-    """A file that holds many pictures: a tar, a table, a video.
-
-    Attributes:
-        path: inside its source, as text.
-        sha256: of its bytes; where it cannot be read, a digest of its path.
-    """
+    """A file that holds many pictures: a tar, a table, a video."""
 
     kind: Kind
     source: str
-    path: str
+    path: str  # inside its source, as text
     file: Path
-    sha256: str
+    sha256: str  # of its bytes; where it cannot be read, a digest of its path
 
     @property
     def mark(self) -> str:
@@ -86,25 +73,15 @@ class Video(Section):
 
 @dataclass(frozen=True)
 class Member:
-    """A picture in a container, or what stands where one should be.
+    """A picture in a container, or what stands where one should be."""
 
-    Attributes:
-        path: inside its source: the container's, then the member's.
-        data: the encoded picture.
-        error: why there is none.
-        fields: what the table's row or the member's .json says, by column.
-        image_id: None for the sha256 of the data.
-        clip, time, size: of a video's frame: shot, seconds from the start, height and width.
-    """
-
-    path: str
-    data: bytes = b""
-    error: str | None = None
-    fields: Mapping[str, object] = field(default_factory=dict)
-    image_id: str | None = None
-    clip: str | None = None
-    time: float | None = None
-    size: tuple[int, int] | None = None
+    path: str  # inside its source: the container's, then the member's
+    data: bytes = b""  # the encoded picture
+    error: str | None = None  # why there is none
+    fields: Mapping[str, object] = field(default_factory=dict)  # what the table's row or the member's .json says
+    image_id: str | None = None  # None for the sha256 of the data
+    clip: str | None = None  # a video's shot
+    time: float | None = None  # of a video's frame: seconds from the start
 
 
 def image_id(container: Container, rank: int, member: Member) -> str:
@@ -120,42 +97,16 @@ def reason(error: Exception) -> str:
 
 
 def read_file(file: Path, max_bytes: int) -> bytes:
-    """A file's bytes.
-
-    Raises:
-        ImageError: it cannot be read, or is larger than `max_bytes`.
-    """
+    """A file's bytes; ImageError where it cannot be read, or is larger than `max_bytes`."""
     try:
-        check_bytes(file.stat().st_size, max_bytes)
+        if fault := over_limit(file.stat().st_size, max_bytes):
+            raise ImageError(fault)
         return file.read_bytes()
     except OSError as error:
         raise ImageError(f"cannot be read ({error.strerror}): check the path and its permissions") from error
 
 
-def check_bytes(n: int, max_bytes: int) -> None:
-    """Raise ImageError where a picture's file is over the limit."""
-    if n > max_bytes:
-        raise ImageError(f"{n} bytes is over the limit of {max_bytes}: save it smaller, or raise ingest.max_bytes")
-
-
-def files_below(name: str, source: Source, kind: Kind, root: Path) -> list[Path]:
-    """The files of a source that its kind reads, in order; `root` itself where it is a file.
-
-    Raises:
-        BadInput: there are none.
-    """
-    if root.is_file():
-        return [root]
-    suffixes = SUFFIXES[kind]
-    found = sorted((path for path in root.glob(source.include) if path.is_file()), key=lambda path: path.parts)
-    files = [path for path in found if path.suffix.lower() in suffixes]
-    others = Counter(path.suffix.lower() for path in found if path.suffix.lower() not in {*suffixes, "", ".md"})
-    if others and kind == "folder":
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-        remedy = "convert pictures among them to JPEG, PNG or WebP; tars, tables and videos want a source of their kind"
-        print(f"ingest: {name}: passed over {kinds}: {remedy}")
-    if not files:
-        what = "picture" if kind == "folder" else kind
-        kinds = ", ".join(sorted(suffixes))
-        raise BadInput(f"{SOURCES}: source '{name}': no {what} in {root} fits '{source.include}' ({kinds})")
-    return files
+def over_limit(n: int, max_bytes: int) -> str | None:
+    """What is wrong with a picture's file of so many bytes, if they are too many."""
+    fault = f"{n} bytes is over the limit of {max_bytes}: save it smaller, or raise ingest.max_bytes"
+    return fault if n > max_bytes else None

@@ -7,19 +7,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.core.sources import SOURCES, Source
-from pipelines.ingest.readers.base import Container, Limits, Member, check_bytes, reason
+from pipelines.ingest.readers.base import Container, Limits, Member, over_limit, reason
 from umo.errors import BadInput
-from umo.images import ImageError
 
 ROWS = 16  # at a time: as many encoded pictures are in memory
 PAGE_BYTES = 1 << 20
 
 
 def check(container: Container, source: Source) -> None:
-    """Whether the table has the columns that the source names; a file that cannot be read gets a row later.
+    """BadInput where a column that the source names is missing, or the picture's is of another type.
 
-    Raises:
-        BadInput: one is missing, or the picture's is of another type.
+    A file that cannot be read gets a row later.
     """
     try:
         with _open(container) as table:
@@ -33,9 +31,8 @@ def check(container: Container, source: Source) -> None:
             raise BadInput(f"{where} has no column '{column}' (it has: {present}); name the right one as {key}")
     kind = schema.field(source.image_column).type
     if not _is_picture(kind):
-        needs = "encoded pictures (binary, or a struct with bytes)"
-        at = f"column '{source.image_column}' is {kind}, not {needs}"
-        raise BadInput(f"{where}: {at}; name another as image_column (it has: {present})")
+        fault = f"column '{source.image_column}' is {kind}, not encoded pictures (binary, or a struct with bytes)"
+        raise BadInput(f"{where}: {fault}; name another as image_column (it has: {present})")
 
 
 def read(container: Container, limits: Limits, image_column: str, columns: tuple[str, ...]) -> Iterator[Member]:
@@ -47,8 +44,7 @@ def read(container: Container, limits: Limits, image_column: str, columns: tuple
     try:
         with _open(container) as table:
             for first, batches in _groups(table, names):
-                for rank, row in enumerate(_rows(container, first, batches, names), first):
-                    yield row if isinstance(row, Member) else _member(container, limits, rank, row, names)
+                yield from _rows(container, limits, first, batches, names)
     except (pa.ArrowException, OSError) as error:
         yield _damage(container, 0, error)
 
@@ -73,25 +69,16 @@ def _sound(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _rows(
-    container: Container, first: int, batches: Iterable[pa.RecordBatch], names: list[str]
-) -> Iterator[dict | Member]:
-    """Rows of a part; damage ends it with an error."""
-    rank = first
+    container: Container, limits: Limits, rank: int, batches: Iterable[pa.RecordBatch], names: list[str]
+) -> Iterator[Member]:
+    """Rows of a part, from the rank on; damage ends it with an error."""
     try:
         for batch in batches:
             for k in range(batch.num_rows):
-                yield _row(container, rank, batch.select(names).slice(k, 1))
+                yield _member(f"{container.path}#{rank}", limits, batch.select(names).slice(k, 1), names[0])
                 rank += 1
     except (pa.ArrowException, OSError) as error:
         yield _damage(container, rank, error)
-
-
-def _row(container: Container, rank: int, row: pa.RecordBatch) -> dict | Member:
-    """Text that is no text costs its row alone."""
-    try:
-        return row.to_pylist()[0]
-    except UnicodeDecodeError as error:
-        return Member(f"{container.path}#{rank}", error=f"its text is not UTF-8 ({reason(error)}): write it again")
 
 
 def _damage(container: Container, rank: int, error: Exception) -> Member:
@@ -99,12 +86,19 @@ def _damage(container: Container, rank: int, error: Exception) -> Member:
     return Member(container.path, error=fault)
 
 
-def _member(container: Container, limits: Limits, rank: int, row: dict, names: list[str]) -> Member:
-    path, fields = f"{container.path}#{rank}", {name: row[name] for name in names[1:]}
+def _member(path: str, limits: Limits, row: pa.RecordBatch, image_column: str) -> Member:
     try:
-        return Member(path, _data(row[names[0]], limits), fields=fields)
-    except ImageError as error:
-        return Member(path, error=str(error), fields=fields)
+        fields = row.to_pylist()[0]
+    except UnicodeDecodeError as error:  # text that is no text costs its row alone
+        return Member(path, error=f"its text is not UTF-8 ({reason(error)}): write it again")
+    value = fields.pop(image_column)
+    data, file = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+    if data is None and file:
+        return Member(path, error="the row has a path and no bytes: embed the pictures", fields=fields)
+    if data is None:
+        return Member(path, error="no picture in the row: remove the row", fields=fields)
+    fault = over_limit(len(data), limits.max_bytes)
+    return Member(path, b"" if fault else data, fault, fields)
 
 
 @contextmanager
@@ -122,14 +116,3 @@ def _is_picture(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0 and _is_picture(kind.field("bytes").type)
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
-
-
-def _data(value: bytes | dict | None, limits: Limits) -> bytes:
-    data = value.get("bytes") if isinstance(value, dict) else value
-    if data is None:
-        path = value.get("path") if isinstance(value, dict) else None
-        raise ImageError(
-            "the row has a path and no bytes: embed the pictures" if path else "no picture in the row: remove the row"
-        )
-    check_bytes(len(data), limits.max_bytes)
-    return data

@@ -32,19 +32,13 @@ MAX_SHORTFALL = 1.0  # seconds by which a video may end before its header says
 
 
 class Candidate(NamedTuple):
-    """A frame that may be taken.
+    """A frame that may be taken."""
 
-    Attributes:
-        rank: among the decoded frames.
-        time: seconds from the start.
-        picture: (H, W, 3) uint8 RGB, upright, at most `max_side` long.
-    """
-
-    rank: int
-    time: float
+    rank: int  # among the decoded frames
+    time: float  # seconds from the start
     pts: int
     sharpness: float
-    picture: np.ndarray
+    picture: np.ndarray  # (H, W, 3) uint8 RGB, upright, at most `max_side` long
 
 
 @dataclass
@@ -94,14 +88,12 @@ def read(container: Container, limits: Limits, params: Video) -> Iterator[Member
     video = _Video(container, limits)
     try:
         for number, frame in _choose(video, params):
-            height, width = frame.picture.shape[:2]
             yield Member(
                 f"{container.path}#t={frame.time:.3f}",
                 encode_jpeg(frame.picture),
                 image_id=container.frame_id(frame.pts),
                 clip=f"{container.path}#{number:04d}",
                 time=frame.time,
-                size=(height, width),
             )
     except (av.FFmpegError, ValueError) as error:
         video.faults.append(f"a frame cannot be converted ({reason(error)})")
@@ -162,16 +154,15 @@ class _Video:
         """Seconds from the start, and the frame; ends where the file cannot be read further."""
         try:
             with av.open(str(self._container.file), options={"format_whitelist": FORMATS}) as file:
-                if not file.streams.video:
-                    raise ValueError("no picture stream")
-                yield from self._decode(file, file.streams.video[0])
+                yield from self._decode(file)
         except (av.FFmpegError, OSError, ValueError) as error:
             self.faults.append(f"not readable as a video ({getattr(error, 'strerror', None) or reason(error)})")
 
-    def _decode(
-        self, file: av.container.InputContainer, stream: av.VideoStream
-    ) -> Iterator[tuple[float, av.VideoFrame]]:
+    def _decode(self, file: av.container.InputContainer) -> Iterator[tuple[float, av.VideoFrame]]:
         """A damaged packet costs the frames up to the next that depends on no other, not the rest."""
+        if not file.streams.video:
+            raise ValueError("no picture stream")
+        stream = file.streams.video[0]
         stream.thread_count = 1  # with several, what is made of damaged packets depends on their timing
         self._check_size(stream.width, stream.height)
         self._aspect = float(stream.sample_aspect_ratio or 1)
@@ -195,10 +186,7 @@ class _Video:
                 yield time, frame
         if damaged:
             self.faults.append(f"{damaged} packets are damaged and their frames left out")
-        self._check_end(time, float((stream.duration or 0) * (stream.time_base or 0)) or (file.duration or 0) / 1e6)
-
-    def _check_end(self, time: float, length: float) -> None:
-        """Against the length in seconds that the header gives."""
+        length = float((stream.duration or 0) * (stream.time_base or 0)) or (file.duration or 0) / 1e6  # by the header
         if time < 0:
             self.faults.insert(0, "no frame could be decoded")
         elif time + MAX_SHORTFALL < length:
