@@ -24,10 +24,7 @@ CUSTOMIZERS: dict[str, Callable[[], Any]] = {"FluxPipeline": _flux_uno}
 
 
 def load(
-    folder: Path,
-    lora: Path | None = None,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    folder: Path, lora: Path | None = None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Customizer:
     """A base from a diffusers folder, frozen and ready to draw.
 

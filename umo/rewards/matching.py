@@ -128,10 +128,7 @@ class MatchingReward:
         return torch.stack([part.mean(dim=0) for part in parts])
 
     def __call__(
-        self,
-        images: torch.Tensor,
-        anchors: Sequence[torch.Tensor],
-        faces: Sequence[Sequence[Face]] | None = None,
+        self, images: torch.Tensor, anchors: Sequence[torch.Tensor], faces: Sequence[Sequence[Face]] | None = None
     ) -> Reward:
         """Reward a batch with one call of the detector and one of the embedder.
 
