@@ -207,7 +207,7 @@ class OpenCVZoo:
         return min(wanted, self.max_side / max(height, width))
 
     def _decode(self, outputs: dict[str, np.ndarray], columns: int, ratio: np.ndarray) -> list[list[Face]]:
-        """Heads of a batch -> the faces of each picture, without overlaps; `ratio`: from what was seen to the picture."""
+        """Heads of a batch -> the faces of each picture, without overlaps; `ratio`: from the seen size to its own."""
         found: list[list[np.ndarray]] = [[] for _ in outputs["cls_8"]]  # x0, y0, x1, y1, five landmarks, score
         for stride in STRIDES:
             sure, there, boxes, points = (outputs[f"{head}_{stride}"] for head in ("cls", "obj", "bbox", "kps"))
