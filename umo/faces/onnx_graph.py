@@ -83,8 +83,9 @@ def _constant(node: Node, constants: dict[str, np.ndarray]) -> np.ndarray | None
     if not all(name in constants for name in node.inputs):
         return None
     if node.op == "DequantizeLinear":
+        quantised, scale, zero_point = (constants[name] for name in node.inputs)
         axis, block_size = node.attributes.get("axis", 1), node.attributes.get("block_size", 0)
-        return dequantise(*(constants[name] for name in node.inputs), axis=axis, block_size=block_size)
+        return dequantise(quantised, scale, zero_point, axis, block_size)
     if node.op == "Reshape":
         return constants[node.inputs[0]].reshape(constants[node.inputs[1]])
     return None

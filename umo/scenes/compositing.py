@@ -91,8 +91,8 @@ def place_face(
     height, width = scene.shape[:2]
     shrink = float(np.hypot(*matrix[:, 0]))
     source = photo if shrink >= 0.6 else cv2.GaussianBlur(photo, (0, 0), 0.5 / shrink)
-    how = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REPLICATE}
-    warped = cv2.warpAffine(source, matrix, (width, height), **how).astype(np.float32)
+    size, edge = (width, height), cv2.BORDER_REPLICATE
+    warped = cv2.warpAffine(source, matrix, size, flags=cv2.INTER_LINEAR, borderMode=edge).astype(np.float32)
     mask = head_mask(transform(landmarks, matrix), (height, width))
     x = np.linspace(-1, 1, width, dtype=np.float32)[None, :, None]
     lit = np.clip(warped * light.gain * np.asarray(light.tint, np.float32) * (1 + light.slope * x), 0, 255)
