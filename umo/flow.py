@@ -37,12 +37,7 @@ def velocity(x0: Tensor, noise: Tensor) -> Tensor:
 
 
 def one_step_x0(x: Tensor, sigma: Tensor, velocity: Tensor) -> Tensor:
-    """The clean latents that a velocity at x_sigma points to; sigma must be the *shifted* one that x was noised with.
-
-    Args:
-        x, velocity: (B, ...).
-        sigma: (B,) or a scalar.
-    """
+    """The clean latents (B, ...) that a velocity at x points to; sigma, (B,) or a scalar, is the *shifted* one of x."""
     return x - _beside(sigma, x) * velocity
 
 
@@ -76,16 +71,13 @@ def logit_normal(
 
 
 def loss(velocity: Velocity, x0: Tensor, noise: Tensor, sigma: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean squared error of the predicted velocity: the ordinary training loss, `L_diff` of the paper.
+    """Mean squared error of the predicted velocity, a scalar: the ordinary training loss, `L_diff` of the paper.
 
     Args:
         velocity: function of latents (B, ...) and sigma (B,).
         x0, noise: (B, ...).
         sigma: (B,) in [0, 1].
         weight: broadcastable to x0, its mean about 1; where the loss matters more. None weighs all alike.
-
-    Returns:
-        a scalar.
     """
     error = (velocity(noised(x0, noise, sigma), sigma) - (noise - x0)).float().square()
     return (error if weight is None else error * weight).mean()

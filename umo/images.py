@@ -40,20 +40,25 @@ def read_image(source: Path | bytes, max_pixels: int = MAX_PIXELS, max_side: int
     Returns:
         (H, W, 3) uint8 RGB; grey becomes three equal channels, transparency is laid on white.
 
-    Raises:
-        ImageError: empty, not an image, truncated, corrupt, under 16 px a side, or over `max_pixels`.
+    Raises ImageError: empty, not an image, truncated, corrupt, under 16 px a side, or over `max_pixels`.
     """
-    data = source if isinstance(source, bytes) else _read_bytes(source)
+    try:
+        data = source if isinstance(source, bytes) else source.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot be read ({error.strerror}): check the path and its permissions") from error
     if not data:
         raise ImageError("empty file (0 bytes): copy it again from its origin")
     try:
         with Image.open(io.BytesIO(data)) as image:
-            _check_size(image.size, max_pixels)
+            width, height = image.size
+            if min(image.size) < MIN_SIDE:
+                raise ImageError(f"{width}x{height} px is too small: at least {MIN_SIDE} px a side are needed")
+            if width * height > max_pixels:
+                raise ImageError(f"{width}x{height} px is over the limit of {max_pixels:,} pixels: scale it down")
             if max_side:
                 image.draft("RGB", (max_side, max_side))
             turn = _UPRIGHT.get(_orientation(image))
-            upright = image if turn is None else image.transpose(turn)
-            return np.asarray(_flatten(upright))
+            return np.asarray(_flatten(image if turn is None else image.transpose(turn)))
     except UnidentifiedImageError as error:
         raise ImageError("not an image: convert it to JPEG, PNG or WebP") from error
     except ImageError:
@@ -64,14 +69,7 @@ def read_image(source: Path | bytes, max_pixels: int = MAX_PIXELS, max_side: int
 
 
 def require_image(path: Path, what: str) -> np.ndarray:
-    """`read_image` of a picture that the work cannot do without.
-
-    Args:
-        what: stands before the reason.
-
-    Raises:
-        BadInput: instead of ImageError.
-    """
+    """`read_image` of a picture that the work cannot do without: raises BadInput, `what` standing before the reason."""
     try:
         return read_image(path)
     except ImageError as error:
@@ -79,17 +77,9 @@ def require_image(path: Path, what: str) -> np.ndarray:
 
 
 def filled(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A picture at another size and shape: scaled until that is filled, then cut in the middle.
+    """A picture (H, W, 3) uint8 at a size (height, width): scaled until that is filled, then cut in the middle.
 
-    The scaling is bilinear over the covered area, without the overshoot of sharper kernels, which a base whose training
-    pictures had none would be taught.
-
-    Args:
-        picture: (H, W, 3) uint8.
-        size: height, width.
-
-    Returns:
-        (height, width, 3) uint8.
+    The scaling is bilinear over the covered area, without the overshoot of sharper kernels, which a base would learn.
     """
     scaled, (left, top) = _cover(picture.shape[:2], size)
     resized = np.asarray(Image.fromarray(picture).resize(scaled, Image.Resampling.BILINEAR))
@@ -97,16 +87,7 @@ def filled(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def filled_points(points: np.ndarray, shape: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    """Where points of a picture lie after `filled`.
-
-    Args:
-        points: (n, 2) x, y in the picture's pixels.
-        shape: height, width of the picture.
-        size: height, width of the filled one.
-
-    Returns:
-        (n, 2) x, y; outside the size where they were cut off.
-    """
+    """Where points (n, 2) x, y of a picture of `shape` (height, width) lie after `filled`; outside it if cut off."""
     scaled, corner = _cover(shape, size)
     factor = np.array(scaled) / np.array(shape[::-1])
     return (np.asarray(points) + 0.5) * factor - 0.5 - np.array(corner)
@@ -127,29 +108,12 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot be read ({error.strerror}): check the path and its permissions") from error
-
-
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
-    if min(size) < MIN_SIDE:
-        raise ImageError(f"{width}x{height} px is too small: at least {MIN_SIDE} px a side are needed")
-    if width * height > max_pixels:
-        raise ImageError(f"{width}x{height} px is over the limit of {max_pixels:,} pixels: scale it down")
-
-
 def _flatten(image: Image.Image) -> Image.Image:
     """RGB over white; 16-bit grey is scaled to 8 bits instead of clipped."""
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")
 
 

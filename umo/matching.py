@@ -41,13 +41,11 @@ def assign(cosines: np.ndarray) -> np.ndarray:
     As published, as many pairs as possible are made, even where a cosine is negative: min(M, N) of them.
 
     Args:
-        cosines: (M, N), a row a reference, a column a drawn face; either may be 0.
+        cosines: (M, N), a row a reference, a column a drawn face; either may be 0. What is no matrix raises ValueError,
+            a value that is not finite `NotFinite`.
 
     Returns:
         (M,) int, the face of each reference; -1 where none is left.
-
-    Raises:
-        ValueError: not a matrix; `NotFinite` where a cosine is not finite.
     """
     from scipy.optimize import linear_sum_assignment  # slow to load: not where a stage only reads its params
 
@@ -71,14 +69,11 @@ def assigned_cosines(cosines: np.ndarray, assignment: np.ndarray) -> np.ndarray:
 
 
 def match(cosines: np.ndarray, same_person_cosine: float) -> Matching:
-    """Assign, then count who is there, missing, drawn twice or a stranger.
+    """`assign`, then count who is there, missing, drawn twice or a stranger.
 
     Args:
         cosines: (M, N), a row a reference, a column a drawn face.
         same_person_cosine: two faces at or above it are the same person.
-
-    Raises:
-        ValueError: as `assign`.
     """
     cosines = np.asarray(cosines)
     assignment = assign(cosines)

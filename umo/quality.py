@@ -7,17 +7,14 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-_SHARPNESS_SIDE = 64
-
 
 def sharpness(image: np.ndarray) -> float:
-    """Variance of the Laplacian of the luminance in [0, 1], at 64 px on the shorter side so that sizes compare.
+    """Of (H, W, 3) uint8 RGB: the variance of the Laplacian of the luminance in [0, 1].
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
+    Measured at 64 px on the shorter side, so that sizes compare.
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    scale = _SHARPNESS_SIDE / min(grey.shape)
+    scale = 64 / min(grey.shape)
     if scale < 1:
         grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     return float(cv2.Laplacian(grey.astype(np.float32) / 255, cv2.CV_32F).var())
@@ -58,11 +55,9 @@ def pose(landmarks: np.ndarray) -> tuple[float, float, float]:
 
 
 def clear_factor(box: np.ndarray, boxes: Sequence[np.ndarray]) -> float:
-    """How large `square_crop`'s factor may be before the square meets another face; at least 1, the face alone.
+    """How large `square_crop`'s factor may be before the square around a box (4,) x0, y0, x1, y1 meets another face.
 
-    Args:
-        box: (4,) x0, y0, x1, y1 of the face in pixels.
-        boxes: all faces of the picture, this one among them.
+    At least 1, the face alone. `boxes` are all faces of the picture, this one among them.
     """
     x, y = (box[:2] + box[2:]) / 2
     gaps = [

@@ -4,9 +4,9 @@ A product is a Parquet file of one of these schemas. `write` refuses a table tha
 refuses a file of another schema or version, so that two stages can never disagree in silence.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,115 +15,105 @@ from umo.errors import BadInput
 from umo.files import replacing
 
 VERSION = "2"
-Found = TypeVar("Found")
 
 _box = pa.list_(pa.float32(), 4)
 _landmarks = pa.list_(pa.float32(), 10)
 
-IMAGES = pa.schema(
-    [
-        # sha256 of the encoded picture's bytes, in a file of its own or in a tar or a table. Of a video's frame: half a
-        # digest of (the video's sha256, the frame's timestamp), then half the video's sha256; a frame's encoding may
-        # change with a library, and the ledger and the tombstones go by this id.
-        ("image_id", pa.string()),
-        ("shard", pa.string()),  # folder of the product that holds the picture
-        ("key", pa.string()),  # member of the shard's tar; null where the picture cannot be used
-        ("width", pa.int32()),  # of the stored picture: upright, tight crops padded
-        ("height", pa.int32()),  # of the stored picture, as width
-        ("source", pa.string()),  # key of datasets/sources.yaml, or the generator of a synthesised picture
-        ("path", pa.string()),  # inside its source: FILE, TAR/MEMBER, TABLE#ROW, VIDEO#t=SECONDS
-        ("group", pa.string()),  # album or long video
-        ("clip", pa.string()),  # shot of a long video: VIDEO#RANK
-        ("time", pa.float64()),  # seconds from the start of a long video
-        ("licence", pa.string()),  # on what terms the picture may be used
-        ("consent", pa.string()),  # given | research | public | drawn (of nobody) | unknown
-        ("label", pa.string()),  # a folder's name, kept for checking and never read by identify
-        ("status", pa.string()),  # ok | duplicate | rejected (drawn, and not as asked) | error
-        ("error", pa.string()),  # why the picture cannot be used; null where it can
-    ],
-    metadata={"record": "images"},
+
+def _record(name: str, *columns: tuple[str, pa.DataType]) -> pa.Schema:
+    return pa.schema(columns, metadata={"record": name})
+
+
+IMAGES = _record(
+    "images",
+    # sha256 of the encoded picture's bytes, in a file of its own or in a tar or a table. Of a video's frame: half a
+    # digest of (the video's sha256, the frame's timestamp), then half the video's sha256; a frame's encoding may
+    # change with a library, and the ledger and the tombstones go by this id.
+    ("image_id", pa.string()),
+    ("shard", pa.string()),  # folder of the product that holds the picture
+    ("key", pa.string()),  # member of the shard's tar; null where the picture cannot be used
+    ("width", pa.int32()),  # of the stored picture: upright, tight crops padded
+    ("height", pa.int32()),  # of the stored picture, as width
+    ("source", pa.string()),  # key of datasets/sources.yaml, or the generator of a synthesised picture
+    ("path", pa.string()),  # inside its source: FILE, TAR/MEMBER, TABLE#ROW, VIDEO#t=SECONDS
+    ("group", pa.string()),  # album or long video
+    ("clip", pa.string()),  # shot of a long video: VIDEO#RANK
+    ("time", pa.float64()),  # seconds from the start of a long video
+    ("licence", pa.string()),  # on what terms the picture may be used
+    ("consent", pa.string()),  # given | research | public | drawn (of nobody) | unknown
+    ("label", pa.string()),  # a folder's name, kept for checking and never read by identify
+    ("status", pa.string()),  # ok | duplicate | rejected (drawn, and not as asked) | error
+    ("error", pa.string()),  # why the picture cannot be used; null where it can
 )
-MEASURED_IMAGES = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("phash", pa.string()),  # 64 bits as 16 hexadecimal digits
-        ("sharpness", pa.float32()),  # variance of the Laplacian of the luminance in [0, 1]
-        ("n_faces", pa.int32()),  # faces found
-        ("error", pa.string()),  # why it could not be measured; null where it was
-    ],
-    metadata={"record": "measured_images"},
+MEASURED_IMAGES = _record(
+    "measured_images",
+    ("image_id", pa.string()),
+    ("phash", pa.string()),  # 64 bits as 16 hexadecimal digits
+    ("sharpness", pa.float32()),  # variance of the Laplacian of the luminance in [0, 1]
+    ("n_faces", pa.int32()),  # faces found
+    ("error", pa.string()),  # why it could not be measured; null where it was
 )
 
 
 def measured_faces(dimension: int) -> pa.Schema:
     """Faces of pictures, measured by one embedder of `dimension` numbers."""
-    return pa.schema(
-        [
-            ("face_id", pa.string()),  # first 16 digits of image_id, a dash, the rank in the detector's order
-            ("image_id", pa.string()),
-            ("box", _box),  # x0, y0, x1, y1 in pixels
-            ("landmarks", _landmarks),  # five times x, y in pixels
-            ("score", pa.float32()),  # the detector's confidence
-            ("side_px", pa.float32()),  # the shorter side of the box
-            ("pose", pa.list_(pa.float32(), 3)),  # rough yaw, pitch, roll in degrees
-            ("sharpness", pa.float32()),  # as of a picture, of the face alone
-            ("embedding", pa.list_(pa.float16(), dimension)),  # unit vector
-            ("embedder", pa.string()),  # name of the face model
-        ],
-        metadata={"record": "measured_faces"},
+    return _record(
+        "measured_faces",
+        ("face_id", pa.string()),  # first 16 digits of image_id, a dash, the rank in the detector's order
+        ("image_id", pa.string()),
+        ("box", _box),  # x0, y0, x1, y1 in pixels
+        ("landmarks", _landmarks),  # five times x, y in pixels
+        ("score", pa.float32()),  # the detector's confidence
+        ("side_px", pa.float32()),  # the shorter side of the box
+        ("pose", pa.list_(pa.float32(), 3)),  # rough yaw, pitch, roll in degrees
+        ("sharpness", pa.float32()),  # as of a picture, of the face alone
+        ("embedding", pa.list_(pa.float16(), dimension)),  # unit vector
+        ("embedder", pa.string()),  # name of the face model
     )
 
 
-PEOPLE = pa.schema(
-    [
-        ("person_id", pa.string()),  # pseudonym; the same as long as the ledger has one of the person's faces
-        ("n", pa.int32()),  # faces kept
-        ("centre", pa.list_(pa.float32())),  # unit vector
-        ("spread", pa.float32()),  # mean cosine of the faces to the centre
-        ("nearest_person", pa.string()),  # the most alike other person
-        ("nearest_cosine", pa.float32()),  # between the two centres
-        ("alike", pa.bool_()),  # too alike to the nearest person to be told apart
-        ("component", pa.string()),  # people who share a picture or are too alike go into one split
-        ("split", pa.string()),  # train | validation | test
-        ("keep", pa.bool_()),  # whether the row is used further
-        ("reason", pa.string()),  # why it is not; null where it is
-    ],
-    metadata={"record": "people"},
+PEOPLE = _record(
+    "people",
+    ("person_id", pa.string()),  # pseudonym; the same as long as the ledger has one of the person's faces
+    ("n", pa.int32()),  # faces kept
+    ("centre", pa.list_(pa.float32())),  # unit vector
+    ("spread", pa.float32()),  # mean cosine of the faces to the centre
+    ("nearest_person", pa.string()),  # the most alike other person
+    ("nearest_cosine", pa.float32()),  # between the two centres
+    ("alike", pa.bool_()),  # too alike to the nearest person to be told apart
+    ("component", pa.string()),  # people who share a picture or are too alike go into one split
+    ("split", pa.string()),  # train | validation | test
+    ("keep", pa.bool_()),  # whether the row is used further
+    ("reason", pa.string()),  # why it is not; null where it is
 )
-PEOPLE_FACES = pa.schema(
-    [
-        ("face_id", pa.string()),
-        ("image_id", pa.string()),
-        ("person_id", pa.string()),  # null where the face belongs to nobody
-        ("cosine", pa.float32()),  # to the person's centre
-        ("keep", pa.bool_()),
-        ("reason", pa.string()),
-    ],
-    metadata={"record": "people_faces"},
+PEOPLE_FACES = _record(
+    "people_faces",
+    ("face_id", pa.string()),
+    ("image_id", pa.string()),
+    ("person_id", pa.string()),  # null where the face belongs to nobody
+    ("cosine", pa.float32()),  # to the person's centre
+    ("keep", pa.bool_()),
+    ("reason", pa.string()),
 )
-LAYOUT = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("position", pa.int32()),  # 0 is the leftmost person
-        ("person_id", pa.string()),
-        ("role", pa.string()),  # target | reference (the other half of a diptych, drawn for somebody who is no one)
-        ("source_face_id", pa.string()),  # null for somebody who was drawn without a photograph
-        ("source_image_id", pa.string()),  # the photograph of that face
-        ("guide_face_id", pa.string()),  # of the same person: its head's place, scale and roll were taken; or null
-        ("box", _box),  # of the face as placed
-    ],
-    metadata={"record": "layout"},
+LAYOUT = _record(
+    "layout",
+    ("image_id", pa.string()),
+    ("position", pa.int32()),  # 0 is the leftmost person
+    ("person_id", pa.string()),
+    ("role", pa.string()),  # target | reference (the other half of a diptych, drawn for somebody who is no one)
+    ("source_face_id", pa.string()),  # null for somebody who was drawn without a photograph
+    ("source_image_id", pa.string()),  # the photograph of that face
+    ("guide_face_id", pa.string()),  # of the same person: its head's place, scale and roll were taken; or null
+    ("box", _box),  # of the face as placed
 )
-SCENES = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("n", pa.int32()),  # people asked for
-        ("split", pa.string()),
-        ("generator", pa.string()),  # composite | diffusion
-        ("background", pa.string()),  # such as plain blue; null where none was asked for
-        ("prompt", pa.string()),  # what was asked for
-    ],
-    metadata={"record": "scenes"},
+SCENES = _record(
+    "scenes",
+    ("image_id", pa.string()),
+    ("n", pa.int32()),  # people asked for
+    ("split", pa.string()),
+    ("generator", pa.string()),  # composite | diffusion
+    ("background", pa.string()),  # such as plain blue; null where none was asked for
+    ("prompt", pa.string()),  # what was asked for
 )
 RECALL = ("group", "corpus")
 _reference = pa.struct(
@@ -131,91 +121,79 @@ _reference = pa.struct(
         ("face_id", pa.string()),
         ("image_id", pa.string()),
         ("cosine", pa.float32()),  # to the target's face
-        (
-            "recall",
-            pa.string(),
-        ),  # of RECALL; group: another picture or clip of the target's album or video; corpus: another one
+        # of RECALL; group: another picture or clip of the target's album or video; corpus: another one
+        ("recall", pa.string()),
     ]
 )
-SETS = pa.schema(
-    [
-        ("set_id", pa.string()),  # s and the first 16 digits of target_image_id
-        ("n", pa.int32()),  # people
-        ("person_ids", pa.list_(pa.string())),  # from left to right in the target
-        ("target_image_id", pa.string()),  # image_id of the target
-        ("target_kind", pa.string()),  # ingested | synthesised
-        ("target_face_ids", pa.list_(pa.string())),  # an entry a person
-        ("target_boxes", pa.list_(_box)),  # an entry a person, in the target's pixels
-        ("target_landmarks", pa.list_(_landmarks)),  # an entry a person, in the target's pixels
-        ("target_sources", pa.list_(pa.string())),  # image_id of the photographs that the target was made from
-        ("pool", pa.list_(pa.list_(_reference))),  # a list a person; the first is the reference, the others spare
-        ("reference_cosine", pa.list_(pa.float32())),  # reference to target face
-        ("cross_cosine", pa.float32()),  # highest between two people of the set; null for n = 1
-        ("background", pa.string()),  # as in scenes; null of a photograph
-        ("prompt", pa.string()),  # from the measured layout; names nobody
-        ("licence", pa.string()),  # of the target and of all photographs used
-        ("consent", pa.string()),  # the weakest of the target's and of all photographs'
-        ("source", pa.string()),  # of the target
-        ("split", pa.string()),
-        ("keep", pa.bool_()),
-        ("reason", pa.string()),
-    ],
-    metadata={"record": "sets"},
+SETS = _record(
+    "sets",
+    ("set_id", pa.string()),  # s and the first 16 digits of target_image_id
+    ("n", pa.int32()),  # people
+    ("person_ids", pa.list_(pa.string())),  # from left to right in the target
+    ("target_image_id", pa.string()),  # image_id of the target
+    ("target_kind", pa.string()),  # ingested | synthesised
+    ("target_face_ids", pa.list_(pa.string())),  # an entry a person
+    ("target_boxes", pa.list_(_box)),  # an entry a person, in the target's pixels
+    ("target_landmarks", pa.list_(_landmarks)),  # an entry a person, in the target's pixels
+    ("target_sources", pa.list_(pa.string())),  # image_id of the photographs that the target was made from
+    ("pool", pa.list_(pa.list_(_reference))),  # a list a person; the first is the reference, the others spare
+    ("reference_cosine", pa.list_(pa.float32())),  # reference to target face
+    ("cross_cosine", pa.float32()),  # highest between two people of the set; null for n = 1
+    ("background", pa.string()),  # as in scenes; null of a photograph
+    ("prompt", pa.string()),  # from the measured layout; names nobody
+    ("licence", pa.string()),  # of the target and of all photographs used
+    ("consent", pa.string()),  # the weakest of the target's and of all photographs'
+    ("source", pa.string()),  # of the target
+    ("split", pa.string()),
+    ("keep", pa.bool_()),
+    ("reason", pa.string()),
 )
-CAPTIONS = pa.schema(
-    [
-        ("set_id", pa.string()),
-        ("prompt", pa.string()),  # what the export and the training take
-        ("captioner", pa.string()),  # template, or the name of a vision-language model
-    ],
-    metadata={"record": "captions"},
+CAPTIONS = _record(
+    "captions",
+    ("set_id", pa.string()),
+    ("prompt", pa.string()),  # what the export and the training take
+    ("captioner", pa.string()),  # template, or the name of a vision-language model
 )
-SCORES = pa.schema(
-    [
-        ("case_id", pa.string()),  # as CASES.jsonl gives it
-        ("image", pa.string()),  # path as the case gives it
-        ("seed", pa.int32()),  # rank of the image in its case
-        ("judge", pa.string()),  # name of the face model
-        ("people", pa.list_(pa.string())),  # null where the case does not say
-        ("n", pa.int32()),  # references
-        ("n_faces", pa.int32()),  # faces found; null where the picture could not be read
-        ("cosines", pa.list_(pa.list_(pa.float32()))),  # a row a reference, a column a drawn face
-        ("assignment", pa.list_(pa.int32())),  # a face a reference; -1 where none is left
-        ("boxes", pa.list_(_box)),  # an entry a drawn face
-        ("id_sim", pa.float32()),  # this and the next three as in umo/evaluation/metrics.py
-        ("id_conf", pa.float32()),  # null where the released code skips the picture
-        ("id_sim_strict", pa.float32()),  # over the assignment; a missing person counts 0
-        ("id_conf_strict", pa.float32()),  # null for n = 1
-        ("covered", pa.int32()),  # references whose assigned face is the same person
-        ("missing", pa.int32()),  # the other references
-        ("duplicated", pa.int32()),  # faces left over that are the same person as a reference
-        ("extra", pa.int32()),  # the other faces left over
-        ("copy_paste", pa.float32()),  # null without a target
-        ("error", pa.string()),  # why the picture could not be scored; null where it was
-    ],
-    metadata={"record": "scores"},
+SCORES = _record(
+    "scores",
+    ("case_id", pa.string()),  # as CASES.jsonl gives it
+    ("image", pa.string()),  # path as the case gives it
+    ("seed", pa.int32()),  # rank of the image in its case
+    ("judge", pa.string()),  # name of the face model
+    ("people", pa.list_(pa.string())),  # null where the case does not say
+    ("n", pa.int32()),  # references
+    ("n_faces", pa.int32()),  # faces found; null where the picture could not be read
+    ("cosines", pa.list_(pa.list_(pa.float32()))),  # a row a reference, a column a drawn face
+    ("assignment", pa.list_(pa.int32())),  # a face a reference; -1 where none is left
+    ("boxes", pa.list_(_box)),  # an entry a drawn face
+    ("id_sim", pa.float32()),  # this and the next three as in umo/evaluation/metrics.py
+    ("id_conf", pa.float32()),  # null where the released code skips the picture
+    ("id_sim_strict", pa.float32()),  # over the assignment; a missing person counts 0
+    ("id_conf_strict", pa.float32()),  # null for n = 1
+    ("covered", pa.int32()),  # references whose assigned face is the same person
+    ("missing", pa.int32()),  # the other references
+    ("duplicated", pa.int32()),  # faces left over that are the same person as a reference
+    ("extra", pa.int32()),  # the other faces left over
+    ("copy_paste", pa.float32()),  # null without a target
+    ("error", pa.string()),  # why the picture could not be scored; null where it was
 )
-LOSSES = pa.schema(
-    [
-        ("case_id", pa.string()),
-        ("diffusion_loss", pa.float32()),  # of the model on the case's target (umo/evaluation/held_out.py)
-    ],
-    metadata={"record": "losses"},
+LOSSES = _record(
+    "losses",
+    ("case_id", pa.string()),
+    ("diffusion_loss", pa.float32()),  # of the model on the case's target (umo/evaluation/held_out.py)
 )
-SIDE_EFFECTS = pa.schema(
-    [
-        ("case_id", pa.string()),
-        ("seed", pa.int32()),
-        ("n", pa.int32()),  # people asked for
-        ("people", pa.list_(pa.string())),  # as in scores
-        ("people_right", pa.bool_()),  # as many faces as people; of this and the next two, null where none can tell
-        ("order_right", pa.bool_()),  # the people stand in the order of their references
-        ("background_right", pa.bool_()),  # the background has the colour that the prompt names
-        ("sharpness_error", pa.float32()),  # |log2| of the drawn picture's sharpness over the target's
-        ("diffusion_loss", pa.float32()),  # the case's, as in LOSSES; null for a method that draws with no model
-        ("variety", pa.float32()),  # the case's, in [0, 1]; null where it was not drawn with several seeds
-    ],
-    metadata={"record": "side_effects"},
+SIDE_EFFECTS = _record(
+    "side_effects",
+    ("case_id", pa.string()),
+    ("seed", pa.int32()),
+    ("n", pa.int32()),  # people asked for
+    ("people", pa.list_(pa.string())),  # as in scores
+    ("people_right", pa.bool_()),  # as many faces as people; of this and the next two, null where none can tell
+    ("order_right", pa.bool_()),  # the people stand in the order of their references
+    ("background_right", pa.bool_()),  # the background has the colour that the prompt names
+    ("sharpness_error", pa.float32()),  # |log2| of the drawn picture's sharpness over the target's
+    ("diffusion_loss", pa.float32()),  # the case's, as in LOSSES; null for a method that draws with no model
+    ("variety", pa.float32()),  # the case's, in [0, 1]; null where it was not drawn with several seeds
 )
 
 
@@ -234,11 +212,7 @@ def table(rows: Iterable[Mapping[str, object]], schema: pa.Schema) -> pa.Table:
 
 
 def write(path: Path, data: pa.Table | Sequence[Mapping[str, object]], schema: pa.Schema) -> None:
-    """Write a product atomically; the same rows give the same bytes.
-
-    Raises:
-        ValueError: the columns or their types are not the schema's.
-    """
+    """Write a product atomically; the same rows give the same bytes. Other columns or types raise ValueError."""
     found = data if isinstance(data, pa.Table) else table(data, schema)
     if found.schema.names != schema.names:
         raise ValueError(f"{name(schema)}: columns {found.schema.names} instead of {schema.names}")
@@ -248,34 +222,24 @@ def write(path: Path, data: pa.Table | Sequence[Mapping[str, object]], schema: p
 
 
 def read(path: Path, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
-    """Read a product.
-
-    Raises:
-        BadInput: the file is missing, cut short, or of another record or version.
-    """
-    found = _opened(path, lambda: _read(path, columns))
+    """Read a product; BadInput where it is missing, cut short, or of another record or version."""
+    with _refusing(path), pq.ParquetFile(path) as file:  # pq.read_table takes long to load what it needs for many files
+        found = file.read(columns)
     _refuse_another(path, found.schema, schema)
     return found
 
 
-def _read(path: Path, columns: list[str] | None) -> pa.Table:
-    """One file; for that pq.read_table would load the machinery of data sets, which takes longer than the reading."""
-    with pq.ParquetFile(path) as file:
-        return file.read(columns)
-
-
 def check(path: Path, schema: pa.Schema) -> None:
-    """Look at a product's footer alone, for a reader that takes its columns later.
-
-    Raises:
-        BadInput: the file is missing, cut short, or of another record or version.
-    """
-    _refuse_another(path, _opened(path, lambda: pq.read_schema(path)), schema)
+    """`read` of a product's footer alone, for a reader that takes its columns later."""
+    with _refusing(path):
+        found = pq.read_schema(path)
+    _refuse_another(path, found, schema)
 
 
-def _opened(path: Path, reader: Callable[[], Found]) -> Found:
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
     try:
-        return reader()
+        yield
     except FileNotFoundError as error:
         raise BadInput(f"{path}: missing; run the stage that makes it (dvc repro)") from error
     except (pa.ArrowInvalid, OSError) as error:

@@ -104,16 +104,14 @@ def meanings() -> dict[tuple[str, str], str]:
 
 
 def _written(module: ast.Module) -> Iterator[tuple[str, str, int, int]]:
-    """Record, column, first and last line of every `("column", type)` in a call of pa.schema or pa.struct."""
+    """Record, column, first and last line of every `("column", type)` in a call of _record or pa.struct."""
     for statement in module.body:
         for call in ast.walk(statement):
-            if not (isinstance(call, ast.Call) and ast.unparse(call.func) in ("pa.schema", "pa.struct")):
+            if not (isinstance(call, ast.Call) and ast.unparse(call.func) in ("_record", "pa.struct")):
                 continue
-            record = next(
-                (ast.literal_eval(k.value)["record"] for k in call.keywords if k.arg == "metadata"), "_reference"
-            )
-            assert isinstance(call.args[0], ast.List)
-            for entry in call.args[0].elts:
+            name, *entries = call.args
+            record = "_reference" if isinstance(name, ast.List) else ast.literal_eval(name)
+            for entry in name.elts if isinstance(name, ast.List) else entries:
                 assert isinstance(entry, ast.Tuple) and entry.end_lineno
                 yield record, ast.literal_eval(entry.elts[0]), entry.lineno, entry.end_lineno
 

@@ -19,8 +19,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for the LoRA, its card and its curves.")],
     lora: Annotated[Path | None, typer.Option(help="A LoRA that the base has already; it is trained on.")] = None,
     recipe: Annotated[
-        str | None,
-        typer.Option(metavar="FILE.yaml[:KEY]", help="How it is trained; KEY, such as a.b, is a part."),
+        str | None, typer.Option(metavar="FILE.yaml[:KEY]", help="How it is trained; KEY, such as a.b, is a part.")
     ] = None,
     values: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A value of the recipe; repeat for others.")

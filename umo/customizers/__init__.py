@@ -24,31 +24,20 @@ CUSTOMIZERS: dict[str, Callable[[], Any]] = {"FluxPipeline": _flux_uno}
 
 
 def load(
-    folder: Path,
-    lora: Path | None = None,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    folder: Path, lora: Path | None = None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Customizer:
     """A base from a diffusers folder, frozen and ready to draw.
 
-    Args:
-        lora: a .safetensors file or the folder of one; diffusers' naming, or UNO's for a FLUX.1 base.
-
-    Raises:
-        BadInput: no such folder, a family that is not known, a component missing or damaged, a LoRA for another base, a
-            device that is not here.
+    `lora` is a .safetensors file or the folder of one; diffusers' naming, or UNO's for a FLUX.1 base. BadInput says
+    what is unfit: the folder, its family, a component, a LoRA for another base, a device that is not here.
     """
     index = read_index(Path(folder))
     family = index["_class_name"]
     if family not in CUSTOMIZERS:
         raise BadInput(f"{folder}: a {family} folder; umo draws with {', '.join(CUSTOMIZERS)}: give a folder of those")
-    _check_device(device)
-    customizer = CUSTOMIZERS[family]().load(Path(folder), index, None if lora is None else Path(lora), dtype)
-    return customizer.to(device)
-
-
-def _check_device(device: torch.device | str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch without CUDA raises the latter
         raise BadInput(f"device {device}: not to be had here; choose another, such as cpu") from error
+    customizer = CUSTOMIZERS[family]().load(Path(folder), index, None if lora is None else Path(lora), dtype)
+    return customizer.to(device)

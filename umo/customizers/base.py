@@ -55,29 +55,23 @@ class Condition(Protocol):
 
     def __len__(self) -> int:
         """B, the number of samples."""
-        ...
 
     def take(self, rows: Sequence[int]) -> Self:
         """The condition of some samples, in the given order; a row may repeat."""
-        ...
 
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
         """One batch of several."""
-        ...
 
     def state(self) -> dict[str, Tensor]:
         """One sample as named tensors, to be stored."""
-        ...
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> Self:
         """The inverse of `state`; further names are ignored."""
-        ...
 
     def guided(self, guidance: float) -> Self:
         """The same with another guidance."""
-        ...
 
 
 class Customizer(Protocol):
@@ -115,19 +109,15 @@ class Customizer(Protocol):
 
     def check_size(self, size: Size) -> None:
         """Raises BadInput for a size (height, width) that cannot be drawn, naming the nearest that can."""
-        ...
 
     def latents_shape(self, size: Size) -> tuple[int, int, int]:
         """C, h, w of a picture's latents."""
-        ...
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, h, w); differentiable, without randomness."""
-        ...
 
     def decode(self, latents: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, 3, H, W), about in [-1, 1] and not clipped; differentiable."""
-        ...
 
     def condition(
         self, prompts: Sequence[str], references: Sequence[Sequence[Reference]], guidance: float | None = None
@@ -140,53 +130,40 @@ class Customizer(Protocol):
                 (3, H, W) in [-1, 1] or arrays (H, W, 3) uint8.
             guidance: None takes the settings' default for drawing.
 
-        Raises:
-            BadInput: too many references, or one that is not an image of that form.
+        Raises BadInput for too many references, or one that is not an image of that form.
         """
-        ...
 
     def velocity(self, latents: Tensor, sigma: Tensor | float, condition: Any) -> Tensor:
-        """The predicted `noise - x0` at `x_sigma = (1 - sigma) x0 + sigma noise` (see `umo.flow`).
+        """The predicted `noise - x0`, (B, C, h, w), at `x_sigma = (1 - sigma) x0 + sigma noise` (see `umo.flow`).
+
+        A sample's result does not depend on the others of its batch.
 
         Args:
             latents: (B, C, h, w) at sigma.
             sigma: scalar or (B,) in [0, 1]; shifted, as `sigmas` gives it.
             condition: B samples, made by this family's `condition`.
-
-        Returns:
-            (B, C, h, w). A sample's result does not depend on the others of its batch.
         """
-        ...
 
     def sigmas(self, steps: int, size: Size) -> Tensor:
         """(steps + 1,) float32 from 1 down to 0, already shifted as the family's scheduler does for this size."""
-        ...
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """Move the weights; returns itself."""
-        ...
 
     def add_lora(self, rank: int) -> None:
         """Put a LoRA (alpha = rank, its effect 0) on `lora_targets`, or take the one that is there, to be trained.
 
-        Its weights are float32 and the only ones with a gradient.
-
-        Raises:
-            BadInput: there is one already, of another rank.
+        Its weights are float32 and the only ones with a gradient. One of another rank raises BadInput.
         """
-        ...
 
     def save_lora(self, folder: Path) -> Path:
         """Write the LoRA as diffusers' `load_lora_weights` takes it; returns the file."""
-        ...
 
     def checkpoint_gradients(self) -> None:
         """Recompute the activations of transformer and decoder in the backward pass instead of keeping them."""
-        ...
 
     def drop_encoders(self) -> None:
         """Free the text encoders: everything that will be asked for is embedded already."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -233,8 +210,7 @@ def draw(
     Returns:
         (B, 3, H, W) float32 in [-1, 1].
 
-    Raises:
-        BadInput: a size that cannot be drawn, references that cannot be taken.
+    Raises BadInput for a size that cannot be drawn, or references that cannot be taken.
     """
     size = how.size or default_size(customizer.settings, max(map(len, references), default=1))
     customizer.check_size(size)

@@ -37,14 +37,12 @@ def build_tiny(
     Args:
         prompts: all words it will know, and its longest prompt.
         autoencoder: fitted.
-        seed: of the random weights.
-        settings: what it will be trained for.
         double_blocks, single_blocks, heads, head_width: of the transformer; the defaults make 2 million parameters.
         text_width: of both text encoders.
         shift: of the schedule, towards the noise.
     """
-    tokenizer = word_tokenizer(prompts, length=77)
-    longest = max(len(tokenizer(prompt).input_ids) for prompt in prompts)
+    count = word_tokenizer(prompts, length=77)
+    longest = max(len(count(prompt).input_ids) for prompt in prompts)
     tokenizer = word_tokenizer(prompts, length=longest)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)

@@ -8,10 +8,11 @@ leaves the part of `linear1` that feeds the MLP alone; its proj LoRA is on all o
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict
+from peft import LoraConfig
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -30,38 +31,34 @@ DOUBLE = {
     "proj_lora2": ("attn.to_add_out",),
 }
 SINGLE = {"qkv_lora": ("attn.to_q", "attn.to_k", "attn.to_v"), "proj_lora": ("proj_out",)}
-_ORIGINAL = re.compile(r"(?:module\.|diffusion_model\.)?((double|single)_blocks\.\d+)\.processor\.(\w+)\.down\.weight")
+_ORIGINAL = re.compile(r"(?:module\.|diffusion_model\.)?(double|single)_blocks\.(\d+)\.processor\.(\w+)\.down\.weight")
 
 
 def modules(doubles: int, singles: int) -> list[str]:
     """The diffusers layers a UNO LoRA is on, for so many double and single blocks."""
-    double = [f"transformer_blocks.{i}.{layer}" for i in range(doubles) for same in DOUBLE.values() for layer in same]
-    single = [
-        f"single_transformer_blocks.{i}.{layer}" for i in range(singles) for same in SINGLE.values() for layer in same
+    double, single = (list(chain.from_iterable(layers.values())) for layers in (DOUBLE, SINGLE))
+    return [f"transformer_blocks.{i}.{layer}" for i in range(doubles) for layer in double] + [
+        f"single_transformer_blocks.{i}.{layer}" for i in range(singles) for layer in single
     ]
-    return double + single
 
 
 def to_diffusers(original: Mapping[str, Tensor]) -> State:
     """Original naming -> diffusers' (`transformer_blocks.0.attn.to_q.lora_A.weight`, ...).
 
-    Raises:
-        ValueError: a key is not of the original naming, or lacks its other half.
+    Raises ValueError for a key that is not of the original naming, or lacks its other half.
     """
     state: State = {}
     used: set[str] = set()
     for key, down in original.items():
         if not (found := _ORIGINAL.fullmatch(key)):
             continue
-        block, kind, layer = found.groups()
+        kind, number, layer = found.groups()
         split = (DOUBLE if kind == "double" else SINGLE).get(layer)
         up = original.get(key.replace(".down.", ".up."))
         if split is None or up is None or up.shape[0] % len(split):
             continue
         used |= {key, key.replace(".down.", ".up.")}
-        parent = block.replace("double_blocks", "transformer_blocks").replace(
-            "single_blocks", "single_transformer_blocks"
-        )
+        parent = f"{'' if kind == 'double' else 'single_'}transformer_blocks.{number}"
         for name, part in zip(split, up.chunk(len(split)), strict=True):
             state[f"{parent}.{name}.lora_A.weight"] = down
             state[f"{parent}.{name}.lora_B.weight"] = part
@@ -79,53 +76,33 @@ def to_original(state: Mapping[str, Tensor]) -> State:
     """
     original: State = {}
     left = set(state)
-    for parent, layers, block in _blocks(state):
-        for layer, split in layers.items():
+    found = {match.groups() for key in state if (match := re.match(r"(single_)?transformer_blocks\.(\d+)", key))}
+    for single, number in sorted(found, key=lambda block: (block[0] is not None, int(block[1]))):
+        parent = f"{single or ''}transformer_blocks.{number}"
+        block = f"{'single' if single else 'double'}_blocks.{number}.processor"
+        for layer, split in (SINGLE if single else DOUBLE).items():
             pairs = [(f"{parent}.{name}.lora_A.weight", f"{parent}.{name}.lora_B.weight") for name in split]
-            if not all(key in state for pair in pairs for key in pair):
+            keys = set(chain.from_iterable(pairs))
+            if not keys <= state.keys():
                 continue
-            left -= {key for pair in pairs for key in pair}
-            down, up = _fuse([(state[a], state[b]) for a, b in pairs])
-            original[f"{block}.processor.{layer}.down.weight"] = down
-            original[f"{block}.processor.{layer}.up.weight"] = up
+            left -= keys
+            downs, ups = [state[a] for a, _ in pairs], [state[b] for _, b in pairs]
+            shared = all(torch.equal(downs[0], down) for down in downs[1:])
+            original[f"{block}.{layer}.down.weight"] = downs[0] if shared else torch.cat(downs)
+            original[f"{block}.{layer}.up.weight"] = torch.cat(ups) if shared else torch.block_diag(*ups)
     if left:
         raise ValueError(f"{len(left)} layers have no place in UNO's naming ({min(left)})")
-    return _one_rank(original)
-
-
-def _blocks(state: Mapping[str, Tensor]) -> list[tuple[str, dict[str, tuple[str, ...]], str]]:
-    """(diffusers block, its layers, original block) for every block with a LoRA, in order."""
-    parents = {match.group(0) for key in state if (match := re.match(r"(?:single_)?transformer_blocks\.\d+", key))}
-    return [
-        (parent, SINGLE, parent.replace("single_transformer_blocks", "single_blocks"))
-        if parent.startswith("single")
-        else (parent, DOUBLE, parent.replace("transformer_blocks", "double_blocks"))
-        for parent in sorted(parents, key=lambda name: (name.startswith("single"), int(name.split(".")[1])))
-    ]
-
-
-def _fuse(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    downs, ups = zip(*pairs, strict=True)
-    if all(torch.equal(downs[0], down) for down in downs[1:]):
-        return downs[0], torch.cat(ups)
-    return torch.cat(downs), torch.block_diag(*ups)
-
-
-def _one_rank(original: State) -> State:
     rank = max((tensor.shape[0] for key, tensor in original.items() if ".down." in key), default=0)
-    return {
-        key: nn.functional.pad(tensor, (0, 0, 0, rank - tensor.shape[0]))
-        if ".down." in key
-        else nn.functional.pad(tensor, (0, rank - tensor.shape[1]))
-        for key, tensor in original.items()
-    }
+    for key, tensor in original.items():
+        more = (0, 0, 0, rank - tensor.shape[0]) if ".down." in key else (0, rank - tensor.shape[1])
+        original[key] = nn.functional.pad(tensor, more)
+    return original
 
 
 def read(path: Path) -> State:
     """A LoRA in either naming, from a file or the folder of one -> diffusers' naming without a prefix.
 
-    Raises:
-        BadInput: missing, damaged, or of neither naming.
+    Raises BadInput where it is missing, damaged, or of neither naming.
     """
     path = _file(path)
     try:
@@ -153,23 +130,12 @@ def _file(path: Path) -> Path:
     return files[0]
 
 
-def _made_for(path: Path) -> str | None:
-    """The base that a file of `save` says it is for; other tools' files say nothing."""
-    with safe_open(_file(path), "pt") as file:
-        return (file.metadata() or {}).get("base")
-
-
-def attach(transformer: nn.Module, path: Path, base: str, adapter: str = "default") -> None:
-    """Put a LoRA on a FluxTransformer2DModel, active and frozen.
-
-    Args:
-        base: the base's name; a file that names another is refused.
-
-    Raises:
-        BadInput: it was made for another base.
-    """
+def attach(transformer: nn.Module, path: Path, base: str) -> None:
+    """Put a LoRA on a FluxTransformer2DModel, active and frozen; BadInput where it was made for another base."""
     state = read(path)
-    if (other := _made_for(path)) not in (None, base):
+    with safe_open(_file(path), "pt") as file:
+        other = (file.metadata() or {}).get("base", base)  # other tools' files say nothing
+    if other != base:
         raise BadInput(f"LoRA {path}: made for base '{other}', and this is '{base}': load it on that base")
     layers = dict(transformer.named_modules())
     for key, tensor in state.items():
@@ -177,31 +143,21 @@ def attach(transformer: nn.Module, path: Path, base: str, adapter: str = "defaul
         layer = layers.get(name)
         if not isinstance(layer, nn.Linear):
             raise BadInput(f"LoRA {path}: made for another base than {base}, which has no layer {name}")
-        side = layer.in_features if half == "lora_A" else layer.out_features
-        if tensor.shape[half == "lora_A"] != side:
-            found = tensor.shape[half == "lora_A"]
+        side, found = layer.in_features if half == "lora_A" else layer.out_features, tensor.shape[half == "lora_A"]
+        if found != side:
             raise BadInput(f"LoRA {path}: made for another base than {base}: {name} is {side} wide there, {found} here")
-    transformer.load_lora_adapter(state, prefix=None, adapter_name=adapter)  # type: ignore[operator]
+    transformer.load_lora_adapter(state, prefix=None, adapter_name="default")  # type: ignore[operator]
     transformer.requires_grad_(False)
 
 
-def add(transformer: nn.Module, targets: Sequence[str], rank: int, base: str, adapter: str = "default") -> None:
-    """Put a fresh LoRA (alpha = rank, its effect 0) on layers, or take the one that is attached already, to be trained.
-
-    Its weights become float32, whatever the base's are, and the only ones with a gradient.
-
-    Args:
-        base: the base's name, for messages.
-
-    Raises:
-        BadInput: the attached LoRA has another rank.
-    """
-    found = getattr(transformer, "peft_config", {})
-    if adapter not in found:
+def add(transformer: nn.Module, targets: Sequence[str], rank: int, base: str) -> None:
+    """See `umo.customizers.base.Customizer.add_lora`; `base` is the base's name, for the message."""
+    found = getattr(transformer, "peft_config", {}).get("default")
+    if found is None:
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets), init_lora_weights="gaussian")
-        transformer.add_adapter(config, adapter_name=adapter)  # type: ignore[operator]
-    elif found[adapter].r != rank:
-        raise BadInput(f"{base} has a LoRA of rank {found[adapter].r}, and the recipe says {rank}: change the recipe")
+        transformer.add_adapter(config, adapter_name="default")  # type: ignore[operator]
+    elif found.r != rank:
+        raise BadInput(f"{base} has a LoRA of rank {found.r}, and the recipe says {rank}: change the recipe")
     for name, weight in transformer.named_parameters():
         is_lora = ".lora_" in name
         weight.requires_grad_(is_lora)
@@ -209,20 +165,10 @@ def add(transformer: nn.Module, targets: Sequence[str], rank: int, base: str, ad
             weight.data = weight.data.float()
 
 
-def state(transformer: nn.Module, adapter: str = "default") -> State:
-    """The weights of an attached LoRA, in diffusers' naming without a prefix."""
-    return get_peft_model_state_dict(transformer, adapter_name=adapter)
-
-
 def save(state: Mapping[str, Tensor], folder: Path, base: str) -> Path:
-    """Write a LoRA as diffusers' `load_lora_weights` reads it, atomically.
+    """Write a LoRA as diffusers' `load_lora_weights` reads it, atomically, and the base's name; returns the file.
 
-    Args:
-        state: diffusers' naming without a prefix (peft's `get_peft_model_state_dict`), its scale 1: alpha is the rank.
-        base: the base's name, kept in the file's metadata.
-
-    Returns:
-        the file.
+    `state` is in diffusers' naming without a prefix (peft's `get_peft_model_state_dict`); its alpha is the rank.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE

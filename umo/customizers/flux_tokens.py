@@ -43,7 +43,6 @@ class FluxCondition:
         return cls(text, pooled, [references for part in parts for references in part.references], guidance)
 
     def state(self) -> dict[str, Tensor]:
-        """One sample as named tensors, to be stored; `from_state` is the inverse."""
         if len(self) != 1:
             raise ValueError(f"one sample is stored at a time, not {len(self)}")
         named = {"text": self.text, "pooled": self.pooled, "guidance": self.guidance}
@@ -51,13 +50,11 @@ class FluxCondition:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> Self:
-        """One sample; other names than those of `state` are ignored."""
         count = sum(name.startswith("reference") for name in state)
         references = [[state[f"reference{k}"] for k in range(count)]]
         return cls(state["text"], state["pooled"], references, state["guidance"])
 
     def guided(self, guidance: float) -> Self:
-        """The same with another guidance."""
         return replace(self, guidance=torch.full_like(self.guidance, guidance))
 
     def groups(self) -> list[list[int]]:
@@ -80,12 +77,8 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
 
 
 def diagonal_ids(grids: Sequence[tuple[int, int]]) -> Tensor:
-    """Position ids (tokens, 3) of the picture and its references: each starts where the ones before it end, in both
-    directions.
-
-    Args:
-        grids: rows and columns of tokens; the picture first.
-    """
+    """Position ids (tokens, 3) of grids (rows, columns), the picture's first: each starts, in both directions, where
+    those before it end."""
     ids, top, left = [], 0, 0
     for rows, columns in grids:
         y, x = torch.meshgrid(torch.arange(rows) + top, torch.arange(columns) + left, indexing="ij")

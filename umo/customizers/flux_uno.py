@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from peft import get_peft_model_state_dict
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
@@ -41,35 +42,23 @@ FLUX = Settings(
 
 @dataclass
 class FluxUno:
-    """See `umo.customizers.base.Customizer`. The components are those of FluxPipeline, under its names.
-
-    Attributes:
-        transformer: FluxTransformer2DModel.
-        vae: AutoencoderKL or the tiny base's PatchAutoencoder.
-        text_encoder, tokenizer: CLIP; its pooled vector is used.
-        text_encoder_2, tokenizer_2: T5; its sequence is used.
-        scheduler: FlowMatchEulerDiscreteScheduler.
-    """
+    """See `umo.customizers.base.Customizer`. The components are those of FluxPipeline, under its names."""
 
     condition_type: ClassVar[type[FluxCondition]] = FluxCondition
 
     name: str
     settings: Settings
-    transformer: Any
-    vae: Any
-    text_encoder: Any
-    text_encoder_2: Any
+    transformer: Any  # FluxTransformer2DModel
+    vae: Any  # AutoencoderKL or the tiny base's PatchAutoencoder
+    text_encoder: Any  # CLIP; its pooled vector is used
+    text_encoder_2: Any  # T5; its sequence is used
     tokenizer: Any
     tokenizer_2: Any
-    scheduler: Any
+    scheduler: Any  # FlowMatchEulerDiscreteScheduler
 
     @classmethod
     def load(cls, folder: Path, index: dict[str, Any], lora: Path | None, dtype: torch.dtype) -> Self:
-        """From a diffusers folder whose `model_index.json` is `index`; with a LoRA in diffusers' or UNO's naming.
-
-        Raises:
-            BadInput: a component is missing, damaged or of another kind; a LoRA does not fit.
-        """
+        """See `umo.customizers.load`; `index` is the folder's `model_index.json`."""
         name = folder.resolve().name
         vae_class = (index.get("vae") or [None, None])[1]
         if vae_class not in AUTOENCODERS:
@@ -95,8 +84,7 @@ class FluxUno:
             raise ValueError("a base with a LoRA on it is not saved: load it without")
         with no_bars():
             self.pipeline().save_pretrained(folder)
-        settings = json.dumps(self.settings.model_dump(), indent=2)
-        (folder / "customizer.json").write_text(settings + "\n")
+        (folder / "customizer.json").write_text(json.dumps(self.settings.model_dump(), indent=2) + "\n")
 
     def pipeline(self) -> Any:
         """diffusers' own FluxPipeline on the same weights; draws without references."""
@@ -133,7 +121,7 @@ class FluxUno:
         flux_lora.add(self.transformer, self.lora_targets, rank, self.name)
 
     def save_lora(self, folder: Path) -> Path:
-        return flux_lora.save(flux_lora.state(self.transformer), folder, self.name)
+        return flux_lora.save(get_peft_model_state_dict(self.transformer), folder, self.name)
 
     def checkpoint_gradients(self) -> None:
         self.transformer.enable_gradient_checkpointing()

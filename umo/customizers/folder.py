@@ -18,11 +18,7 @@ __all__ = ["AGAIN", "load_model", "load_other", "model_files", "no_bars", "read_
 
 
 def read_settings(folder: Path, defaults: Settings) -> Settings:
-    """The family's defaults, or what `customizer.json` says instead.
-
-    Raises:
-        BadInput: the file has unknown or impossible settings.
-    """
+    """The family's defaults, or what `customizer.json` says instead; BadInput where that is unknown or impossible."""
     path = folder / "customizer.json"
     if not path.exists():
         return defaults
@@ -33,13 +29,9 @@ def read_settings(folder: Path, defaults: Settings) -> Settings:
 
 
 def load_model(folder: Path, name: str, kind: Any, dtype: torch.dtype) -> Any:
-    """A model component, complete and with weights of `dtype`.
+    """A model component of a diffusers or transformers class, with weights of `dtype`.
 
-    Args:
-        kind: its diffusers or transformers class.
-
-    Raises:
-        BadInput: missing, cut short, of other shapes than its config says, or weights left out.
+    Raises BadInput where it is missing, cut short, of other shapes than its config says, or weights are left out.
     """
     path = _component(folder, name)
     _check_weights(path)
@@ -56,11 +48,7 @@ def load_model(folder: Path, name: str, kind: Any, dtype: torch.dtype) -> Any:
 
 
 def load_other(folder: Path, name: str, kind: Any) -> Any:
-    """A tokenizer or scheduler.
-
-    Raises:
-        BadInput: missing or not readable.
-    """
+    """A tokenizer or scheduler; BadInput where it is missing or not readable."""
     path = _component(folder, name)
     try:
         return kind.from_pretrained(str(path), local_files_only=True)

@@ -11,11 +11,7 @@ from umo.images import filled
 
 
 def to_tensor(reference: Reference) -> Tensor:
-    """(H, W, 3) uint8 array or (3, H, W) float tensor in [-1, 1] -> (3, H, W) float32 in [-1, 1].
-
-    Raises:
-        BadInput: anything else.
-    """
+    """(H, W, 3) uint8 array or (3, H, W) float tensor in [-1, 1] -> (3, H, W) float32 in [-1, 1]; else BadInput."""
     if isinstance(reference, np.ndarray) and reference.dtype == np.uint8:
         if reference.ndim == 3 and reference.shape[2] == 3:
             return torch.from_numpy(np.array(reference)).permute(2, 0, 1).float() / 127.5 - 1
@@ -28,18 +24,10 @@ def to_tensor(reference: Reference) -> Tensor:
 
 
 def fit(reference: Tensor, longest: int, multiple: int) -> Tensor:
-    """Scale the longest side to `longest`, then cut both sides in the middle to multiples (as UNO does).
+    """Scale the longest side to `longest` pixels, then cut both in the middle to multiples of a token's (as UNO does).
 
-    Args:
-        reference: (3, H, W).
-        longest: pixels.
-        multiple: pixels a token covers.
-
-    Returns:
-        (3, h, w); the reference itself where it fits already.
-
-    Raises:
-        BadInput: so long and thin that nothing is left of the shorter side.
+    (3, H, W) -> (3, h, w); the reference itself where it fits already. One so long and thin that nothing is left of the
+    shorter side raises BadInput.
     """
     height, width = reference.shape[1:]
     scale = longest / max(height, width)
@@ -55,15 +43,7 @@ def fit(reference: Tensor, longest: int, multiple: int) -> Tensor:
 
 
 def fill(picture: np.ndarray, size: Size) -> Tensor:
-    """A target picture at the size a base draws (`umo.images.filled`).
-
-    Args:
-        picture: (H, W, 3) uint8.
-        size: height, width.
-
-    Returns:
-        (3, height, width) float32 in [-1, 1].
-    """
+    """A target (H, W, 3) uint8 at a size that a base draws (`umo.images.filled`): (3, height, width) float32."""
     return to_tensor(filled(picture, size))
 
 

@@ -18,8 +18,7 @@ SPECIAL = ("<pad>", "<unk>", "<s>", "</s>")
 class PatchAutoencoder(ModelMixin, ConfigMixin):
     """Principal components of square patches: exact for what they span, and free of training.
 
-    The components of an 8x8 patch are laid out as 2x2 latent pixels, so that FLUX's packing makes them one token, and
-    FluxPipeline takes this for its autoencoder.
+    The components of an 8x8 patch are laid out as 2x2 latent pixels, so that FLUX's packing makes them one token.
 
     Args:
         latent_channels: a quarter of the components kept a patch.
@@ -88,12 +87,5 @@ def word_tokenizer(prompts: Iterable[str], length: int) -> PreTrainedTokenizerFa
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[(token, vocabulary[token]) for token in ("<s>", "</s>")]
     )
-    pad, unknown, start, end = SPECIAL
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_max_length=length,
-        pad_token=pad,
-        unk_token=unknown,
-        bos_token=start,
-        eos_token=end,
-    )
+    named = dict(zip(("pad_token", "unk_token", "bos_token", "eos_token"), SPECIAL, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=length, **named)

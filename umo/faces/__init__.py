@@ -28,23 +28,14 @@ def _insightface(**options: Any) -> FaceModel:
     return InsightFace(**options)
 
 
-MODELS: dict[str, Callable[..., FaceModel]] = {
-    "opencv_zoo": _opencv_zoo,
-    "dlib": _dlib,
-    "insightface": _insightface,
-}
+MODELS: dict[str, Callable[..., FaceModel]] = {"opencv_zoo": _opencv_zoo, "dlib": _dlib, "insightface": _insightface}
 ON_DEVICES = {"opencv_zoo"}  # can look at arrays elsewhere than on the CPU
 
 
 def load(name: str, **options: Any) -> FaceModel:
-    """A face model; the same name and options give the same object again.
+    """A face model by its key in `MODELS`; the same name and (hashable) options give the same object again.
 
-    Args:
-        name: a key of `MODELS`.
-        options: of the adapter's class; they must be hashable.
-
-    Raises:
-        BadInput: the name is unknown, or a weight file is missing.
+    Raises BadInput for an unknown name or a missing weight file.
     """
     if name not in MODELS:
         raise BadInput(f"no face model {name!r}: choose one of {', '.join(MODELS)}")

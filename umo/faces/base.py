@@ -60,7 +60,6 @@ class FaceModel(Protocol):
 
     def detect(self, images: Sequence[np.ndarray] | torch.Tensor) -> list[list[Face]]:
         """Faces of each picture, the most certain first; never a gradient."""
-        ...
 
     @overload
     def embed(self, images: Sequence[np.ndarray], faces: Sequence[Sequence[Face]]) -> np.ndarray: ...
@@ -70,4 +69,3 @@ class FaceModel(Protocol):
 
     def embed(self, images, faces):
         """Unit vectors (n, d) float32 of all faces, picture by picture, in the given order; n = 0 gives (0, d)."""
-        ...

@@ -19,6 +19,7 @@ import numpy as np
 
 from umo.errors import BadInput
 from umo.faces.base import Face, FaceModel
+from umo.faces.pixels import unit
 from umo.faces.weights import sha256
 from umo.files import replacing
 from umo.images import ImageError, read_image
@@ -32,20 +33,13 @@ SHIPPED = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A model's calibration.
-
-    Attributes:
-        people, photos: how many it was fitted on.
-        files: sha256 of each weight file by name.
-        mean: (d,) mean face vector in float64, to be subtracted before unit length; None for a model that needs none.
-        sides: by face side in px, what `measure` returns.
-    """
+    """A model's calibration, and how many people and photos it was fitted on."""
 
     people: int
     photos: int
-    files: dict[str, str]
-    mean: np.ndarray | None
-    sides: dict[int, dict[str, Any]]
+    files: dict[str, str]  # sha256 of each weight file by name
+    mean: np.ndarray | None  # (d,) mean face vector in float64, to be subtracted before unit length, where needed
+    sides: dict[int, dict[str, Any]]  # by face side in px, what `measure` returns
 
     @property
     def same_person_cosine(self) -> float:
@@ -59,11 +53,7 @@ class Calibration:
 
 
 def load_calibration(path: Path) -> Calibration:
-    """Read what `calibrate_command` wrote.
-
-    Raises:
-        BadInput: the file is missing or not a calibration.
-    """
+    """Read what `calibrate_command` wrote; BadInput where it is missing or something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return Calibration(
@@ -94,8 +84,7 @@ def calibrate(model: FaceModel, photos: Sequence[tuple[np.ndarray, str]]) -> dic
     Returns:
         What the JSON file holds, numbers rounded to 6 digits, the same for the same input.
 
-    Raises:
-        BadInput: too few photos in which a face is found.
+    Raises BadInput where a face is found in too few photos.
     """
     clean = [(image, person, face) for image, person in photos if (face := _main_face(model, image)) is not None]
     people = np.array([person for _, person, _ in clean])
@@ -104,7 +93,18 @@ def calibrate(model: FaceModel, photos: Sequence[tuple[np.ndarray, str]]) -> dic
         raise BadInput(f"{len(clean)} photos of {len(names)} people have a face: 3 people, 2 photos each, are needed")
     reference = model.embed([image for image, _, _ in clean], [[face] for _, _, face in clean]).astype(np.float64)
     centred = bool(getattr(model, "centred", False))
-    sides = {str(side): _at_side(model, clean, people, reference, side, centred) for side in SIDES}
+
+    def at_side(side: int) -> dict[str, Any]:
+        found, vectors = [], []
+        for row, (image, _, face) in enumerate(clean):
+            small = shrink(image, min(1.0, side / face.side))
+            again = _main_face(model, small)
+            if again is not None:
+                found.append(row)
+                vectors.append(model.embed([small], [[again]])[0])
+        drawn = np.array(vectors, np.float64).reshape(-1, reference.shape[1])
+        return measure(*cosines(people, reference, np.array(found, int), drawn, centred), found=len(found) / len(clean))
+
     mean = np.mean([reference[people == name].mean(0) for name in names], axis=0)
     return {
         "faces": model.name,
@@ -114,32 +114,13 @@ def calibrate(model: FaceModel, photos: Sequence[tuple[np.ndarray, str]]) -> dic
         "files": {path.name: sha256(path) for path in model.files},
         "false_accept": FALSE_ACCEPT,
         "mean": [round(float(value), 6) for value in mean] if centred else None,
-        "sides": sides,
+        "sides": {str(side): at_side(side) for side in SIDES},
     }
 
 
 def _main_face(model: FaceModel, image: np.ndarray) -> Face | None:
     (faces,) = model.detect([image])
     return max(faces, key=lambda face: face.side, default=None)
-
-
-def _at_side(
-    model: FaceModel,
-    clean: Sequence[tuple[np.ndarray, str, Face]],
-    people: np.ndarray,
-    reference: np.ndarray,
-    side: int,
-    centred: bool,
-) -> dict[str, Any]:
-    found, vectors = [], []
-    for row, (image, _, face) in enumerate(clean):
-        small = shrink(image, min(1.0, side / face.side))
-        again = _main_face(model, small)
-        if again is not None:
-            found.append(row)
-            vectors.append(model.embed([small], [[again]])[0])
-    drawn = np.array(vectors, np.float64).reshape(-1, reference.shape[1])
-    return measure(*cosines(people, reference, np.array(found, int), drawn, centred), found=len(found) / len(clean))
 
 
 def shrink(image: np.ndarray, factor: float) -> np.ndarray:
@@ -171,7 +152,7 @@ def cosines(
             left, right = np.flatnonzero(people == first), np.flatnonzero(people[rows] == second)
             others = np.setdiff1d(np.arange(len(names)), [a, b])
             mean = means[others].mean(0) if centred else np.zeros(reference.shape[1])
-            values = _unit(reference[left] - mean) @ _unit(drawn[right] - mean).T
+            values = unit(reference[left] - mean) @ unit(drawn[right] - mean).T
             if a != b:
                 strangers.append(values.ravel())
             else:
@@ -203,17 +184,11 @@ def _spread(values: np.ndarray) -> dict[str, float]:
     return spread | {f"p{p}": round(float(np.percentile(values, p)), 6) for p in PERCENTILES}
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
-
-
 def calibrate_command(photos_csv: Path, faces: str, out: Path) -> None:
     """Calibrate a face model on the photos of a CSV (columns path, person; paths relative to it) and write JSON.
 
-    Photos should show some surroundings: a crop as tight as the face must be padded before.
-
-    Raises:
-        BadInput: the CSV or a photo cannot be used; one line with its number.
+    Photos should show some surroundings: a crop as tight as the face must be padded before. What cannot be used raises
+    BadInput with its line.
     """
     from umo.faces import load
 

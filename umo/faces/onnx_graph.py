@@ -6,6 +6,7 @@ by block at every call where it does not).
 """
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,30 +31,20 @@ class Node:
 
 @dataclass(slots=True)
 class Graph:
-    """A network with one input.
-
-    Attributes:
-        path: the file it came from.
-        input: the name of the input.
-        outputs: the names of the outputs, in the file's order.
-        nodes: in an order that can be run.
-        constants: the weights by name, float32 once dequantised (shapes of `Reshape` stay integers).
-        opset: the version of the ONNX operators.
-    """
+    """A network with one input, read from the file at `path`."""
 
     path: Path
     input: str
-    outputs: list[str]
-    nodes: list[Node]
-    constants: dict[str, np.ndarray]
+    outputs: list[str]  # in the file's order
+    nodes: list[Node]  # in an order that can be run
+    constants: dict[str, np.ndarray]  # float32 once dequantised; shapes of `Reshape` stay integers
     opset: int
 
 
 def read_graph(path: Path) -> Graph:
     """Read an ONNX file; every weight that can be computed without the input is computed.
 
-    Raises:
-        BadInput: not an ONNX file, or not one with a single input.
+    Raises BadInput for a file that is not ONNX, or has not one input.
     """
     try:
         model = onnx.load(str(path))
@@ -62,12 +53,8 @@ def read_graph(path: Path) -> Graph:
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     nodes: list[Node] = []
     for proto in model.graph.node:
-        node = Node(
-            proto.op_type,
-            list(proto.input),
-            proto.output[0],
-            {a.name: onnx.helper.get_attribute_value(a) for a in proto.attribute},
-        )
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in proto.attribute}
+        node = Node(proto.op_type, list(proto.input), proto.output[0], attributes)
         value = _constant(node, constants)
         if value is None:
             nodes.append(node)
@@ -97,9 +84,8 @@ def _constant(node: Node, constants: dict[str, np.ndarray]) -> np.ndarray | None
         return None
     if node.op == "DequantizeLinear":
         quantised, scale, zero_point = (constants[name] for name in node.inputs)
-        return dequantise(
-            quantised, scale, zero_point, node.attributes.get("axis", 1), node.attributes.get("block_size", 0)
-        )
+        axis, block_size = node.attributes.get("axis", 1), node.attributes.get("block_size", 0)
+        return dequantise(quantised, scale, zero_point, axis, block_size)
     if node.op == "Reshape":
         return constants[node.inputs[0]].reshape(constants[node.inputs[1]])
     return None
@@ -127,10 +113,7 @@ def dequantise(
 
 def _fold_batch_norm(nodes: list[Node], constants: dict[str, np.ndarray]) -> list[Node]:
     """Convolution followed by batch normalisation becomes one convolution (computed in float64)."""
-    readers: dict[str, int] = {}
-    for node in nodes:
-        for name in node.inputs:
-            readers[name] = readers.get(name, 0) + 1
+    readers = Counter(name for node in nodes for name in node.inputs)
     kept: list[Node] = []
     made: dict[str, Node] = {}
     for node in nodes:
@@ -167,30 +150,19 @@ def _drop_dropout(nodes: list[Node]) -> list[Node]:
 def session(graph: Graph, threads: int = 0) -> onnxruntime.InferenceSession:
     """The graph in onnxruntime on the CPU, for any batch and any size of picture.
 
-    Args:
-        graph: as `read_graph` gives it.
-        threads: 0 takes as many as OMP_NUM_THREADS says, which onnxruntime does not read itself, or else all cores.
+    0 threads are as many as OMP_NUM_THREADS says, which onnxruntime does not read itself, or else all cores.
     """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or _environment_threads()
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    options.intra_op_num_threads = threads or (int(given) if given.isdigit() else 0)
     options.log_severity_level = 3
     # Idle threads that spin would take the cores from torch, which runs in the same process.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(to_onnx(graph).SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def _environment_threads() -> int:
-    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return int(given) if given.isdigit() else 0
-
-
 def to_onnx(graph: Graph, side: int | None = None) -> onnx.ModelProto:
-    """The graph as an ONNX model that onnxruntime accepts and runs fast, with any batch.
-
-    Args:
-        graph: as `read_graph` gives it.
-        side: the fixed side of the square input in pixels; None for any size.
-    """
+    """An ONNX model that onnxruntime accepts and runs fast, for any batch of `side` x `side` or (None) any pixels."""
     constants, nodes = dict(graph.constants), []
     for node in graph.nodes:
         if node.op == "PRelu":
@@ -220,8 +192,8 @@ def to_onnx(graph: Graph, side: int | None = None) -> onnx.ModelProto:
 def _prelu_as_convolutions(node: Node, constants: dict[str, np.ndarray]) -> list[onnx.NodeProto]:
     """prelu(x) = a x + (1 - a) relu(x), with a per channel as 1x1 depthwise convolutions.
 
-    onnxruntime has no PRelu in its blocked layout and reorders the whole tensor before and after each; written like
-    this the same numbers take half the time (SFace: 5.1 instead of 10.5 ms a face).
+    onnxruntime has no PRelu in its blocked layout and reorders the whole tensor before and after each; like this the
+    same numbers take half the time.
     """
     source, slope_name = node.inputs
     slope = constants[slope_name].reshape(-1, 1, 1, 1)

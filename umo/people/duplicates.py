@@ -37,15 +37,11 @@ def near_pairs(hashes: np.ndarray, max_bits: int) -> np.ndarray:
     found = [np.zeros((0, 2), np.int64)]
     if max_bits and len(hashes) > 1:
         needed = _parts_that_agree(len(hashes), max_bits)
-        for parts in itertools.combinations(_parts(max_bits + needed), needed):
+        edges = [round(k * BITS / (max_bits + needed)) for k in range(max_bits + needed + 1)]
+        masks = [(1 << high) - (1 << low) for low, high in itertools.pairwise(edges)]
+        for parts in itertools.combinations(masks, needed):
             found += _pairs_of_equal(hashes, np.uint64(sum(parts)), max_bits)
     return np.unique(np.concatenate(found), axis=0)
-
-
-def _parts(count: int) -> list[int]:
-    """Masks that cut 64 bits into so many parts."""
-    edges = [round(k * BITS / count) for k in range(count + 1)]
-    return [(1 << high) - (1 << low) for low, high in itertools.pairwise(edges)]
 
 
 def _parts_that_agree(count: int, max_bits: int) -> int:

@@ -3,12 +3,10 @@
 import numpy as np
 
 BINS = np.round(np.linspace(-0.6, 1.0, 65), 3)
-PRECISION = 0.99
-_FACES = 3000
 
 
 def pairs_within(
-    embeddings: np.ndarray, group: np.ndarray, owner: np.ndarray, chosen: np.ndarray, faces: int = _FACES
+    embeddings: np.ndarray, group: np.ndarray, owner: np.ndarray, chosen: np.ndarray, faces: int = 3000
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cosines of pairs of faces of one group: of one person, and of two. Whole groups, in a drawn order.
 
@@ -47,7 +45,7 @@ def fit(same: np.ndarray, different: np.ndarray) -> dict[str, float | None]:
     last = np.r_[cosines[1:] != cosines[:-1], True]  # equal cosines are accepted together
     missed, false = 1 - accepted / len(same), wrong / len(different)
     best = np.flatnonzero(last)[np.argmin(np.abs(missed - false)[last])]
-    precise = np.flatnonzero(last & (accepted >= PRECISION * (accepted + wrong)))
+    precise = np.flatnonzero(last & (accepted >= 0.99 * (accepted + wrong)))
     return {
         "equal_error": round(float(cosines[best]), 4),
         "error": round(float((missed + false)[best] / 2), 6),

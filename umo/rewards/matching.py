@@ -1,4 +1,4 @@
-"""Who is compared with whom, and the reward of drawn pictures by one face model."""
+"""SIR and MIMR of cosines, who is compared with whom, and the reward of drawn pictures by one face model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +10,47 @@ from torch.nn.utils.rnn import pad_sequence
 
 from umo.errors import BadInput
 from umo.faces.base import Face, FaceModel
-from umo.rewards.mimr import mimr
-from umo.rewards.sir import sir
+from umo.matching import NONE, assign
 
 Anchor = Literal["references", "target", "pool"]
 Kind = Literal["sir", "mimr"]
+
+
+def sir(cosines: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Single Identity Reward (B,) in [-1, 1]: the cosine to the reference.
+
+    The paper defines it for one reference and one face. For several: each reference takes its most similar drawn face
+    (two may take the same one, which MIMR was made to forbid), and the reward is the mean over the references.
+    """
+    references = valid.any(dim=2)
+    if not references.any():  # no face in the whole batch: amax refuses an empty dimension; * 0 keeps the graph
+        return cosines.sum(dim=(1, 2)) * 0
+    best = cosines.masked_fill(~valid, -torch.inf).amax(dim=2).masked_fill(~references, 0)
+    return best.sum(dim=1) / references.sum(dim=1).clamp(min=1)
+
+
+def mimr(
+    cosines: torch.Tensor, valid: torch.Tensor, lambda_match: float = 1.0, lambda_mismatch: float = -1.0
+) -> torch.Tensor:
+    """Multi-Identity Matching Reward (B,): the mean over all pairs of the weighted cosine, as published.
+
+    `1/(MN) * sum_jk (lambda_match if k = sigma(j) else lambda_mismatch) * cosine_jk`, with sigma the maximum-weight
+    matching. The published form does not reward drawing a missing person, and a pair's weight falls as 1/n^2.
+    """
+    weights = torch.where(assigned(cosines, valid), lambda_match, lambda_mismatch).to(cosines.dtype)
+    return (weights * cosines.masked_fill(~valid, 0)).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)
+
+
+def assigned(cosines: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """(B, M, N) bool: the pairs of each sample's maximum-weight matching; ValueError for one that is not finite."""
+    found = np.zeros(tuple(cosines.shape), dtype=bool)
+    numbers, real = cosines.detach().cpu().double().numpy(), valid.cpu().numpy()
+    for sample in range(len(numbers)):
+        rows, columns = real[sample].any(axis=1).sum(), real[sample].any(axis=0).sum()
+        assignment = assign(numbers[sample, :rows, :columns])
+        (references,) = np.nonzero(assignment != NONE)
+        found[sample, references, assignment[references]] = True
+    return torch.from_numpy(found).to(cosines.device)
 
 
 def padded_cosines(
@@ -66,17 +102,14 @@ class MatchingReward:
     ) -> None:
         """`lambda_match` and `lambda_mismatch` are lambda1 and lambda2 of the paper; SIR does not use them.
 
-        Raises:
-            ValueError: an unknown kind, or a face model without gradient.
+        An unknown kind or a face model without gradient raises ValueError.
         """
         if kind not in get_args(Kind):
             raise ValueError(f"reward {kind!r} is unknown: choose {' or '.join(get_args(Kind))}")
         if not faces.differentiable:
             raise ValueError(f"{faces.name} has no gradient: choose a differentiable face model for the reward")
-        self.faces = faces
-        self.kind = kind
-        self.lambda_match = lambda_match
-        self.lambda_mismatch = lambda_mismatch
+        self.faces, self.kind = faces, kind
+        self.lambda_match, self.lambda_mismatch = lambda_match, lambda_mismatch
 
     def embed_anchors(
         self,
@@ -111,27 +144,20 @@ class MatchingReward:
         groups = [[np.asarray(photo)] if anchor == "references" else list(photo) for photo in photos]
         if not groups or not all(groups):
             raise ValueError(f"the {anchor} anchor takes at least one person and at least one photograph a person")
-        return self._embed_groups(anchor, groups)
-
-    def _embed_groups(self, anchor: Anchor, groups: list[list[np.ndarray]]) -> torch.Tensor:
-        """The largest face of each photograph; the mean of each group."""
         names = [(person, rank) for person, group in enumerate(groups) for rank in range(len(group))]
-        photos = [photo for group in groups for photo in group]
-        found = self.faces.detect(photos)
+        single = [photo for group in groups for photo in group]
+        found = self.faces.detect(single)
         for (person, rank), seen in zip(names, found, strict=True):
             if not seen:
                 raise BadInput(
                     f"{anchor} anchor of person {person}: no face in photograph {rank}; choose another photograph"
                 )
-        embeddings = self.faces.embed(photos, [[max(seen, key=lambda face: face.side)] for seen in found])
+        embeddings = self.faces.embed(single, [[max(seen, key=lambda face: face.side)] for seen in found])
         parts = torch.from_numpy(embeddings).split([len(group) for group in groups])
         return torch.stack([part.mean(dim=0) for part in parts])
 
     def __call__(
-        self,
-        images: torch.Tensor,
-        anchors: Sequence[torch.Tensor],
-        faces: Sequence[Sequence[Face]] | None = None,
+        self, images: torch.Tensor, anchors: Sequence[torch.Tensor], faces: Sequence[Sequence[Face]] | None = None
     ) -> Reward:
         """Reward a batch with one call of the detector and one of the embedder.
 
@@ -140,8 +166,7 @@ class MatchingReward:
             anchors: (M_i, d) a sample, from `embed_anchors`.
             faces: where the faces are, if known; the detector is then not asked.
 
-        Raises:
-            ValueError: B differs, a sample has no anchor, or an embedding is not finite.
+        Raises ValueError where B differs, a sample has no anchor, or an embedding is not finite.
         """
         if len(images) != len(anchors) or not all(len(anchor) for anchor in anchors):
             raise ValueError(f"{len(images)} pictures need as many sets of anchors, none empty; got {len(anchors)}")
@@ -149,18 +174,13 @@ class MatchingReward:
             raise ValueError(f"{len(images)} pictures need as many lists of faces; got {len(faces)}")
         found = self.faces.detect(images.detach()) if faces is None else [list(seen) for seen in faces]
         sizes = [len(seen) for seen in found]
-        n_faces = torch.tensor(sizes)
         embeddings = self.faces.embed(images, found)
         cosines, valid = padded_cosines([anchor.to(embeddings) for anchor in anchors], embeddings.split(sizes))
+        weights = (self.lambda_match, self.lambda_mismatch)
         return Reward(
-            reward=self._reward(cosines, valid),
+            reward=sir(cosines, valid) if self.kind == "sir" else mimr(cosines, valid, *weights),
             cosines=[cosines[i, : len(anchors[i]), : sizes[i]].detach() for i in range(len(sizes))],
-            n_faces=n_faces,
-            no_face=n_faces == 0,
+            n_faces=torch.tensor(sizes),
+            no_face=torch.tensor(sizes) == 0,
             faces=found,
         )
-
-    def _reward(self, cosines: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        if self.kind == "sir":
-            return sir(cosines, valid)
-        return mimr(cosines, valid, self.lambda_match, self.lambda_mismatch)

@@ -13,11 +13,7 @@ from umo.errors import BadInput
 
 
 class Captioner:
-    """Greedy, so that a batch of pictures always gets the same text.
-
-    Attributes:
-        name: of its folder.
-    """
+    """Greedy, so that a batch of pictures always gets the same text. `name` is that of its folder."""
 
     def __init__(self, name: str, model: Any, processor: Any) -> None:
         self.name, self._model, self._processor = name, model, processor
@@ -26,8 +22,7 @@ class Captioner:
     def load(cls, folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> "Captioner":
         """From a local folder, as transformers saves it; nothing is downloaded and no code in it is run.
 
-        Raises:
-            BadInput: no such folder, not a vision-language model, no chat template, or no such device.
+        Raises BadInput: no such folder, not a vision-language model, no chat template, or no such device.
         """
         if not (folder / "config.json").is_file():
             raise BadInput(f"{folder}: no model of transformers (config.json is missing); give its folder")
@@ -50,13 +45,7 @@ class Captioner:
 
     @torch.inference_mode()
     def describe(self, pictures: Sequence[np.ndarray], instruction: str, max_tokens: int) -> list[str]:
-        """A text a picture.
-
-        Args:
-            pictures: (H, W, 3) uint8 RGB, drawn up in one batch.
-            instruction: what to write.
-            max_tokens: a longer answer is cut.
-        """
+        """What an instruction makes of each picture, (H, W, 3) uint8 RGB, in one batch; longer answers are cut."""
         asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": instruction}]}]
         prompt = self._processor.apply_chat_template(asked, add_generation_prompt=True)
         inputs = self._processor(

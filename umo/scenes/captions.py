@@ -39,11 +39,7 @@ def first_sentence(text: str) -> str:
 
 
 def fault(sentence: str, forbidden: Collection[str] = ()) -> str | None:
-    """Why a sentence is no caption; None for one that may be used.
-
-    Args:
-        sentence: as `first_sentence` gives it.
-        forbidden: as `name_words` gives them, of the pictures in question.
+    """Why a sentence (of `first_sentence`) is no caption; None for one that may be used.
 
     Names are refused by two rules: a word that the picture's label, path or credit has too; and a capital letter
     anywhere but at the start of a common opening word. Text in other scripts is refused, for neither rule reads it.
@@ -62,9 +58,5 @@ def fault(sentence: str, forbidden: Collection[str] = ()) -> str | None:
 
 
 def caption(sentence: str, centres: Iterable[float]) -> str:
-    """The prompt: what is seen, then who of the references stands where, which training relies on.
-
-    Args:
-        centres: as in `umo.scenes.prompts.prompt`.
-    """
+    """The prompt: what is seen, then (`centres` as in `prompts.prompt`) who stands where, which training relies on."""
     return f"{sentence[0].upper()}{sentence[1:].rstrip(' :;,')}: {places(list(centres))}."

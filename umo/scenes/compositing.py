@@ -28,14 +28,11 @@ class Light:
 
 
 def background(name: str, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Draw a background.
+    """Draw a background: (H, W, 3) float32 in [0, 255].
 
     Args:
         name: "TEXTURE COLOUR", such as "plain blue"; see TEXTURES and COLOURS.
         size: height, width in pixels.
-
-    Returns:
-        (H, W, 3) float32 in [0, 255].
     """
     texture, colour = name.split(" ")
     base = np.array(COLOURS[colour], np.float32) + rng.uniform(-10, 10, 3).astype(np.float32)
@@ -83,23 +80,19 @@ def placement(landmarks: np.ndarray, centre: tuple[float, float], scale: float, 
 def place_face(
     scene: np.ndarray, photo: np.ndarray, landmarks: np.ndarray, matrix: np.ndarray, light: Light = Light()
 ) -> np.ndarray:
-    """Blend a photographed head into a scene through a soft elliptic mask.
+    """Blend a photographed head into a scene through a soft elliptic mask; returns a new scene.
 
     Args:
         scene: (H, W, 3) float32 in [0, 255].
         photo: (h, w, 3) uint8 RGB.
         landmarks: (5, 2) in the photograph's pixels.
         matrix: (2, 3) from the photograph's pixels to the scene's, as `placement` gives it.
-
-    Returns:
-        A new scene, (H, W, 3) float32 in [0, 255].
     """
     height, width = scene.shape[:2]
     shrink = float(np.hypot(*matrix[:, 0]))
     source = photo if shrink >= 0.6 else cv2.GaussianBlur(photo, (0, 0), 0.5 / shrink)
-    warped = cv2.warpAffine(
-        source, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    ).astype(np.float32)
+    size, edge = (width, height), cv2.BORDER_REPLICATE
+    warped = cv2.warpAffine(source, matrix, size, flags=cv2.INTER_LINEAR, borderMode=edge).astype(np.float32)
     mask = head_mask(transform(landmarks, matrix), (height, width))
     x = np.linspace(-1, 1, width, dtype=np.float32)[None, :, None]
     lit = np.clip(warped * light.gain * np.asarray(light.tint, np.float32) * (1 + light.slope * x), 0, 255)

@@ -17,6 +17,7 @@ TEXTURES = ("plain", "striped", "checked", "cloudy")
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
+THIRDS = ("on the left", "in the middle", "on the right")
 
 
 def positions(centres: Sequence[float]) -> list[str]:
@@ -27,11 +28,10 @@ def positions(centres: Sequence[float]) -> list[str]:
     """
     n = len(centres)
     if n == 1:
-        return [("on the left", "in the middle", "on the right")[min(2, int(centres[0] * 3))]]
+        return [THIRDS[min(2, int(centres[0] * 3))]]
     rank = sorted(range(n), key=lambda k: centres[k])
-    words = {2: ("on the left", "on the right"), 3: ("on the left", "in the middle", "on the right")}.get(
-        n, tuple(f"{ORDINALS[k]} from the left" for k in range(n))
-    )
+    counted = tuple(f"{ORDINALS[k]} from the left" for k in range(n))
+    words = {2: (THIRDS[0], THIRDS[2]), 3: THIRDS}.get(n, counted)
     return [words[rank.index(k)] for k in range(n)]
 
 
@@ -41,11 +41,7 @@ def people(n: int) -> str:
 
 
 def places(centres: Sequence[float]) -> str:
-    """Who stands where: "the first person on the left and the second person on the right".
-
-    Args:
-        centres: horizontal centre of each face as a part of the width, in the order of the references.
-    """
+    """Who stands where (see `prompt`): "the first person on the left and the second person on the right"."""
     who = [f"the {ORDINALS[k]} person {place}" for k, place in enumerate(positions(centres))]
     return who[0] if len(who) == 1 else f"{', '.join(who[:-1])} and {who[-1]}"
 
@@ -64,19 +60,12 @@ def prompt(centres: Sequence[float], background: str | None = None) -> str:
 def scene_prompt(style: str, scene: str, centres: Sequence[float]) -> str:
     """The prompt of a described scene, such as "A watercolour of two people on a ridge: the first person ...".
 
-    Args:
-        style: how it begins, such as "A watercolour of".
-        scene: what is seen, with {people} for how many.
-        centres: as in `prompt`.
+    It begins with `style`; `scene` has {people} for how many, and `centres` are as in `prompt`.
     """
     return f"{style} {scene.format(people=people(len(centres)))}: {places(centres)}."
 
 
 def diptych_prompt(style: str, scenes: tuple[str, str], n: int) -> str:
-    """The prompt of two pictures of the same people side by side, as UNO draws pairs of a subject.
-
-    Args:
-        style, scenes: as in `scene_prompt`; of the left and of the right half.
-    """
+    """The prompt of two scenes (see `scene_prompt`) of the same people side by side, as UNO draws pairs."""
     left, right = (f"{style} {scene.format(people='the same ' + people(n))}" for scene in scenes)
     return f"A diptych, two side-by-side pictures of the same {people(n)}. On the left: {left}. On the right: {right}."

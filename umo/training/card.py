@@ -11,14 +11,9 @@ WHAT = {
 
 
 def lora_card(run: Mapping[str, Any], base: str, licences: Sequence[str]) -> str:
-    """README.md of a LoRA: front matter that the hub reads, how it is used, how it was made, what to mind.
-
-    Args:
-        run: what stands in training.json.
-        base: name of the base's folder.
-        licences: of the pictures that were trained on.
-    """
+    """README.md of a LoRA from what stands in training.json, its base's name, and the licences of its pictures."""
     recipe = "\n".join(f"| `{key}` | {value} |" for key, value in run["recipe"].items())
+    use = "measured the validation below, and took no part in the training" if run["method"] == "sft" else "rewarded"
     return f"""---
 base_model: {base}
 library_name: diffusers
@@ -39,7 +34,7 @@ umo generate --model path/to/{base} --lora path/to/this/folder --reference A.jpg
 ## How it was made
 {run["updates"]} updates on {run["samples"]} reference sets of {len(run["people"])} people (ids in `training.json`);
 {_chosen(run)} Skipped for a loss or gradient that was not finite: {run["skipped"]}.
-{_reward(run)}
+Face model: {run["reward"]}; it {use}.
 
 {_validation(run["validation"])}
 
@@ -63,17 +58,10 @@ def _chosen(run: Mapping[str, Any]) -> str:
     return f"the weights are those after update {run['chosen_update']}, the best by validation reward{early}."
 
 
-def _reward(run: Mapping[str, Any]) -> str:
-    use = "measured the validation below, and took no part in the training" if run["method"] == "sft" else "rewarded"
-    return f"Face model: {run['reward']}; it {use}."
-
-
 def _validation(rows: Sequence[Mapping[str, float]]) -> str:
     """A line a validation; on people who are not trained on, by the network of the reward."""
     names = ("reward", "matched", "unmatched", "no_face", "diffusion_loss")
-    head = "| update | " + " | ".join(names) + " |\n|---" + "|---" * len(names) + "|"
-    lines = [
-        f"| {row['update']} | " + " | ".join(f"{row[f'validation/{name}']:.3f}" for name in names) + " |"
-        for row in rows
-    ]
-    return "\n".join([head, *lines])
+    lines = ["| update | " + " | ".join(names) + " |", "|---" + "|---" * len(names) + "|"]
+    for row in rows:
+        lines.append(f"| {row['update']} | " + " | ".join(f"{row[f'validation/{name}']:.3f}" for name in names) + " |")
+    return "\n".join(lines)

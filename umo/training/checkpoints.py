@@ -15,8 +15,7 @@ _NAME = re.compile(r"checkpoint-(\d{8})-([0-9a-f]{16})\.pt")
 def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Write `checkpoint-STEP-CHECKSUM.pt`, then remove all but the `keep` newest.
 
-    Args:
-        state: tensors, numbers, strings, and dicts and lists of them.
+    `state` holds tensors, numbers, strings, and dicts and lists of them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / "checkpoint.tmp"  # one name: what a killed run left is overwritten

@@ -20,8 +20,12 @@ class Curves:
 
     def log(self, step: int, row: Mapping[str, float]) -> None:
         """Figures after an update; those without a / in their name are the training's."""
-        if self.live is None:
-            self.live = _begin(self.folder)
+        if self.live is None and find_spec("dvclive") is None:
+            self.live = Tables(self.folder)
+        elif self.live is None:
+            from dvclive import Live
+
+            self.live = Live(str(self.folder), save_dvc_exp=False, report=None, dvcyaml=None)
         self.live.step = step
         for key, value in row.items():
             self.live.log_metric(key if "/" in key else f"train/{key}", value)
@@ -30,14 +34,6 @@ class Curves:
         """Write the summary."""
         if self.live is not None:
             self.live.end()
-
-
-def _begin(folder: Path) -> Any:
-    if find_spec("dvclive") is None:
-        return Tables(folder)
-    from dvclive import Live
-
-    return Live(str(folder), save_dvc_exp=False, report=None, dvcyaml=None)
 
 
 class Tables:

@@ -35,10 +35,7 @@ class Draws:
 def draw_randomness(recipe: Recipe, shape: Sequence[int], step: int, rows: Sequence[int]) -> Draws:
     """What update `step` draws for the samples at `rows` of its batch; a function of its arguments alone.
 
-    Updates of one rollout share its noise and take different late steps.
-
-    Args:
-        shape: C, h, w of the latents.
+    `shape` is C, h, w of the latents. Updates of one rollout share its noise and take different late steps.
     """
     rollout, turn = divmod(step, recipe.updates_per_rollout)
     steps = recipe.gradient_last - recipe.gradient_first + 1

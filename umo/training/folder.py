@@ -22,7 +22,7 @@ def train(job: Job, source: str, out: Path) -> None:
     """What `umo train` does: `fit` in `out/.partial`, where a killed run is taken up, then the result in `out`.
 
     Args:
-        source: reference sets, as `sets.open_sets` takes them.
+        source: reference sets, as `reading.open_sets` takes them.
 
     Raises:
         BadInput: the sets, the reward or the job are unfit, or `out` holds another run or a finished one.
@@ -57,11 +57,7 @@ def train(job: Job, source: str, out: Path) -> None:
 
 
 def _refuse_another(job: Job, files: Sequence[Path], rows: Mapping[str, Sequence[Row]], out: Path) -> None:
-    """What a run has encoded and learned fits no other; one without a checkpoint gives way.
-
-    Raises:
-        BadInput: `out` holds checkpoints of another; the message says what differs.
-    """
+    """What a run has encoded and learned fits no other; one without a checkpoint gives way."""
     partial, note = out / ".partial", out / ".partial/run.json"
     digests = [[split, *(sample(row).digest for row in found)] for split, found in rows.items()]
     present = {

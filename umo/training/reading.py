@@ -12,12 +12,8 @@ from umo.training.sets import COLUMNS, SPLITS, Row
 def open_sets(source: str) -> dict[str, pads.Dataset]:
     """The splits of a data set, not read yet.
 
-    Args:
-        source: a folder with SPLIT-*.parquet, as exported; one of `datasets`' `save_to_disk`; or whatever else its
-            `load_dataset` takes, a name on the Hub included.
-
-    Raises:
-        BadInput: it cannot be opened, or a column is missing or of another kind; one line.
+    It is a folder with SPLIT-*.parquet, as exported; one of `datasets`' `save_to_disk`; or whatever else its
+    `load_dataset` takes, a name on the Hub included. BadInput if it cannot be opened, or a column is not as in COLUMNS.
     """
     folder = Path(source)
     files = {split: sorted(folder.glob(f"{split}-*.parquet")) for split in SPLITS}
@@ -65,18 +61,12 @@ def _kind(given: pa.DataType) -> str:
 
 
 def read(source: str, split: str, table: pads.Dataset) -> list[Row]:
-    """Rows of a split, in order; pictures as {"bytes", "path"}.
-
-    Raises:
-        BadInput: a value is missing, or a set has not as many references as people.
-    """
+    """Rows of a split, in order; pictures as {"bytes", "path"}. A row with something missing raises BadInput."""
     rows = table.to_table(columns=list(COLUMNS)).to_pylist()
     for row in rows:
         if empty := [column for column in COLUMNS if row[column] is None]:
             raise BadInput(f"{source}: split '{split}': set {row['set_id']} has no {empty[0]}; leave it out")
         if not len(row["references"]) == len(row["person_ids"]) > 0:
-            raise BadInput(
-                f"{source}: split '{split}': set {row['set_id']} has {len(row['references'])} references of "
-                f"{len(row['person_ids'])} people; leave it out"
-            )
+            have = f"{len(row['references'])} references of {len(row['person_ids'])} people"
+            raise BadInput(f"{source}: split '{split}': set {row['set_id']} has {have}; leave it out")
     return rows

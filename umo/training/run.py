@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from umo import customizers, faces
-from umo.rewards import MatchingReward
+from umo.rewards import Kind, MatchingReward
 from umo.training.card import lora_card
 from umo.training.curves import Curves
 from umo.training.recipe import Method, Recipe
@@ -69,23 +69,14 @@ def fit(job: Job, rows: Mapping[str, Sequence[Row]], folder: Path, encoded: Path
     dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
     customizer = customizers.load(job.base, job.lora, job.own_device, dtype)
     model = faces.load(job.reward)
-    reward = MatchingReward(
-        model, "sir" if job.method == "sir" else "mimr", recipe.lambda_match, recipe.lambda_mismatch
-    )
+    kind: Kind = "sir" if job.method == "sir" else "mimr"
+    reward = MatchingReward(model, kind, recipe.lambda_match, recipe.lambda_mismatch)
     samples = {}
     for split, found in rows.items():
         samples[split] = Samples([sample(row) for row in found], customizer, reward, recipe.anchor, encoded)
-    curves = Curves(live)
+    curves, people = Curves(live), (samples["train"], samples.get("validation"))
     trainer = Trainer(
-        customizer,
-        samples["train"],
-        samples.get("validation"),
-        reward,
-        recipe,
-        job.method,
-        folder / "checkpoints",
-        curves.log,
-        job.how,
+        customizer, *people, reward, recipe, job.method, folder / "checkpoints", log=curves.log, how=job.how
     )
     for split, one in samples.items():
         one.prepare(f"encode {split}")

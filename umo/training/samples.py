@@ -86,8 +86,7 @@ class Samples:
         Args:
             folder: where encoded samples are kept; the caller keeps a folder for each base, face model and precision.
 
-        Raises:
-            BadInput: there is no sample, or one has more people than the base takes, or not what the anchor needs.
+        Raises BadInput: there is no sample, or one has more people than the base takes, or not what the anchor needs.
         """
         if not samples:
             raise BadInput("no samples to train on: choose a split that has some")
@@ -96,10 +95,8 @@ class Samples:
         most = customizer.settings.max_references
         for sample in samples:
             if len(sample.references) > most:
-                raise BadInput(
-                    f"sample {sample.name}: {len(sample.references)} people, and {customizer.name} takes at most "
-                    f"{most}; leave it out"
-                )
+                many = f"{len(sample.references)} people, and {customizer.name} takes at most {most}"
+                raise BadInput(f"sample {sample.name}: {many}; leave it out")
             kinds: dict[Anchor, Sequence[Sized]]
             kinds = {"references": sample.references, "target": sample.target_landmarks, "pool": sample.pool}
             if [len(one) > 0 for one in kinds[anchor]] != [True] * len(sample.references):
@@ -119,8 +116,7 @@ class Samples:
     def prepare(self, desc: str) -> None:
         """Encode every sample that is not encoded yet, with a progress bar.
 
-        Raises:
-            BadInput: a picture cannot be read, or a photograph shows no face.
+        Raises BadInput: a picture cannot be read, or a photograph shows no face.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         missing = [sample for sample in self.samples if not _whole(self._path(sample))]
@@ -155,12 +151,10 @@ class Samples:
     def _encode(self, sample: Sample) -> dict[str, Tensor]:
         references = [self._picture(data, sample, f"reference {k}") for k, data in enumerate(sample.references)]
         condition = self.customizer.condition([sample.prompt], [references], self.customizer.settings.training_guidance)
-        target = self._target(sample)
-        state = condition.state() | {"target": self.customizer.encode(target.to(self.customizer.device))[0]}
-        state["anchors"] = self._embed(sample)
+        target = self._target(sample).to(self.customizer.device)
+        state = condition.state() | {"target": self.customizer.encode(target)[0], "anchors": self._embed(sample)}
         state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-        path = self._path(sample)
-        with replacing(path, several=True) as temporary:
+        with replacing(self._path(sample), several=True) as temporary:
             save_file(state, temporary)
         return state
 
@@ -190,7 +184,10 @@ class Samples:
         if self.anchor == "pool":
             return torch.cat([self._anchor(photos, sample, k) for k, photos in enumerate(sample.pool)])
         target = self._picture(sample.target, sample, "target")
-        faces = [Face(_box(points), np.asarray(points, np.float32), 1.0) for points in sample.target_landmarks]
+        faces = []
+        for landmarks in sample.target_landmarks:
+            points = np.asarray(landmarks, np.float32).reshape(5, 2)
+            faces.append(Face(np.concatenate([points.min(axis=0), points.max(axis=0)]), points, 1.0))
         return self.reward.embed_anchors("target", [target], faces)
 
     def _anchor(self, photos: Sequence[bytes], sample: Sample, person: int) -> Tensor:
@@ -201,10 +198,8 @@ class Samples:
             try:
                 self._anchors[key] = self.reward.embed_anchors("pool", [pictures])
             except BadInput as error:
-                raise BadInput(
-                    f"sample {sample.name}: no face in a photograph of person {person}; leave the sample out, or "
-                    "choose another photograph"
-                ) from error
+                where = f"sample {sample.name}: no face in a photograph of person {person}"
+                raise BadInput(f"{where}; leave the sample out, or choose another photograph") from error
         return self._anchors[key]
 
 
@@ -215,8 +210,3 @@ def _whole(path: Path) -> bool:
             return True
     except (FileNotFoundError, SafetensorError):
         return False
-
-
-def _box(landmarks: np.ndarray) -> np.ndarray:
-    points = np.reshape(landmarks, (5, 2))
-    return np.concatenate([points.min(axis=0), points.max(axis=0)]).astype(np.float32)

@@ -1,5 +1,6 @@
 """Reference sets as they are exported: their columns, and who may be in them."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,20 +27,11 @@ COLUMNS = {
 
 
 def refuse_shared(source: str | Path, people: Mapping[str, Sequence[str] | set[str]], remedy: str) -> None:
-    """Nobody may be in the sets of two splits.
-
-    Args:
-        people: of each split.
-
-    Raises:
-        BadInput: somebody is.
-    """
-    splits = list(people)
-    for one, other in [(one, other) for k, one in enumerate(splits) for other in splits[k + 1 :]]:
+    """Nobody may be in the sets of two splits: BadInput where somebody is."""
+    for one, other in itertools.combinations(people, 2):
         if both := sorted(set(people[one]) & set(people[other])):
-            raise BadInput(
-                f"{source}: {len(both)} people are in the {one} and in the {other} sets (first {both[0]}): {remedy}"
-            )
+            where = f"in the {one} and in the {other} sets (first {both[0]})"
+            raise BadInput(f"{source}: {len(both)} people are {where}: {remedy}")
 
 
 def sample(row: Mapping[str, Any]) -> "Sample":

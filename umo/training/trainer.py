@@ -21,8 +21,8 @@ from umo.errors import BadInput, WorkFailed
 from umo.rewards import MatchingReward
 from umo.training import checkpoints
 from umo.training.draws import BATCH, draw_randomness, generator
-from umo.training.objectives import OBJECTIVES
-from umo.training.objectives.sft import Row
+from umo.training.objectives.rerefl import ReReFL
+from umo.training.objectives.sft import Row, Sft
 from umo.training.recipe import Method, Recipe
 from umo.training.samples import Samples
 from umo.training.validation import in_parts, measure
@@ -82,8 +82,7 @@ class Trainer:
             how: steps and guidance that validation draws with, those that the result will be drawn with; None takes
                 the base's own.
 
-        Raises:
-            BadInput: the batch cannot be shared, nobody to validate on, or people of the validation are trained on.
+        Raises BadInput: the batch cannot be shared, nobody to validate on, or people of the validation are trained on.
         """
         self.accelerator = Accelerator(
             cpu=customizer.device.type == "cpu", mixed_precision="bf16" if recipe.precision == "bf16" else "no"
@@ -98,7 +97,8 @@ class Trainer:
             customizer.add_lora(recipe.rank)
         if recipe.checkpoint_gradients:
             customizer.checkpoint_gradients()
-        self.objective = OBJECTIVES[method](customizer, reward, recipe, self.accelerator)
+        objective = Sft if method == "sft" else ReReFL
+        self.objective = objective(customizer, reward, recipe, self.accelerator)
         trained = [weight for weight in customizer.transformer.parameters() if weight.requires_grad]
         self.weights = Weights(trained, recipe.ema)
         self.optimizer = torch.optim.AdamW(self.weights, recipe.learning_rate, weight_decay=recipe.weight_decay)
@@ -114,10 +114,8 @@ class Trainer:
     def _check(self) -> None:
         recipe, processes = self.recipe, self.accelerator.num_processes
         if recipe.batch % processes or recipe.batch // processes % min(recipe.micro_batch, recipe.batch // processes):
-            raise BadInput(
-                f"batch {recipe.batch} does not divide into {processes} processes and micro-batches of "
-                f"{recipe.micro_batch}: choose multiples"
-            )
+            parts = f"{processes} processes and micro-batches of {recipe.micro_batch}"
+            raise BadInput(f"batch {recipe.batch} does not divide into {parts}: choose multiples")
         if recipe.validate_every and self.validation is None:
             raise BadInput("validate_every is set and there are no validation samples: give some, or set it to 0")
         if self.validation is not None:
@@ -129,8 +127,7 @@ class Trainer:
     def run(self) -> Progress:
         """Train to the end, from the newest checkpoint where there is one.
 
-        Raises:
-            WorkFailed: three updates in a row without a finite loss and gradient; the last checkpoint stays.
+        Three updates in a row without a finite loss and gradient raise WorkFailed; the last checkpoint stays.
         """
         self._resume()
         progress, recipe, main = self.progress, self.recipe, self.accelerator.is_main_process
@@ -143,7 +140,10 @@ class Trainer:
                 self._note(progress.step, row)
                 bar.update()
                 bar.set_postfix({key: f"{row[key]:.3f}" for key in ("reward", "diffusion_loss") if key in row})
-                if self._validation_is_due():
+                # Also after the last update: what is not validated cannot be chosen.
+                if recipe.validate_every and (
+                    progress.step % recipe.validate_every == 0 or progress.step == recipe.steps
+                ):
                     self._validate()
                 if progress.step % recipe.checkpoint_every == 0:
                     self._checkpoint()
@@ -151,11 +151,6 @@ class Trainer:
             self._checkpoint()
         self.weights.install_result()
         return progress
-
-    def _validation_is_due(self) -> bool:
-        """Every so many updates, and after the last: what is not validated cannot be chosen."""
-        every, step = self.recipe.validate_every, self.progress.step
-        return every > 0 and (step % every == 0 or step == self.recipe.steps)
 
     def update(self) -> Row:
         """One update; returns its figures."""
@@ -207,15 +202,12 @@ class Trainer:
         for part in in_parts(list(share), self.recipe.micro_batch):
             batch = self.train.batch([rows[k] for k in part])
             draws = draw_randomness(self.recipe, batch.target.shape[1:], self.progress.step, part)
-            for key, value in self.objective.backward(
-                batch, draws, weight=len(part) / len(share), part=part[0]
-            ).items():
+            row = self.objective.backward(batch, draws, weight=len(part) / len(share), part=part[0])
+            for key, value in row.items():
                 sums[key] = sums.get(key, 0.0) + value * len(part) / len(share)
         keys = sorted(sums)
-        means = self.accelerator.reduce(
-            torch.tensor([sums[key] for key in keys], device=self.accelerator.device), "mean"
-        )
-        return dict(zip(keys, means.tolist(), strict=True))
+        own = torch.tensor([sums[key] for key in keys], device=self.accelerator.device)
+        return dict(zip(keys, self.accelerator.reduce(own, "mean").tolist(), strict=True))
 
     def _average_gradients(self) -> None:
         """Over all processes, in one message."""

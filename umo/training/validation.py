@@ -30,15 +30,12 @@ def measure(
 ) -> Row:
     """Reward and diffusion loss over samples, each drawn and noised from its own fixed numbers.
 
-    Args:
-        how: steps and guidance of the drawing, None the base's own; the size is the samples'.
+    `how` gives steps and guidance of the drawing, None the base's own; the size is the samples'. A picture that is not
+    finite raises WorkFailed.
 
     Returns:
         `validation/diffusion_loss`, and `validation/NAME` for every name of `REWARD_PARTS`: means over the samples,
         `validation_samples` of them at most, shared among the processes.
-
-    Raises:
-        WorkFailed: a picture is not finite.
     """
     count = min(recipe.validation_samples, len(samples))
     chosen = torch.randperm(len(samples), generator=generator(recipe.seed, VALIDATION))[:count]
@@ -53,9 +50,8 @@ def measure(
         with accelerator.autocast():
             loss, pictures = _draw(customizer, batch, part, recipe, how or Drawing())
         if not torch.isfinite(pictures).all():
-            raise WorkFailed(
-                f"validation: a picture of {', '.join(batch.names)} is not finite; lower the learning rate"
-            )
+            names = ", ".join(batch.names)
+            raise WorkFailed(f"validation: a picture of {names} is not finite; lower the learning rate")
         row = {"diffusion_loss": float(loss)} | parts_of(reward(pictures, batch.anchors))
         for key, value in row.items():
             sums[key] = sums.get(key, 0.0) + value * len(part)
@@ -70,13 +66,11 @@ def _draw(
     """The diffusion loss, and the pictures (B, 3, H, W) in [-1, 1] that the base's own sampler draws."""
     settings, shape = customizer.settings, batch.target.shape[1:]
     draws = draw_randomness(recipe.model_copy(update={"seed": VALIDATION_SEED}), shape, 0, part)
-    time, noise = draws.time.to(batch.target), draws.noise.to(batch.target)
+    time, noise, start = (numbers.to(batch.target) for numbers in (draws.time, draws.noise, draws.start))
     loss = diffusion_loss(customizer, batch, time, noise)
     condition = batch.condition.guided(settings.guidance if how.guidance is None else how.guidance)
     sigmas = customizer.sigmas(how.steps or settings.steps, batch.size).to(batch.target)
-    latents = flow.rollout(
-        lambda x, sigma: customizer.velocity(x, sigma, condition), draws.start.to(batch.target), sigmas
-    )
+    latents = flow.rollout(lambda x, sigma: customizer.velocity(x, sigma, condition), start, sigmas)
     return loss, customizer.decode(latents).float().clamp(-1, 1)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 
 class Weights(list[nn.Parameter]):
-    """What an optimizer changes; those that count are the averaged ones, where there is an average.
+    """What an optimizer changes; those that count are the averaged ones, where there is an average (a decay above 0).
 
     Attributes:
         ema: the average, None without.
@@ -18,10 +18,6 @@ class Weights(list[nn.Parameter]):
     """
 
     def __init__(self, trained: Sequence[nn.Parameter], decay: float) -> None:
-        """
-        Args:
-            decay: of the average; 0 keeps none.
-        """
         super().__init__(trained)
         self.ema = EMAModel(self, decay=decay, use_ema_warmup=False) if decay else None
         self.best: list[torch.Tensor] | None = None

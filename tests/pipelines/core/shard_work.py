@@ -62,7 +62,7 @@ def describe_worker(shard: Shard, folder: Path) -> Counts:
     told = {
         "folder": str(Path.cwd()),
         "opencv": cv2.getNumThreads(),
-        "onnxruntime": model._embedder.get_session_options().intra_op_num_threads,
+        "onnxruntime": model._embedder.session.get_session_options().intra_op_num_threads,
         "network": id(model),
         "process": os.getpid(),
         "loads": faces._load.cache_info().misses,

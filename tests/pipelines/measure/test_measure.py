@@ -75,7 +75,7 @@ def test_on_a_device_the_same_is_found(orl, group_photo):
     _, rows = measured()
     shutil.rmtree(WORK)
     _, others = measured(machine=Machine(device="cpu:0"))
-    assert "_embedder" not in vars(faces.load("opencv_zoo", device="cpu:0"))  # onnxruntime had nothing to do
+    assert "session" not in vars(faces.load("opencv_zoo", device="cpu:0")._embedder)  # onnxruntime had nothing to do
     assert [row["face_id"] for row in rows] == [row["face_id"] for row in others]
     for row, other in zip(rows, others, strict=True):
         np.testing.assert_allclose(row["box"], other["box"], atol=1e-3)

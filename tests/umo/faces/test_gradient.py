@@ -46,7 +46,7 @@ def test_each_embedding_depends_on_its_own_face_only(zoo, group, tensor_of):
 def test_nothing_of_the_networks_is_trained(zoo, portrait, tensor_of):
     picture = tensor_of(portrait(1, 1)).requires_grad_()
     zoo.embed(picture, zoo.detect(picture)).sum().backward()
-    for network in (zoo._embedder_torch, zoo._detector_torch):
+    for network in (zoo._embedder.torch, zoo._detector.torch):
         assert not list(network.parameters())
         assert not any(buffer.requires_grad or buffer.grad is not None for buffer in network.buffers())
 

@@ -61,7 +61,7 @@ def test_sface_is_opencvs(zoo, group):
     original.setInput(crops, "data")
     expected = original.forward()
     assert cosine_distance(zoo.embed([group], [found]), expected).max() < MAX_COSINE_DISTANCE
-    (vectors,) = zoo._embedder_torch(torch.from_numpy(crops)).values()
+    (vectors,) = zoo._embedder.torch(torch.from_numpy(crops)).values()
     assert cosine_distance(vectors, expected).max() < MAX_COSINE_DISTANCE
     by_torch = OpenCVZoo(runtime="torch", calibrated=False).embed([group], [found])
     assert cosine_distance(by_torch, expected).max() < MAX_COSINE_DISTANCE

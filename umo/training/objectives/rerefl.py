@@ -41,8 +41,9 @@ class ReReFL(Sft):
     def backward(self, batch: Batch, draws: Draws, weight: float, part: int) -> Row:
         """Both losses, each sent backward on its own: the activations of one are held at a time."""
         row = super().backward(batch, draws, weight, part)
+        guidance, own = self.recipe.rollout_guidance, self.customizer.settings.training_guidance
         with self.accelerator.autocast():
-            condition = batch.condition.guided(self._guidance)
+            condition = batch.condition.guided(own if guidance is None else guidance)
             latents, sigma = self.late(batch, condition, draws, part)
             pictures = drawn(self.customizer, latents, sigma, condition)
         if not torch.isfinite(pictures).all():
@@ -56,11 +57,6 @@ class ReReFL(Sft):
             self.accelerator.backward(-weight * self.recipe.reward_weight * reward.reward.mean())
         return row | figures
 
-    @property
-    def _guidance(self) -> float:
-        given = self.recipe.rollout_guidance
-        return self.customizer.settings.training_guidance if given is None else given
-
     def late(self, batch: Batch, condition: Any, draws: Draws, part: int) -> tuple[Tensor, Tensor]:
         """Latents and sigma of the step with gradient; a rollout serves `updates_per_rollout` updates."""
         recipe, start = self.recipe, draws.start.to(batch.target)
@@ -69,18 +65,16 @@ class ReReFL(Sft):
             return flow.noised(batch.target, start, sigma.to(start)), sigma.to(start)
         if recipe.updates_per_rollout == 1:
             late = range(draws.late, draws.late + 1)
-            latents, sigmas = self._roll_out(late, batch.size, condition, start)
+            latents, sigmas = late_latents(self.customizer, recipe.rollout_steps, late, batch.size, condition, start)
             return latents[0], sigmas[0]
         late = range(recipe.gradient_first, recipe.gradient_last + 1)
         if draws.rollout != self._kept_rollout:
             self._kept_rollout, self._kept = draws.rollout, {}
         if part not in self._kept:
-            self._kept[part] = self._roll_out(late, batch.size, condition, start)
+            steps = recipe.rollout_steps
+            self._kept[part] = late_latents(self.customizer, steps, late, batch.size, condition, start)
         latents, sigmas = self._kept[part]
         return latents[late.index(draws.late)], sigmas[late.index(draws.late)]
-
-    def _roll_out(self, late: range, size: Size, condition: Any, start: Tensor) -> tuple[Tensor, Tensor]:
-        return late_latents(self.customizer, self.recipe.rollout_steps, late, size, condition, start)
 
 
 @torch.no_grad()
@@ -111,11 +105,9 @@ def late_latents(
 
 
 def drawn(customizer: Customizer, latents: Tensor, sigma: Tensor, condition: Any) -> Tensor:
-    """The step with gradient: (B, 3, H, W) pictures, about in [-1, 1], that the latents at sigma point to.
+    """The step with gradient: (B, 3, H, W) pictures, about in [-1, 1], that latents (B, C, h, w) at sigma point to.
 
-    Args:
-        latents: (B, C, h, w) at sigma.
-        sigma: a scalar, shifted as `Customizer.sigmas` gives it.
+    Sigma is a scalar, shifted as `Customizer.sigmas` gives it.
     """
     clean = flow.one_step_x0(latents, sigma, customizer.velocity(latents, sigma, condition))
     return customizer.decode(clean)

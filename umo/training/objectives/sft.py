@@ -16,13 +16,9 @@ Row = dict[str, float]
 
 
 class Sft:
-    """`diffusion_weight * diffusion_loss`.
+    """`diffusion_weight * diffusion_loss`."""
 
-    Attributes:
-        rewarded: whether weights are chosen by the reward on validation people.
-    """
-
-    rewarded: ClassVar[bool] = False
+    rewarded: ClassVar[bool] = False  # whether weights are chosen by the reward on validation people
 
     def __init__(
         self, customizer: Customizer, reward: MatchingReward, recipe: Recipe, accelerator: Accelerator
@@ -44,12 +40,7 @@ class Sft:
 
 
 def diffusion_loss(customizer: Customizer, batch: Batch, time: Tensor, noise: Tensor) -> Tensor:
-    """L_diff of the paper, a scalar.
-
-    Args:
-        time: (B,) sigmas in (0, 1).
-        noise: (B, C, h, w).
-    """
+    """L_diff of the paper, a scalar, at the sigmas `time` (B,) in (0, 1) and with `noise` (B, C, h, w)."""
     return flow.loss(
         lambda x, sigma: customizer.velocity(x, sigma, batch.condition), batch.target, noise, time.to(batch.target)
     )
