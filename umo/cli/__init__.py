@@ -6,7 +6,11 @@ from typing import Annotated
 
 import typer
 
-from umo.cli.commands import calibrate, compare, evaluate, generate, match
+from umo.cli.calibrate import calibrate
+from umo.cli.compare import compare
+from umo.cli.evaluate import evaluate
+from umo.cli.generate import generate
+from umo.cli.match import match
 from umo.cli.train import train
 from umo.errors import BadInput, WorkFailed
 

@@ -5,6 +5,8 @@ real entries; a sample may have any numbers of references and of faces. The matc
 through the cosines alone. A picture without a face has reward exactly 0 and gradient exactly 0, as released.
 """
 
-from umo.rewards.matching import Anchor, Kind, MatchingReward, Reward, assigned, mimr, padded_cosines, sir
+from umo.rewards.matching import Anchor, Kind, MatchingReward, Reward, padded_cosines
+from umo.rewards.mimr import assigned, mimr
+from umo.rewards.sir import sir
 
 __all__ = ["Anchor", "Kind", "MatchingReward", "Reward", "assigned", "mimr", "padded_cosines", "sir"]

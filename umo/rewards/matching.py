@@ -1,4 +1,4 @@
-"""SIR and MIMR of cosines, who is compared with whom, and the reward of drawn pictures by one face model."""
+"""Who is compared with whom, and the reward of drawn pictures by one face model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,47 +10,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from umo.errors import BadInput
 from umo.faces.base import Face, FaceModel
-from umo.matching import NONE, assign
+from umo.rewards.mimr import mimr
+from umo.rewards.sir import sir
 
 Anchor = Literal["references", "target", "pool"]
 Kind = Literal["sir", "mimr"]
-
-
-def sir(cosines: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Single Identity Reward (B,) in [-1, 1]: the cosine to the reference.
-
-    The paper defines it for one reference and one face. For several: each reference takes its most similar drawn face
-    (two may take the same one, which MIMR was made to forbid), and the reward is the mean over the references.
-    """
-    references = valid.any(dim=2)
-    if not references.any():  # no face in the whole batch: amax refuses an empty dimension; * 0 keeps the graph
-        return cosines.sum(dim=(1, 2)) * 0
-    best = cosines.masked_fill(~valid, -torch.inf).amax(dim=2).masked_fill(~references, 0)
-    return best.sum(dim=1) / references.sum(dim=1).clamp(min=1)
-
-
-def mimr(
-    cosines: torch.Tensor, valid: torch.Tensor, lambda_match: float = 1.0, lambda_mismatch: float = -1.0
-) -> torch.Tensor:
-    """Multi-Identity Matching Reward (B,): the mean over all pairs of the weighted cosine, as published.
-
-    `1/(MN) * sum_jk (lambda_match if k = sigma(j) else lambda_mismatch) * cosine_jk`, with sigma the maximum-weight
-    matching. The published form does not reward drawing a missing person, and a pair's weight falls as 1/n^2.
-    """
-    weights = torch.where(assigned(cosines, valid), lambda_match, lambda_mismatch).to(cosines.dtype)
-    return (weights * cosines.masked_fill(~valid, 0)).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)
-
-
-def assigned(cosines: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """(B, M, N) bool: the pairs of each sample's maximum-weight matching; ValueError for one that is not finite."""
-    found = np.zeros(tuple(cosines.shape), dtype=bool)
-    numbers, real = cosines.detach().cpu().double().numpy(), valid.cpu().numpy()
-    for sample in range(len(numbers)):
-        rows, columns = real[sample].any(axis=1).sum(), real[sample].any(axis=0).sum()
-        assignment = assign(numbers[sample, :rows, :columns])
-        (references,) = np.nonzero(assignment != NONE)
-        found[sample, references, assignment[references]] = True
-    return torch.from_numpy(found).to(cosines.device)
 
 
 def padded_cosines(

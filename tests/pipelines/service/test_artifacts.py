@@ -137,11 +137,9 @@ def test_a_forgotten_file_is_gone_from_the_links_too(toy, base):
     address = Links.read(base).to(products.EXPORTED, "contact_sheet_train.jpg")
     assert urlopen(address).status == 200
     version = Links.read("").hashes[str(products.EXPORTED)]
-    (file,) = [
-        path
-        for path in (toy.path / ".dvc/cache/files/md5").rglob("*")
-        if path.is_file() and path.read_bytes() == b"a picture"
-    ]
+    sheet = (toy.path / products.EXPORTED / "contact_sheet_train.jpg").read_bytes()
+    cached = [path for path in (toy.path / ".dvc/cache/files/md5").rglob("*") if path.is_file()]
+    (file,) = [path for path in cached if path.read_bytes() == sheet]
     file.unlink()
     with pytest.raises(HTTPError, match="404"):
         urlopen(address)

@@ -1,14 +1,18 @@
 """Flows on a running server: what is run, what the UI shows of it, bad input, two at once, kills and restarts."""
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from urllib.request import urlopen
 
 import psutil
 import pytest
 import yaml
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from pipelines import flows
 from pipelines.service import api
+from pipelines.service.links import FILES_URL
 from pipelines.service.overrides import SPACE
 from pipelines.service.serve import GPU
 from tests.pipelines.service.toy import DATA, Served, kill_group, until
@@ -26,12 +30,26 @@ def _as_it_was(served: Served):
     assert toy.dirty() == []
 
 
+@pytest.fixture
+def here(served: Served, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, str, str]]:
+    """`Served.run` in this process, without the worker's seconds to start another."""
+
+    def run(flow: str, **parameters: object) -> tuple[str, str, str]:
+        monkeypatch.chdir(served.workspace.path)
+        monkeypatch.setenv(FILES_URL, f"http://127.0.0.1:{served.port + 1}")
+        with temporary_settings({PREFECT_API_URL: served.url}):
+            state = getattr(flows, flow)(**parameters, return_state=True)
+        return str(state.state_details.flow_run_id), state.type.value, state.message
+
+    return run
+
+
 def addresses(markdown: str) -> list[str]:
     return re.findall(r"\]\((http[^)]+)\)", markdown)
 
 
-def test_what_is_up_to_date_is_shown_and_not_run(served):
-    run, state, message = served.run("reproduce")
+def test_what_is_up_to_date_is_shown_and_not_run(served, here):
+    run, state, message = here("reproduce")
     assert (state, message) == ("COMPLETED", "everything is up to date")
     assert served.tasks(run) == {}
     pages = served.artifacts(run)
@@ -44,12 +62,12 @@ def test_what_is_up_to_date_is_shown_and_not_run(served):
     assert all(urlopen(address).status == 200 for address in linked)
 
 
-def test_a_stale_stage_and_what_follows_are_tasks(served):
+def test_a_stale_stage_and_what_follows_are_tasks(served, here):
     toy = served.workspace
     photos = toy.path / "datasets/photos.txt"
     photos.write_text("ann\nbob\n")
     toy.commit("another photograph")
-    run, state, message = served.run("build_dataset", commit=True)
+    run, state, message = here("build_dataset", commit=True)
     # What ingest makes is other than before; curate's funnel comes out the same, so that nothing after it is run.
     assert (state, message) == ("COMPLETED", "2 stages ran: ingest, curate")
     assert served.ran(run, {"ingest": "COMPLETED", "curate": "COMPLETED"})
@@ -61,10 +79,10 @@ def test_a_stale_stage_and_what_follows_are_tasks(served):
     assert toy.dirty() == []
 
 
-def test_overrides_reach_the_stages_and_leave_no_trace(served):
+def test_overrides_reach_the_stages_and_leave_no_trace(served, here):
     toy = served.workspace
     before = toy.products()
-    run, state, message = served.run("build_dataset", overrides={"min_cosine": 0.25, "set": {"validate.min_sets": 3}})
+    run, state, message = here("build_dataset", overrides={"min_cosine": 0.25, "set": {"validate.min_sets": 3}})
     assert (state, message) == ("COMPLETED", "3 stages ran: curate, validate, export")
     assert "| **kept as sets** | **25** |" in served.artifacts(run)["funnel"]
     assert toy.dirty() == []
@@ -80,8 +98,8 @@ def test_overrides_reach_the_stages_and_leave_no_trace(served):
     assert urlopen(card).status == 200  # of the experiment, though the workspace holds another
 
 
-def test_a_failed_validation_shows_the_expectation_and_stops_the_rest(served):
-    run, state, message = served.run("build_dataset", overrides={"set": {"validate.min_sets": 1000}})
+def test_a_failed_validation_shows_the_expectation_and_stops_the_rest(served, here):
+    run, state, message = here("build_dataset", overrides={"set": {"validate.min_sets": 1000}})
     assert (state, message) == ("FAILED", "validate: sets: fewer than validate.min_sets")
     assert served.ran(run, {"validate": "FAILED"})
     page = served.artifacts(run)["validation"]
@@ -91,9 +109,9 @@ def test_a_failed_validation_shows_the_expectation_and_stops_the_rest(served):
     assert served.workspace.dirty() == []
 
 
-def test_unfit_parameters_fail_in_one_line_before_anything_is_done(served):
+def test_unfit_parameters_fail_in_one_line_before_anything_is_done(served, here):
     """What else is unfit is asked for without a server (test_flows_in_short.py)."""
-    run, state, message = served.run("build_dataset", overrides={"set": {"curate.min_cosin": 0.5}})
+    run, state, message = here("build_dataset", overrides={"set": {"curate.min_cosin": 0.5}})
     assert state == "FAILED"
     assert "did you mean 'min_cosine'" in message
     assert "\n" not in message
@@ -109,29 +127,29 @@ def test_a_wrong_type_is_refused_by_the_form(served):
         served.start("build_dataset", overrides={"min_cosine": "much"})
 
 
-def test_a_dirty_tree_is_refused_where_it_would_be_committed(served):
+def test_a_dirty_tree_is_refused_where_it_would_be_committed(served, here):
     params = served.workspace.path / "params.yaml"
     params.write_text(params.read_text() + "# by hand\n")
-    _, state, message = served.run("build_dataset", commit=True)
+    _, state, message = here("build_dataset", commit=True)
     assert state == "FAILED"
     assert "needs a clean tree, and params.yaml is not committed" in message
     assert params.read_text().endswith("# by hand\n")
 
 
-def test_a_workspace_without_git_is_refused_in_a_line(served):
+def test_a_workspace_without_git_is_refused_in_a_line(served, here):
     git = served.workspace.path / ".git"
     git.rename(git.with_name("git-away"))
     try:
-        _, state, message = served.run("build_dataset")
+        _, state, message = here("build_dataset")
     finally:
         git.with_name("git-away").rename(git)
     assert state == "FAILED"
     assert "is not the top of a git repository" in message
 
 
-def test_bad_input_of_the_other_flows_is_a_line_too(served):
-    assert "name either a person or a photo" in served.run("forget_person")[2]
-    assert "version 'nonsense' is none" in served.run("release_dataset", version="nonsense")[2]
+def test_bad_input_of_the_other_flows_is_a_line_too(served, here):
+    assert "name either a person or a photo" in here("forget_person")[2]
+    assert "version 'nonsense' is none" in here("release_dataset", version="nonsense")[2]
 
 
 LONG = iter(range(10, 100))  # steps; never the same twice, for DVC knows what it has run before
@@ -147,11 +165,15 @@ def slow_training(served: Served, n: int | None = None) -> str:
     return run
 
 
-def test_of_two_flows_one_waits_or_is_refused(served):
+def test_of_two_flows_one_has_the_gpu_and_the_other_waits_or_is_refused(served, here):
     first = slow_training(served)
     waiting = served.start("build_dataset")
     assert served.says(waiting, "waiting for at most 60 minutes")
-    _, state, message = served.run("build_dataset", wait_minutes=0)
+    wanted = {"flow_runs": {"id": {"any_": [first]}}}
+    tags = {task["name"]: task["tags"] for task in api.call(served.url, "POST", "task_runs/filter", wanted)}
+    assert tags == {"train@mimr": [GPU]}
+    assert api.call(served.url, "GET", f"v2/concurrency_limits/tag:{GPU}")["active_slots"] == 1
+    _, state, message = here("build_dataset", wait_minutes=0)
     assert state == "FAILED"
     assert "the flow train_and_evaluate" in message
     assert "is at work in this workspace" in message
@@ -224,13 +246,13 @@ def test_after_a_kill_another_run_drops_the_workspace(served):
     assert not (served.workspace.path / SPACE).exists()
 
 
-def test_half_of_dvc_lock_is_cleared_away_first(served):
+def test_half_of_dvc_lock_is_cleared_away_first(served, here):
     """A DVC that is killed while it writes the list leaves what no DVC command reads (service/leftovers.py)."""
     lock = served.workspace.path / "dvc.lock"
     before = yaml.safe_load(lock.read_text())["stages"]
     lock.write_text("")
     assert served.workspace.run("dvc", "status", check=False).returncode
-    assert served.run("reproduce")[1] == "COMPLETED"
+    assert here("reproduce")[1] == "COMPLETED"
     after = yaml.safe_load(lock.read_text())["stages"]
     others = {name for name in before if after.get(name) != before[name]}
     assert others == {"curate"}, "whose ledger grows with every run"
@@ -271,19 +293,9 @@ def test_a_schedule_stands_when_the_server_is_restarted(served):
     assert served.run("build_dataset")[1] == "COMPLETED"  # the worker found the server again
 
 
-def test_training_holds_the_gpu_alone(served):
+def test_serve_runs_once_and_knows_the_port(served):
     limit = api.call(served.url, "GET", f"concurrency_limits/tag/{GPU}")
     assert limit["concurrency_limit"] == 1
-    run = slow_training(served)
-    wanted = {"flow_runs": {"id": {"any_": [run]}}}
-    tags = {task["name"]: task["tags"] for task in api.call(served.url, "POST", "task_runs/filter", wanted)}
-    assert tags == {"train@mimr": [GPU]}
-    assert api.call(served.url, "GET", f"v2/concurrency_limits/tag:{GPU}")["active_slots"] == 1
-    served.gate(shut=False)
-    assert served.wait(run)[0] == "COMPLETED"
-
-
-def test_serve_runs_once_and_knows_the_port(served):
     before = served.processes()
     assert before.keys() == {"server", "files", "worker"}
     assert "runs already" in served.serve()
@@ -293,9 +305,9 @@ def test_serve_runs_once_and_knows_the_port(served):
     )
 
 
-def test_build_dataset_runs_the_stages_up_to_export_and_no_other(served):
+def test_build_dataset_runs_the_stages_up_to_export_and_no_other(served, here):
     (served.workspace.path / "stage.py").write_text((served.workspace.path / "stage.py").read_text() + "# edited\n")
-    run, state, _ = served.run("build_dataset")
+    run, state, _ = here("build_dataset")
     assert state == "COMPLETED"
     assert list(served.tasks(run)) == DATA
     served.workspace.run("git", "checkout", "--quiet", "HEAD", "--", ".")

@@ -51,8 +51,9 @@ elif name == "validate":
     if faults:
         sys.exit(f"validate: {faults[0]}")
 elif name == "export":
+    import PIL.Image
     write("datasets/exported/README.md", "# card")
-    write("datasets/exported/contact_sheet_train.jpg", "a picture")
+    PIL.Image.new("RGB", (200, 100), "green").save("datasets/exported/contact_sheet_train.jpg")
     write("datasets/exported/train-00000.parquet", "rows")
 elif name == "cases":
     write("runs/cases/CASES.jsonl", "{}")

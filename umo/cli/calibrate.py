@@ -1,0 +1,17 @@
+"""`umo calibrate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def calibrate(
+    photos: Annotated[Path, typer.Argument(metavar="PHOTOS.csv", help="Photographs and who is in them.")],
+    faces: Annotated[str, typer.Option(help="The face model.")],
+    out: Annotated[Path, typer.Option(help="File for the calibration.")],
+) -> None:
+    """Fit a face model's same_person_cosine on photographs of known people."""
+    from umo.faces import calibration
+
+    calibration.calibrate_command(photos, faces, out)
