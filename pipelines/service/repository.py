@@ -6,6 +6,7 @@ from pathlib import Path
 from pipelines.service.commands import ask, environment
 from umo.errors import BadInput
 
+LOCK = Path("dvc.lock")
 NOTE = Path(".work/forget.json")  # what a forget has set out to do; while it is there, nothing is given out
 COPY = "Destination"  # in a release's tag: where a copy was laid down
 
