@@ -17,13 +17,10 @@ PHOTO = "--photo="
 
 
 def forget(options: Sequence[str], log: Callable[[str], None], root: Path = Path()) -> str:
-    """Run it; returns its last line.
+    """Run it; returns its last line, which where it fails is the error's.
 
     Args:
         options: of the command; a photograph as --photo=FILE.
-
-    Raises:
-        BadInput, WorkFailed: its own line says why.
     """
     photos = [option.removeprefix(PHOTO) for option in options if option.startswith(PHOTO)]
     said: list[str] = []

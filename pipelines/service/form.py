@@ -48,10 +48,9 @@ class DataOverrides(BaseModel):
             base: the base that is trained unless `set` names another; its recipe is meant by the knobs of training.
         """
         base = str(self.set.get("train.base", base))
-        given = {
-            KEYS[name].replace("BASE", base): getattr(self, name) for name in type(self).model_fields if name in KEYS
-        }
-        return {key: value for key, value in given.items() if value is not None} | dict(self.set)
+        fields = (name for name in type(self).model_fields if name in KEYS)
+        given = {KEYS[name].replace("BASE", base): getattr(self, name) for name in fields}
+        return {key: value for key, value in given.items() if value is not None} | self.set
 
 
 class TrainingOverrides(DataOverrides):
