@@ -19,7 +19,7 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Failed, State
 
-from pipelines.service import api, artifacts, forgetting, graph, overrides, repository, writer
+from pipelines.service import api, artifacts, graph, overrides, privacy, repository, writer
 from pipelines.service.form import DataOverrides, TrainingOverrides
 from pipelines.service.links import FILES_URL, Links
 from umo.errors import BadInput, WorkFailed
@@ -189,8 +189,7 @@ def _run(every: graph.Graph, stages: Sequence[str], stale: set[str], space: Path
         followed = every.before[stage] & done.keys()
         if stage not in stale and not (followed and graph.changed(space, stage)):
             continue
-        on_gpu = stage.partition("@")[0] in ON_GPU
-        body = run_stage.with_options(tags={"gpu"}) if on_gpu else run_stage
+        body = run_stage.with_options(tags={"gpu"}) if stage.partition("@")[0] in ON_GPU else run_stage
         done[stage] = body(stage, space, wait_for=[done[name] for name in sorted(followed)], return_state=True)
         if not done[stage].is_completed():
             if stage == "validate":
@@ -240,5 +239,5 @@ def _release(version: str, destination: str | None, remote: str | None) -> str:
 def _forget(person: str | None, photo: str | None, switches: Sequence[str]) -> str:
     if bool(person) == bool(photo):
         raise BadInput("forget_person: name either a person or a photo")
-    who = [f"{forgetting.PHOTO}{photo}"] if photo else ["--", str(person)]
-    return forgetting.forget([*switches, *who], get_run_logger().info, ROOT)
+    who = [f"{privacy.PHOTO}{photo}"] if photo else ["--", str(person)]
+    return privacy.forget([*switches, *who], get_run_logger().info, ROOT)

@@ -50,10 +50,8 @@ def models(person_id: str | None, image_ids: frozenset[str]) -> list[Path]:
 
 
 def refs(image_ids: frozenset[str], known: str | None) -> list[str]:
-    """git's tags, branches and DVC experiments whose version still has the person.
-
-    Args:
-        known: `ingested_hash` as it was before; a version with the same ingested pictures has them too.
+    """git's tags, branches and DVC experiments whose version still has the person: it names the pictures, or has the
+    ingested pictures as they were before, by their hash if `known`.
     """
 
     def has_them(ref: str) -> bool:

@@ -24,11 +24,7 @@ from umo.files import write_text
 
 
 def what_holds(scan: Scan, models_too: bool) -> tuple[list[Path], list[Path]]:
-    """Pieces of finished work, and DVC outputs, that hold the person.
-
-    Args:
-        models_too: also LoRAs whose training saw them.
-    """
+    """Pieces of finished work, and DVC outputs, that hold the person; with `models_too` also LoRAs trained on them."""
     outs = [path for path in sorted(found(Clear.OUT, *[Clear.MODEL] * models_too)) if scan.holds(path)]
     report = found(Clear.REPORT)
     if outs or any(map(scan.holds, report)):
@@ -38,9 +34,7 @@ def what_holds(scan: Scan, models_too: bool) -> tuple[list[Path], list[Path]]:
 
 def purge(scan: Scan, note: Note) -> str:
     """Remove what holds the person; the next `dvc repro` makes it anew without them. Returns what went, in a line.
-
-    Raises:
-        WorkFailed: another DVC command, or a stage, is at work.
+    WorkFailed where another DVC command, or a stage, is at work.
     """
     work, outs = what_holds(scan, note.drop_models)
     with _no_stage_runs(), alone("a DVC command", DVC_LOCK):

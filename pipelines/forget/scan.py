@@ -100,7 +100,12 @@ class Scan:
         with path.open("rb") as file:
             head = file.read(512)
         if head[:4] == b"PAR1":
-            self._parquet(path, counts)
+            with pq.ParquetFile(path) as file:
+                counts["ids"] += self._mentioned(str(file.schema_arrow.metadata).encode())
+                for batch in file.iter_batches(BATCH):
+                    table = _without_refusals(pa.Table.from_batches([batch]))
+                    for name in table.column_names:
+                        self._column(table.column(name).combine_chunks(), counts)
         elif head[:6] == b"ARROW1":
             with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as table:
                 for k in range(table.num_record_batches):
@@ -128,14 +133,6 @@ class Scan:
             counts["pictures"] += 1
             found = hashes(perceptual_hash(view) for view in (picture, unpadded(picture, self.wanted.pad)))
             counts["looks"] += bool(near(found, self.wanted.phashes).any())
-
-    def _parquet(self, path: Path, counts: Counter[str]) -> None:
-        with pq.ParquetFile(path) as file:
-            counts["ids"] += self._mentioned(str(file.schema_arrow.metadata).encode())
-            for batch in file.iter_batches(BATCH):
-                table = _without_refusals(pa.Table.from_batches([batch]))
-                for name in table.column_names:
-                    self._column(table.column(name).combine_chunks(), counts)
 
     def _column(self, column: pa.Array, counts: Counter[str]) -> None:
         kind = column.type

@@ -36,14 +36,11 @@ class Traces:
 
 
 def of_person(person_id: str, min_cosine: float, pad: float) -> Traces:
-    """The traces of somebody whom identify found.
+    """The traces of somebody whom identify found; BadInput where nobody has that id, or a product is missing.
 
     Args:
         min_cosine: two faces at or above it are the same person.
         pad: of tight crops, as a part of each side.
-
-    Raises:
-        BadInput: nobody has that id, or a product is missing.
     """
     people = products.people()
     row = people.filter(person_id=person_id)

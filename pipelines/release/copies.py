@@ -48,13 +48,6 @@ class Contents:
         return self.sums | {name: hashlib.sha256(text).hexdigest() for name, text in self.texts.items()}
 
 
-def read_listing(folder: Path) -> bytes:
-    """SHA256SUMS of an exported data set; BadInput where there is none."""
-    if not (folder / SUMS).is_file():
-        raise BadInput(f"{folder / SUMS}: missing; run dvc repro export")
-    return (folder / SUMS).read_bytes()
-
-
 def place_of(text: str) -> "Place":
     """A folder, or s3://BUCKET/PREFIX; BadInput where it is neither."""
     if text.startswith("s3://"):
@@ -92,11 +85,8 @@ class Place:
         return fsspec.filesystem("s3", config_kwargs=stores.patience(), **stores.FRESH)
 
     def is_whole(self, contents: Contents) -> bool:
-        """Whether exactly this is there already.
-
-        Raises:
-            BadInput: something else is, or nothing can be written there.
-            WorkFailed: it cannot be reached.
+        """Whether exactly this is there already. BadInput where something else is, or nothing can be written, and
+        WorkFailed where it cannot be reached.
         """
         label, wanted = f"destination {self.name}", contents.all_sums
         if self.folder:

@@ -26,7 +26,7 @@ from pipelines.core import products
 from pipelines.core.locks import alone
 from pipelines.core.shards import WORK
 from pipelines.release import stores
-from pipelines.release.copies import Contents, Place, place_of, read_listing
+from pipelines.release.copies import SUMS, Contents, Place, place_of
 from pipelines.service import repository
 from pipelines.service.commands import ask, dvc, reason
 from pipelines.service.leftovers import refuse_others
@@ -126,7 +126,10 @@ def plan(version: str, destination: str | None, remote: str | None, log: Log = p
     commit = repository.git("rev-parse", "HEAD")
     name, address = stores.check_remote(remote)
     log(f"DVC remote {name}: {address}")
-    listing = read_listing(products.EXPORTED)
+    sums = products.EXPORTED / SUMS
+    if not sums.is_file():
+        raise BadInput(f"{sums}: missing; run dvc repro {EXPORT}")
+    listing = sums.read_bytes()
     contents = Contents(products.EXPORTED, listing, _description(version, tag, commit, listing))
     place = place_of(destination) if destination else None
     whole = place.is_whole(contents) if place else False

@@ -80,15 +80,10 @@ def check_folder(label: str, folder: Path) -> None:
 
 
 def check_bucket(label: str, url: str, settings: dict[str, Any]) -> None:
-    """Ask an S3 bucket.
+    """Ask the bucket of s3://BUCKET/PREFIX; raises what `explain` says.
 
     Args:
-        url: s3://BUCKET/PREFIX
         settings: of s3fs, as DVC has them for a remote; none: credentials and endpoint are those of the environment.
-
-    Raises:
-        BadInput: the bucket is missing, or the credentials are missing or refused.
-        WorkFailed: it cannot be reached.
     """
     import s3fs
 
@@ -107,7 +102,9 @@ def patience() -> dict[str, Any]:
 
 
 def explain(label: str, error: Exception) -> BadInput | WorkFailed:
-    """What an error of S3 says, in a line: who must do what."""
+    """What an error of S3 says, in a line: BadInput where the bucket is missing or the credentials are missing or
+    refused, WorkFailed where it cannot be reached.
+    """
     cause = error.__cause__ or error  # s3fs says it in Python's terms
     code = cause.response.get("Error", {}).get("Code") if isinstance(cause, aws.ClientError) else None
     if isinstance(error, (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError)):

@@ -41,7 +41,9 @@ def report_killed(url: str | None, log: Callable[[str], None], root: Path = Path
 
     Where there is no server of its own (no address), or it does not answer (OSError), they stay noted.
     """
-    for run in writer.killed(root) if url else ():
+    if not url:
+        return
+    for run in writer.killed(root):
         state = {"type": "CRASHED", "name": "Crashed", "message": f"its process {run.pid} was killed"}
         # Where Prefect's worker lives it tells of the run itself, but not of the tasks: they would hold their slots.
         theirs = {"flow_runs": {"id": {"any_": [run.run_id]}}, "task_runs": {"state": {"type": {"any_": UNFINISHED}}}}

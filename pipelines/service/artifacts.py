@@ -44,10 +44,8 @@ def _by_split(found: Mapping[str, Any]) -> str:
 
 
 def validation(found: Mapping[str, Any], revision: str, links: Links, key: str = "") -> str:
-    """results.json of validate: what was expected of every product, and what is wrong.
-
-    Args:
-        key: of the work in .work/validate, where the stage failed and DVC has no version of its results.
+    """results.json of validate: what was expected of every product, and what is wrong. Where the stage failed, DVC has
+    no version of its results, and `key` is that of the work in .work/validate.
     """
     faults = "\n".join(f"- **{fault}**" for fault in found["faults"]) or "Every expectation is met."
     suites = found["suites"].items()
@@ -78,9 +76,7 @@ def metrics(found: Mapping[str, Mapping[str, Any]], revision: str, links: Links)
 
 
 def _interval(score: Mapping[str, float | None]) -> str:
-    if score["mean"] is None:
-        return "none"
-    return f"{score['mean']:.2f} [{score['low']:.2f}, {score['high']:.2f}]"
+    return "none" if score["mean"] is None else f"{score['mean']:.2f} [{score['low']:.2f}, {score['high']:.2f}]"
 
 
 def curves(found: Mapping[str, Mapping[str, Any]], revision: str, links: Links) -> str:

@@ -16,7 +16,7 @@ from umo.errors import BadInput, WorkFailed
 
 BUSY = ("is busy", "Unable to read RWLock", "Unable to acquire lock", "is being run here already")
 FAILED = re.compile(r"^ERROR: .*exited with (-?\d+)")
-NODE = re.compile(r'^"([^"]+)"(?: -> "([^"]+)")?;$')
+NODE = re.compile(r'^"([^"]+)"(?: -> "([^"]+)")?;$', re.M)
 INGEST = "ingest"  # the stage whose lines name photographs; after it they are known by their hashes
 KILLED = 128  # a shell says 128 + the signal
 
@@ -50,9 +50,8 @@ class Graph:
 def look(root: Path = Path()) -> Graph:
     """The graph; BadInput where dvc.yaml or dvc.lock cannot be read, WorkFailed while another DVC command works."""
     before: dict[str, set[str]] = {}
-    for match in map(NODE.match, ask("dag", "--dot", root=root).splitlines()):
-        if match:
-            before.setdefault(match[2] or match[1], set()).update([match[1]] if match[2] else [])
+    for first, then in NODE.findall(ask("dag", "--dot", root=root)):
+        before.setdefault(then or first, set()).update([first] if then else [])
     written = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
     frozen = {name for name in before if written.get(name.partition("@")[0], {}).get("frozen")}
     ours = {name for name in before if name.partition("@")[0] in written} - frozen
