@@ -97,9 +97,9 @@ class Place:
             found = self._found(self.name, wanted)
         except FAULTS as error:
             raise WorkFailed(f"{label}: cannot be read ({error})") from error
-        if others := sorted(name for name, value in found.items() if wanted.get(name) != value):
+        if other := sorted(name for name, value in found.items() if wanted.get(name) != value):
             raise BadInput(
-                f"{label}: {others[0]} is there and is not of this release; choose another place, or empty it"
+                f"{label}: {other[0]} is there and is not of this release; choose another place, or empty it"
             )
         if self.folder and found and len(found) < len(wanted):
             raise BadInput(f"{label}: holds a part of this release, which no release leaves; empty it")

@@ -83,13 +83,9 @@ def marked(name: str, value: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if (
-                process.pid != os.getpid()
-                and process.environ().get(name) == value
-                and "daemon" not in process.cmdline()
-            ):
+            if process.environ().get(name) == value and "daemon" not in process.cmdline():
                 found.append(process)
-    return found
+    return [process for process in found if process.pid != os.getpid()]
 
 
 def end(pid: int) -> None:

@@ -50,7 +50,8 @@ def _clear(root: Path) -> tuple[str, str]:
     lock = root / DVC_LOCK
     try:
         with alone("DVC", lock) if lock.parent.is_dir() else nullcontext():
-            done += [] if living else _clear_files(root)
+            if not living:
+                done += _clear_files(root)
     except Taken:
         return cleared, "a DVC command is at work in this workspace: wait for it"
     others = [f"another run is at work (process {of['pid']}: {of['cmd']}): wait for it, or stop it" for of in living]

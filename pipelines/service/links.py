@@ -15,7 +15,6 @@ import yaml
 
 from pipelines.core import products
 from pipelines.core.shards import WORK
-from pipelines.service.repository import LOCK
 
 FILES_URL = "UMO_FILES_URL"  # the environment variable that tells a flow where the file server is
 VALIDATIONS = WORK / "validate"  # where a failed validation's pages are kept, by the key of the work
@@ -39,7 +38,7 @@ class Links:
     @staticmethod
     def read(base: str, root: Path = Path()) -> "Links":
         """The outputs as dvc.lock has them now."""
-        lock = root / LOCK
+        lock = root / "dvc.lock"
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         stages = (yaml.load(lock.read_text(), loader) or {}).get("stages", {}) if lock.exists() else {}
         outs = [out for stage in stages.values() for out in stage.get("outs", [])]
