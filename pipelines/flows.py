@@ -19,7 +19,7 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Failed, State
 
-from pipelines.service import api, artifacts, committing, forgetting, graph, overrides, repository, writer
+from pipelines.service import api, artifacts, graph, overrides, privacy, repository, writer
 from pipelines.service.form import DataOverrides, TrainingOverrides
 from pipelines.service.links import FILES_URL, Links
 from umo.errors import BadInput, WorkFailed
@@ -121,25 +121,19 @@ def forget_person(
         wait_minutes: How long to wait while another run is at work in this workspace.
     """
     switches = {"--dry-run": dry_run, "--drop-models": drop_models, "--delete-originals": delete_originals}
-    chosen = [key for key, on in switches.items() if on]
-    return _guarded(wait_minutes, partial(_forget, person, photo, chosen))
+    return _guarded(wait_minutes, partial(_forget, person, photo, [key for key, on in switches.items() if on]))
 
 
-class _InALine(logging.Filter):
+def _in_a_line(record: logging.LogRecord) -> bool:
     """The last of a failed run's log is its state's message, not the traceback that Prefect makes of that state."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], FailedRun):
-            record.msg, record.args, record.exc_info = str(record.exc_info[1]), (), None
-        return True
-
-
-IN_A_LINE = _InALine()
+    if record.exc_info and isinstance(record.exc_info[1], FailedRun):
+        record.msg, record.args, record.exc_info = str(record.exc_info[1]), (), None
+    return True
 
 
 def _guarded(wait_minutes: float, work: Callable[[], str]) -> State:
     """Work as the one writer of the workspace; the state's message is what the work says, or its one line of error."""
-    logging.getLogger("prefect.flow_runs").addFilter(IN_A_LINE)
+    logging.getLogger("prefect.flow_runs").addFilter(_in_a_line)
     log = get_run_logger()
     run = writer.Run(str(flow_run.flow_name), str(flow_run.id))
     try:
@@ -159,7 +153,7 @@ def _guarded(wait_minutes: float, work: Callable[[], str]) -> State:
 
 def _stages(choose: Callable[[graph.Graph], list[str]], changes: DataOverrides, commit: bool) -> str:
     """Run the chosen stages, with overrides in a workspace of their own; commit or keep what comes of it; show it."""
-    log, flow_name = get_run_logger().info, str(flow_run.flow_name)
+    log, flow_name = get_run_logger(), str(flow_run.flow_name)
     name = overrides.experiment(str(flow_run.name), str(flow_run.id))
     values = changes.values(overrides.trained_base(ROOT))
     if commit and values:
@@ -167,36 +161,35 @@ def _stages(choose: Callable[[graph.Graph], list[str]], changes: DataOverrides, 
     every = graph.look(ROOT)
     stages, revision = choose(every), repository.revision(ROOT)
     overrides.refuse_foreign(values, stages, flow_name)
-    with overrides.workspace(values, every, log, ROOT) if values else nullcontext(ROOT) as space:
+    with overrides.workspace(values, every, log.info, ROOT) if values else nullcontext(ROOT) as space:
         stale = graph.changed(space)
         others = sorted(stale - set(stages) & set().union(*map(every.up_to, stages)))
         if commit:
-            committing.refuse_other_changes(every.kept, ROOT)
-            committing.refuse_stale(others)
-        elif others:
-            get_run_logger().warning(f"not up to date, and used as they are: {', '.join(others)}")
+            repository.refuse_other_changes(every.kept, ROOT)
+        if commit and others:  # the commit would describe products of what is no more
+            raise BadInput(f"commit needs the data up to date, and {', '.join(others)} is not: run reproduce")
+        if others:
+            log.warning(f"not up to date, and used as they are: {', '.join(others)}")
         ran = _run(every, stages, stale, space)
         if values:
-            overrides.save(name, stages, every.kept, log, space)
+            overrides.save(name, stages, every.kept, log.info, space)
         if commit:
-            committing.commit(f"{flow_name}: {', '.join(ran) or 'what runs before made'}", every.kept, log, ROOT)
+            made = ", ".join(ran) or "what runs before made"
+            repository.commit(f"{flow_name}: {made}", every.kept, log.info, ROOT)
         _show(stages, f"{revision}, experiment {name}" if values else repository.revision(ROOT), space)
     return f"{len(ran)} stages ran: {', '.join(ran)}" if ran else "everything is up to date"
 
 
 def _run(every: graph.Graph, stages: Sequence[str], stale: set[str], space: Path) -> list[str]:
-    """A task for each stage that is not up to date, or is no more since a stage before it ran; returns those.
-
-    Raises:
-        WorkFailed: a stage failed; nothing that depends on it, and nothing else, is begun after that.
+    """A task for each stage that is not up to date, or is no more since a stage before it ran; returns those. After one
+    that failed none is begun, and WorkFailed is raised.
     """
     done: dict[str, State] = {}
     for stage in stages:
         followed = every.before[stage] & done.keys()
         if stage not in stale and not (followed and graph.changed(space, stage)):
             continue
-        on_gpu = stage.partition("@")[0] in ON_GPU
-        body = run_stage.with_options(tags={"gpu"}) if on_gpu else run_stage
+        body = run_stage.with_options(tags={"gpu"}) if stage.partition("@")[0] in ON_GPU else run_stage
         done[stage] = body(stage, space, wait_for=[done[name] for name in sorted(followed)], return_state=True)
         if not done[stage].is_completed():
             if stage == "validate":
@@ -219,7 +212,7 @@ def _links(space: Path) -> Links:
 
 def _publish(pages: Mapping[str, str]) -> None:
     for key, markdown in pages.items():
-        body, version = artifacts.parted(markdown)
+        body, _, version = markdown.rpartition("\n\n")  # a page's last line; Prefect's lists show it
         create_markdown_artifact(body, key=key, description=version)
 
 
@@ -246,5 +239,5 @@ def _release(version: str, destination: str | None, remote: str | None) -> str:
 def _forget(person: str | None, photo: str | None, switches: Sequence[str]) -> str:
     if bool(person) == bool(photo):
         raise BadInput("forget_person: name either a person or a photo")
-    who = [f"{forgetting.PHOTO}{photo}"] if photo else ["--", str(person)]
-    return forgetting.forget([*switches, *who], get_run_logger().info, ROOT)
+    who = [f"{privacy.PHOTO}{photo}"] if photo else ["--", str(person)]
+    return privacy.forget([*switches, *who], get_run_logger().info, ROOT)

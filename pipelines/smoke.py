@@ -12,19 +12,15 @@ from pipelines.core.params import PARAMS
 from pipelines.core.shards import ROOT, WORK
 from umo.errors import WorkFailed
 
-OVERRIDES = ROOT / "pipelines/smoke.yaml"
 WORKSPACE = WORK / "smoke"
 
 
 def run_smoke() -> Path:
-    """Run `dvc repro` there; returns the report. What an earlier run finished is kept.
-
-    Raises:
-        WorkFailed: a stage failed.
-    """
+    """Run `dvc repro` there; returns the report, or raises WorkFailed. What an earlier run finished is kept."""
     copy_repository(WORKSPACE)
     file = WORKSPACE / PARAMS
-    params = merged(yaml.safe_load(file.read_text()), yaml.safe_load(OVERRIDES.read_text()))
+    little = yaml.safe_load((ROOT / "pipelines/smoke.yaml").read_text())
+    params = merged(yaml.safe_load(file.read_text()), little)
     file.write_text(yaml.safe_dump(params, sort_keys=False))
     # DVC and DVCLive want a repository of their own, with a commit.
     subprocess.run(["git", "init", "--quiet"], cwd=WORKSPACE, check=True)

@@ -12,10 +12,8 @@ from pipelines.core.ledger import LEDGER
 from pipelines.core.sources import read_sources
 from pipelines.core.tombstones import TOMBSTONES
 from pipelines.service.commands import ask
-from pipelines.service.repository import COPY, git
+from pipelines.service.repository import COPY, LOCK, git
 
-LOCK = Path("dvc.lock")
-MODELS = Path("models")
 EXPERIMENTS = "refs/exps/"
 INTERNAL = (f"{EXPERIMENTS}exec/", f"{EXPERIMENTS}stash", f"{EXPERIMENTS}celery/")  # DVC's own, that no command names
 
@@ -26,7 +24,7 @@ def originals(image_ids: frozenset[str]) -> list[Path]:
     sources = read_sources()
     places = images.select("source", "path").sort("source", "path").iter_rows()
     files = (_original(sources[source].locate(source)[1], path) for source, path in places if source in sources)
-    return list(dict.fromkeys(file for file in files if file))
+    return list(dict.fromkeys(filter(None, files)))
 
 
 def _original(root: Path, path: str) -> Path | None:
@@ -42,7 +40,7 @@ def models(person_id: str | None, image_ids: frozenset[str]) -> list[Path]:
     """Folders of models whose training saw the person, by the lists that they carry."""
     short = {image_id[:16] for image_id in image_ids}
     found = []
-    for path in sorted([*products.TRAINED.glob(f"*/{products.TRAINING}"), *MODELS.glob("*/people.json")]):
+    for path in sorted([*products.TRAINED.glob(f"*/{products.TRAINING}"), *Path("models").glob("*/people.json")]):
         listed = json.loads(path.read_text())
         people = listed["people"] if path.name == products.TRAINING else listed
         faces = [face for own in people.values() for face in own] if isinstance(people, dict) else []
@@ -52,35 +50,31 @@ def models(person_id: str | None, image_ids: frozenset[str]) -> list[Path]:
 
 
 def refs(image_ids: frozenset[str], known: str | None) -> list[str]:
-    """git's tags, branches and DVC experiments whose version still has the person.
-
-    Args:
-        known: `ingested_hash` as it was before; a version with the same ingested pictures has them too.
+    """git's tags, branches and DVC experiments whose version still has the person: it names the pictures, or has the
+    ingested pictures as they were before, by their hash if `known`.
     """
-    names = git(
-        "for-each-ref", "--format=%(refname)", "refs/tags", "refs/heads", "refs/remotes", "refs/exps", missing=""
-    )
-    named = [ref for ref in names.split() if not ref.startswith(INTERNAL)]
-    return [_short(ref) for ref in named if _has(ref, image_ids, known)]
+
+    def has_them(ref: str) -> bool:
+        ledger = git("show", f"{ref}:{LEDGER}", missing="")
+        if any(image_id in ledger for image_id in image_ids):
+            return True
+        return known is not None and ingested_hash(git("show", f"{ref}:{LOCK}", missing="")) == known
+
+    kinds = ("refs/tags", "refs/heads", "refs/remotes", "refs/exps")
+    names = git("for-each-ref", "--format=%(refname)", *kinds, missing="").split()
+    return [_described(ref) for ref in names if not ref.startswith(INTERNAL) and has_them(ref)]
 
 
-def _has(ref: str, image_ids: frozenset[str], known: str | None) -> bool:
-    ledger = git("show", f"{ref}:{LEDGER}", missing="")
-    if any(image_id in ledger for image_id in image_ids):
-        return True
-    return known is not None and ingested_hash(git("show", f"{ref}:{LOCK}", missing="")) == known
-
-
-def ingested_hash(lock: str | None) -> str | None:
+def ingested_hash(lock: str) -> str | None:
     """The hash of the ingested pictures in a dvc.lock, read as text: quicker than YAML, and old forms do not matter."""
-    lines = iter((lock or "").splitlines())
+    lines = iter(lock.splitlines())
     for line in lines:
         if line.strip() == f"- path: {products.INGESTED}":
             return next((text.split()[1] for text in lines if text.strip().startswith("md5:")), None)
     return None
 
 
-def _short(ref: str) -> str:
+def _described(ref: str) -> str:
     kind, _, name = ref.removeprefix("refs/").partition("/")
     if ref.startswith(EXPERIMENTS):  # refs/exps/AB/CDEF.../NAME, of the commit that it began from
         name = name.rpartition("/")[2]
@@ -99,8 +93,7 @@ def remotes() -> Iterator[str]:
         if "://" in place or (Path(place).is_dir() and any(Path(place).iterdir())):
             command = f"dvc gc --workspace --all-tags --all-experiments --cloud --remote {name}"
             yield f"DVC remote {name}, once the tags and experiments that have them are deleted: {command}"
-    trees = [line.removeprefix("worktree ") for line in git("worktree", "list", "--porcelain", missing="").splitlines()]
-    for tree in (Path(line) for line in trees if line.startswith("/")):
+    for tree in map(Path, re.findall(r"^worktree (/.*)$", git("worktree", "list", "--porcelain", missing=""), re.M)):
         if not tree.is_relative_to(Path.cwd()) and (tree / "dvc.yaml").exists():
             yield f"git worktree {tree}: bring {TOMBSTONES} there and run forget, which applies it"
     for name in git("remote", missing="").split():

@@ -11,13 +11,11 @@ from pipelines.core.shards import file_digest
 from pipelines.core.sources import PHOTOS
 from pipelines.core.tombstones import TOMBSTONES, Tombstone, Tombstones, encoded, hashes
 from pipelines.forget import elsewhere, traces
-from pipelines.forget.note import Note
+from pipelines.forget.note import NOTE, Note
 from pipelines.forget.places import ROOTS, Clear, found
 from pipelines.forget.purge import purge
 from pipelines.forget.scan import Scan, Seen, Wanted, summary
 from umo.errors import WorkFailed
-
-SHOWN = 5
 
 
 def finish(note: Note) -> str:
@@ -35,10 +33,10 @@ def finish(note: Note) -> str:
     seen, models = prove(note)
     print("\n".join(summary(seen)), flush=True)
     if left := [str(path) for part in seen.values() for path in part.found]:
-        some = ", ".join(left[:SHOWN])
+        some = ", ".join(left[:5])
         raise WorkFailed(f"the scan found them in {len(left)} files ({some}): remove those and run forget again")
     rest = "\n".join(["nothing of them was found", *left_to_do(note), *models])
-    Note.remove()
+    NOTE.unlink(missing_ok=True)
     if failed:
         print(rest, flush=True)
         raise WorkFailed("they are gone, but not all could be made anew (see the stage's message above): run dvc repro")
@@ -49,8 +47,9 @@ def wanted(note: Note) -> Wanted:
     """What the scan of a note looks for."""
     pad = load("ingest").model_dump()["tight_crop_pad"]
     _, others = traces.other_centres(note.person_id)
-    looks = hashes(value for value in note.phashes.values() if value)
-    return Wanted(note.person_id, note.everything(), looks, pad, note.vector(), others, note.min_cosine)
+    looks = hashes(filter(None, note.phashes.values()))
+    image_ids = frozenset([*note.image_ids, *note.derived])
+    return Wanted(note.person_id, image_ids, looks, pad, note.vector(), others, note.min_cosine)
 
 
 def _bury(note: Note) -> None:
@@ -84,17 +83,14 @@ def _is_picture(path: Path, note: Note) -> bool:
 def left_to_do(note: Note) -> Iterator[str]:
     """What nobody but the user can do, a line each."""
     yield f"commit {TOMBSTONES}, {LEDGER} and dvc.lock; git's history still holds hashes of the files, no pictures"
-    for path in note.originals:
-        if path.is_file():
-            remedy = "delete it" if _is_picture(path, note) else "take their pictures out of it"
-            yield f"original, refused by ingest from now on: {path}: {remedy}"
-    for folder in note.models:
-        if not folder.exists():
-            continue
+    for path in filter(Path.is_file, note.originals):
+        remedy = "delete it" if _is_picture(path, note) else "take their pictures out of it"
+        yield f"original, refused by ingest from now on: {path}: {remedy}"
+    for folder in filter(Path.exists, note.models):
+        remedy = "train it anew (make pretrain) and withdraw this one"
         if folder.is_relative_to(TRAINED):
-            yield f"model that saw them: {folder}: dvc repro trains it anew without them; --drop-models removes it"
-        else:
-            yield f"model that saw them: {folder}: train it anew (make pretrain) and withdraw this one"
+            remedy = "dvc repro trains it anew without them; --drop-models removes it"
+        yield f"model that saw them: {folder}: {remedy}"
     for ref in elsewhere.refs(frozenset(note.image_ids), note.ingested):
         yield f"version that still has them: {ref}: delete it or let it be known as withdrawn"
     yield from elsewhere.remotes()

@@ -14,31 +14,20 @@ from umo.files import replacing
 
 
 class Note(BaseModel):
-    """
-    person_id: None where only pictures are to go.
-    image_ids: of the photographs.
-    phashes: by image_id, of what was photographed, without padding; "" where there is none.
-    derived: image_ids of the scenes made from them.
-    centre, min_cosine: of the person's faces, and how near a face must be to be theirs; no centre, no such search.
-    ingested: the hash of the ingested pictures in dvc.lock as it was.
-    models: folders of models that saw them.
-    originals: the files the pictures were read from.
-    rebuild: DVC stages that are there and are made anew.
-    drop_models, delete_originals: what the user asked for.
-    """
+    """Who is to go, and what there was of them when it began."""
 
-    person_id: str | None
-    image_ids: list[str]
-    phashes: dict[str, str]
-    derived: list[str] = []
-    centre: list[float] = []
-    min_cosine: float = 1
-    ingested: str | None = None
-    models: list[Path] = []
-    originals: list[Path] = []
-    rebuild: list[str] = []
-    drop_models: bool = False
-    delete_originals: bool = False
+    person_id: str | None  # None where only pictures are to go
+    image_ids: list[str]  # of the photographs
+    phashes: dict[str, str]  # by image_id, of what was photographed, without padding; "" where there is none
+    derived: list[str] = []  # image_ids of the scenes made from them
+    centre: list[float] = []  # of the person's faces; empty: no search for embeddings
+    min_cosine: float = 1  # how near to it a face must be to be theirs
+    ingested: str | None = None  # the hash of the ingested pictures in dvc.lock as it was
+    models: list[Path] = []  # folders of models that saw them
+    originals: list[Path] = []  # the files the pictures were read from
+    rebuild: list[str] = []  # DVC stages that are there and are made anew
+    drop_models: bool = False  # as the user asked
+    delete_originals: bool = False  # as the user asked
 
     @classmethod
     def read(cls) -> "Note | None":
@@ -51,15 +40,6 @@ class Note(BaseModel):
         with replacing(NOTE) as temporary:
             temporary.touch(mode=0o600)
             temporary.write_text(self.model_dump_json())
-
-    @staticmethod
-    def remove() -> None:
-        """Done."""
-        NOTE.unlink(missing_ok=True)
-
-    def everything(self) -> frozenset[str]:
-        """image_ids of photographs and scenes."""
-        return frozenset([*self.image_ids, *self.derived])
 
     def vector(self) -> np.ndarray | None:
         """The centre (d,)."""

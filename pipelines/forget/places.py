@@ -42,14 +42,11 @@ class Clear(StrEnum):
 
 
 class Place(NamedTuple):
-    """
-    pattern: of its pieces, from the repository's root; the first place that has a path is the path's.
-    keeps: what is there.
-    """
+    """The first place of the list that has a path is the path's."""
 
-    pattern: str
+    pattern: str  # of its pieces, from the repository's root
     clear: Clear
-    keeps: str
+    keeps: str  # what is there
 
 
 def _places() -> Iterator[Place]:

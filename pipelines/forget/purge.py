@@ -1,5 +1,6 @@
 """Taking somebody out: the ledger, finished work, products and what DVC keeps of them. Every step can be repeated."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,19 +18,13 @@ from pipelines.forget.places import CACHE, Clear, found
 from pipelines.forget.scan import Scan
 from pipelines.service.commands import ask
 from pipelines.service.leftovers import DVC_LOCK
-from pipelines.service.repository import cache
+from pipelines.service.repository import LOCK, cache
 from umo.errors import BadInput
 from umo.files import write_text
 
-LOCK = Path("dvc.lock")
-
 
 def what_holds(scan: Scan, models_too: bool) -> tuple[list[Path], list[Path]]:
-    """Pieces of finished work, and DVC outputs, that hold the person.
-
-    Args:
-        models_too: also LoRAs whose training saw them.
-    """
+    """Pieces of finished work, and DVC outputs, that hold the person; with `models_too` also LoRAs trained on them."""
     outs = [path for path in sorted(found(Clear.OUT, *[Clear.MODEL] * models_too)) if scan.holds(path)]
     report = found(Clear.REPORT)
     if outs or any(map(scan.holds, report)):
@@ -39,9 +34,7 @@ def what_holds(scan: Scan, models_too: bool) -> tuple[list[Path], list[Path]]:
 
 def purge(scan: Scan, note: Note) -> str:
     """Remove what holds the person; the next `dvc repro` makes it anew without them. Returns what went, in a line.
-
-    Raises:
-        WorkFailed: another DVC command, or a stage, is at work.
+    WorkFailed where another DVC command, or a stage, is at work.
     """
     work, outs = what_holds(scan, note.drop_models)
     with _no_stage_runs(), alone("a DVC command", DVC_LOCK):
@@ -52,15 +45,10 @@ def purge(scan: Scan, note: Note) -> str:
         for path in [*work, *outs]:
             _remove(path)
     ask("gc", "--workspace", "--force")
-    for path in (*found(Clear.COPIES), *_records()):
+    # Outside the repository too, DVC remembers names and hashes of its files.
+    for path in (*found(Clear.COPIES), *re.findall(r"Repo\.site_cache_dir: (.+)", ask("version"))):
         shutil.rmtree(path, ignore_errors=True)
     return f"{rows} rows of {LEDGER}, {len(work)} pieces of {WORK}, {', '.join(map(str, outs)) or 'no output'}"
-
-
-def _records() -> list[Path]:
-    """Where DVC remembers names and hashes of this repository's files, outside it."""
-    lines = (line.partition("Repo.site_cache_dir: ") for line in ask("version").splitlines())
-    return [Path(path) for _, _, path in lines if path]
 
 
 @contextmanager
@@ -73,10 +61,8 @@ def _no_stage_runs() -> Iterator[None]:
 
 
 def refuse_shared_cache() -> None:
-    """All that this workspace does not use is removed from DVC's cache, so that it must be nobody else's.
-
-    Raises:
-        BadInput: the cache lies elsewhere.
+    """Raise BadInput where DVC's cache lies elsewhere: what this workspace does not use is removed from it, so that it
+    must be nobody else's.
     """
     where = cache()
     if not where.is_relative_to(Path.cwd() / CACHE):
@@ -92,20 +78,17 @@ def _remove(path: Path) -> None:
 
 def _drop_from_lock(outs: list[Path]) -> None:
     """Forget in dvc.lock the stages whose outputs went, so that their old versions in the cache are garbage."""
-    if not LOCK.exists():
-        return
-    found = yaml.safe_load(LOCK.read_text())
-    gone = {str(path) for path in outs}
-    stages = found.get("stages", {})
+
+    def goes(out: Path) -> bool:
+        """Or went in an interrupted forget. A LoRA that is not there may just not have been pulled."""
+        return out in outs or not (out.exists() or out.is_relative_to(products.TRAINED))
+
+    held = yaml.safe_load(LOCK.read_text()) if LOCK.exists() else {}
+    stages = held.get("stages", {})
     kept = {
         name: entry
         for name, entry in stages.items()
-        if not any(out["path"] in gone or _missing(Path(out["path"])) for out in entry.get("outs", ()))
+        if not any(goes(Path(out["path"])) for out in entry.get("outs", ()))
     }
     if len(kept) < len(stages):
-        write_text(LOCK, yaml.safe_dump(found | {"stages": kept}, sort_keys=False))
-
-
-def _missing(path: Path) -> bool:
-    """Whether a product is not there: what an interrupted forget removed. A LoRA may just not have been pulled."""
-    return not path.exists() and not path.is_relative_to(products.TRAINED)
+        write_text(LOCK, yaml.safe_dump(held | {"stages": kept}, sort_keys=False))

@@ -11,6 +11,7 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,8 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.core.digests import read_digest
 from pipelines.core.tombstones import hashes, near, unpadded
-from pipelines.forget.traces import nearest_is
+from pipelines.forget.traces import nearest_is, unit
 from umo.images import ImageError, read_image
 from umo.quality import perceptual_hash
 
@@ -33,25 +35,15 @@ KINDS = ("ids", "bytes", "looks", "embeddings")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is looked for.
+    """What is looked for."""
 
-    Attributes:
-        person_id: None where there is none.
-        image_ids: of photographs and of scenes made from them.
-        phashes: (n,) uint64 of the photographs, without the padding of tight crops.
-        pad: that padding, as a part of each side.
-        centre: (d,) of the person's faces; None looks at no embedding.
-        others: (m, d) centres of people who stay.
-        min_cosine: two faces at or above it are the same person.
-    """
-
-    person_id: str | None
-    image_ids: frozenset[str]
-    phashes: np.ndarray
-    pad: float
-    centre: np.ndarray | None = None
-    others: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    min_cosine: float = 1.0
+    person_id: str | None  # None where there is none
+    image_ids: frozenset[str]  # of photographs and of scenes made from them
+    phashes: np.ndarray  # (n,) uint64 of the photographs, without the padding of tight crops
+    pad: float  # that padding, as a part of each side
+    centre: np.ndarray | None = None  # (d,) of the person's faces; None looks at no embedding
+    others: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (m, d) of people who stay
+    min_cosine: float = 1.0  # two faces at or above it are the same person
 
 
 @dataclass
@@ -87,35 +79,33 @@ class Scan:
     def holds(self, root: Path) -> bool:
         """Whether anything is found below a folder; stops at the first."""
         paths = [root] if root.is_file() else root.rglob("*")
-        return any(self._in_name(path) or self.file(path)[0] for path in paths if path.is_file())
+        return any(self._mentioned(path.name.encode()) or self.file(path)[0] for path in paths if path.is_file())
 
     def file(self, path: Path) -> tuple[frozenset[str], int]:
         """Kinds of what is found in a file or in its name, and how many pictures were looked at."""
-        with path.open("rb") as file:
-            key = hashlib.file_digest(file, "sha256").hexdigest()
+        key = read_digest(path)
         if key not in self._known:
-            counts: Counter[str] = Counter()
-            if key in self.wanted.image_ids:
-                counts["bytes"] += 1
+            counts = Counter(bytes=int(key in self.wanted.image_ids))
             self._search(path, counts)
             pictures = counts.pop("pictures", 0)
-            self._known[key] = frozenset(counts), pictures
+            self._known[key] = frozenset(+counts), pictures
         kinds, pictures = self._known[key]
-        return kinds | ({"ids"} if self._in_name(path) else set()), pictures
-
-    def _in_name(self, path: Path) -> bool:
-        return self._mentioned(path.name.encode())
+        return kinds | ({"ids"} if self._mentioned(path.name.encode()) else set()), pictures
 
     def _mentioned(self, text: bytes) -> bool:
-        if self._person and self._person in PERSON.findall(text):
-            return True
-        return any(found[:16] in self._short for found in DIGEST.findall(text))
+        named = bool(self._person) and self._person in PERSON.findall(text)
+        return named or any(found[:16] in self._short for found in DIGEST.findall(text))
 
     def _search(self, path: Path, counts: Counter[str]) -> None:
         with path.open("rb") as file:
             head = file.read(512)
         if head[:4] == b"PAR1":
-            self._parquet(path, counts)
+            with pq.ParquetFile(path) as file:
+                counts["ids"] += self._mentioned(str(file.schema_arrow.metadata).encode())
+                for batch in file.iter_batches(BATCH):
+                    table = _without_refusals(pa.Table.from_batches([batch]))
+                    for name in table.column_names:
+                        self._column(table.column(name).combine_chunks(), counts)
         elif head[:6] == b"ARROW1":
             with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as table:
                 for k in range(table.num_record_batches):
@@ -129,36 +119,20 @@ class Scan:
                     self._bytes(content.read() if content else b"", counts)
         else:
             self._bytes(path.read_bytes(), counts)
-        for kind in [kind for kind, count in counts.items() if not count]:
-            del counts[kind]
 
     def _bytes(self, data: bytes, counts: Counter[str]) -> None:
         """A picture, or anything else, which is searched as text."""
-        if data.startswith(IMAGES):
-            counts["bytes"] += hashlib.sha256(data).hexdigest() in self.wanted.image_ids
-            self._picture(data, counts)
+        if not data.startswith(IMAGES):
+            counts["ids"] += self._mentioned(data)
+            for inline in INLINE.findall(data):
+                self._bytes(base64.b64decode(inline), counts)
             return
-        counts["ids"] += self._mentioned(data)
-        for inline in INLINE.findall(data):
-            self._bytes(base64.b64decode(inline), counts)
-
-    def _picture(self, data: bytes, counts: Counter[str]) -> None:
-        try:
+        counts["bytes"] += hashlib.sha256(data).hexdigest() in self.wanted.image_ids
+        with suppress(ImageError):  # what cannot be decoded shows nobody
             picture = read_image(data)
-        except ImageError:
-            return  # what cannot be decoded shows nobody
-        counts["pictures"] += 1
-        views = [picture, unpadded(picture, self.wanted.pad)]
-        found = hashes(perceptual_hash(view) for view in views)
-        counts["looks"] += bool(near(found, self.wanted.phashes).any())
-
-    def _parquet(self, path: Path, counts: Counter[str]) -> None:
-        with pq.ParquetFile(path) as file:
-            counts["ids"] += self._mentioned(str(file.schema_arrow.metadata).encode())
-            for batch in file.iter_batches(BATCH):
-                table = _without_refusals(pa.Table.from_batches([batch]))
-                for name in table.column_names:
-                    self._column(table.column(name).combine_chunks(), counts)
+            counts["pictures"] += 1
+            found = hashes(perceptual_hash(view) for view in (picture, unpadded(picture, self.wanted.pad)))
+            counts["looks"] += bool(near(found, self.wanted.phashes).any())
 
     def _column(self, column: pa.Array, counts: Counter[str]) -> None:
         kind = column.type
@@ -182,8 +156,7 @@ class Scan:
         if centre is None or not pa.types.is_floating(column.type.value_type):
             return 0
         rows = [row for row in column.to_pylist() if row is not None and len(row) == len(centre)]
-        vectors = np.array(rows, np.float32).reshape(len(rows), len(centre))
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+        vectors = unit(np.array(rows, np.float32).reshape(len(rows), len(centre)))
         return int(nearest_is(vectors, centre, self.wanted.others, self.wanted.min_cosine).sum())
 
 

@@ -23,6 +23,7 @@ from pipelines.forget.scan import Scan
 from pipelines.service.commands import ask
 from pipelines.service.leftovers import refuse_others
 from pipelines.service.overrides import drop
+from pipelines.service.repository import LOCK
 from pipelines.service.writer import Run, writing
 from umo import faces
 from umo.errors import BadInput
@@ -52,24 +53,20 @@ def main(arguments: Sequence[str]) -> str:
     refuse_others()
     with writing(Run("forget")):
         drop()
-        return _forget(options)
-
-
-def _forget(options: argparse.Namespace) -> str:
-    purge.refuse_shared_cache()
-    said = []
-    if pending := Note.read():
+        purge.refuse_shared_cache()
+        said = []
+        if pending := Note.read():
+            if options.dry_run:
+                raise BadInput(f"a forget was interrupted ({NOTE}): finish it first (python -m pipelines forget)")
+            said.append(f"finishing what was interrupted\n{finish(pending)}")
+            if not options.photo and options.person in (None, pending.person_id):
+                return said[0]
+        note = _plan(options)
         if options.dry_run:
-            raise BadInput(f"a forget was interrupted ({NOTE}): finish it first (python -m pipelines forget)")
-        said.append(f"finishing what was interrupted\n{finish(pending)}")
-        if not options.photo and options.person in (None, pending.person_id):
-            return said[0]
-    note = _plan(options)
-    if options.dry_run:
-        return "\n".join([*said, *_preview(note)])
-    print("\n".join(_who(note)), flush=True)
-    note.write()
-    return "\n".join([*said, finish(note)])
+            return "\n".join([*said, *_preview(note)])
+        print(_who(note), flush=True)
+        note.write()
+        return "\n".join([*said, finish(note)])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,11 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     who.add_argument("--photo", type=Path, metavar="FILE", help="a photograph that shows the person alone")
     parser.add_argument("--dry-run", action="store_true", help="only list what would go")
     parser.add_argument("--drop-models", action="store_true", help="also remove the LoRAs in runs/train that saw them")
-    parser.add_argument(
-        "--delete-originals",
-        action="store_true",
-        help=f"also delete the photographs below {PHOTOS}; else they are named",
-    )
+    originals = f"also delete the photographs below {PHOTOS}; else they are named"
+    parser.add_argument("--delete-originals", action="store_true", help=originals)
     return parser
 
 
@@ -95,7 +89,9 @@ def _plan(options: argparse.Namespace) -> Note:
     asked = {"drop_models": options.drop_models, "delete_originals": options.delete_originals}
     if not options.person and not options.photo:
         return _of_tombstones(asked)
-    _refuse_stale()
+    if stale := json.loads(ask("status", "--json", *FOUND_BY)):
+        names = ", ".join(sorted(stale))
+        raise BadInput(f"not up to date: {names}; somebody in new photographs would be missed: run dvc repro identify")
     measure, pad = load("measure").model_dump(), load("ingest").model_dump()["tight_crop_pad"]
     model = faces.load(measure["faces"])
     if options.photo:
@@ -106,7 +102,6 @@ def _plan(options: argparse.Namespace) -> Note:
     for other, cosine in found.alike:
         print(f"{other} is alike (cosine {cosine:.2f}): if it is the same person, forget it too", flush=True)
     print(f"{found.n_faces} faces; {found.shared} of the pictures also show somebody else, and go as a whole")
-    known = elsewhere.ingested_hash(purge.LOCK.read_text())
     return Note(
         person_id=found.person_id,
         image_ids=sorted(found.image_ids),
@@ -114,7 +109,7 @@ def _plan(options: argparse.Namespace) -> Note:
         derived=sorted(found.derived),
         centre=found.centre.tolist(),
         min_cosine=model.same_person_cosine,
-        ingested=known,
+        ingested=elsewhere.ingested_hash(LOCK.read_text()),
         models=elsewhere.models(found.person_id, found.image_ids),
         originals=elsewhere.originals(found.image_ids),
         rebuild=_stages_there(),
@@ -139,26 +134,18 @@ def _of_tombstones(asked: dict[str, Any]) -> Note:
     )
 
 
-def _refuse_stale() -> None:
-    """Somebody in photographs that are not measured yet would be missed."""
-    stale = json.loads(ask("status", "--json", *FOUND_BY))
-    if stale:
-        names = ", ".join(sorted(stale))
-        raise BadInput(f"not up to date: {names}; somebody in new photographs would be missed: run dvc repro identify")
-
-
 def _stages_there() -> list[str]:
-    text = purge.LOCK.read_text() if purge.LOCK.exists() else ""
+    text = LOCK.read_text() if LOCK.exists() else ""
     return [name for name in REBUILT if f"\n  {name}:\n" in text]
 
 
-def _who(note: Note) -> Iterator[str]:
+def _who(note: Note) -> str:
     derived = f"; {len(note.derived)} scenes were made from them" if note.derived else ""
-    yield f"{note.person_id or 'somebody'}: {len(note.image_ids)} pictures{derived}"
+    return f"{note.person_id or 'somebody'}: {len(note.image_ids)} pictures{derived}"
 
 
 def _preview(note: Note) -> Iterator[str]:
-    yield from _who(note)
+    yield _who(note)
     work, outs = purge.what_holds(Scan(wanted(note)), note.drop_models)
     yield "would go: all of DVC's cache that this workspace does not use, also what only other branches have"
     yield f"would go: {len(work)} pieces of {WORK}; {', '.join(map(str, outs)) or 'no output'}"

@@ -1,56 +1,46 @@
 """What there is of a person: their faces, the pictures that show them, the scenes made from those."""
 
 import difflib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from pipelines.core import products
+from pipelines.core import products, store
 from pipelines.core.shards import WORK
-from pipelines.forget.looks import looks, near_copies
+from pipelines.core.sources import read_sources
+from pipelines.core.tombstones import hashes, near, unpadded
 from umo.errors import BadInput
 from umo.faces.base import FaceModel
+from umo.quality import perceptual_hash
 
 BLOCK = 4096
 
 
 @dataclass(frozen=True)
 class Traces:
-    """
-    Attributes:
-        person_id: None for somebody whose faces belong to nobody.
-        centre: (d,) float32 unit vector of their faces.
-        image_ids: of the photographs that show them, alone or with others, and of near copies.
-        phashes: by image_id, of what was photographed, without padding.
-        n_faces: of them in those.
-        shared: how many of the photographs also show somebody else.
-        derived: image_ids of the scenes made from the photographs.
-        alike: other people as alike as one person's photographs are, with their cosine: perhaps the same person.
-    """
+    """Of a person, or of somebody whose faces belong to nobody."""
 
-    person_id: str | None
-    centre: np.ndarray
-    image_ids: frozenset[str]
-    phashes: dict[str, str] = field(default_factory=dict)
-    n_faces: int = 0
-    shared: int = 0
-    derived: frozenset[str] = frozenset()
-    alike: tuple[tuple[str, float], ...] = field(default=())
+    person_id: str | None  # None for the latter
+    centre: np.ndarray  # (d,) float32 unit vector of their faces
+    image_ids: frozenset[str]  # of the photographs that show them, alone or with others, and of near copies
+    phashes: dict[str, str]  # by image_id, of what was photographed, without padding
+    n_faces: int  # of them in those
+    shared: int  # how many of the photographs also show somebody else
+    derived: frozenset[str]  # image_ids of the scenes made from the photographs
+    alike: list[tuple[str, float]]  # others as alike as one person's photographs are: perhaps the same; with cosine
 
 
 def of_person(person_id: str, min_cosine: float, pad: float) -> Traces:
-    """The traces of somebody whom identify found.
+    """The traces of somebody whom identify found; BadInput where nobody has that id, or a product is missing.
 
     Args:
         min_cosine: two faces at or above it are the same person.
         pad: of tight crops, as a part of each side.
-
-    Raises:
-        BadInput: nobody has that id, or a product is missing.
     """
     people = products.people()
     row = people.filter(person_id=person_id)
@@ -58,18 +48,13 @@ def of_person(person_id: str, min_cosine: float, pad: float) -> Traces:
         known = people["person_id"].to_list()
         nearest = difflib.get_close_matches(person_id, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"{len(known)} people are known"
-        raise BadInput(
-            f"no person '{person_id}' in {products.PEOPLE}: {hint}; --photo FILE finds somebody by a photograph"
-        )
-    return _traces(person_id, _unit(np.array(row["centre"][0])), min_cosine, pad)
-
-
-def of_nobody(centre: np.ndarray, min_cosine: float, pad: float) -> Traces:
-    """The traces of somebody whose faces identify gave to nobody, by an embedding (d,) of a face."""
-    return _traces(None, centre, min_cosine, pad)
+        remedy = "--photo FILE finds somebody by a photograph"
+        raise BadInput(f"no person '{person_id}' in {products.PEOPLE}: {hint}; {remedy}")
+    return _traces(person_id, unit(np.array(row["centre"][0])), min_cosine, pad)
 
 
 def _traces(person_id: str | None, centre: np.ndarray, min_cosine: float, pad: float) -> Traces:
+    """By the centre (d,) of their faces, or by one face of somebody to whom identify gave none."""
     faces = products.faces(products.MEASURED_PHOTOS, ["face_id", "image_id", "embedding"])
     owner = products.people_faces().select("face_id", "person_id")
     faces = faces.join(owner, on="face_id", how="left", maintain_order="left")
@@ -77,25 +62,48 @@ def _traces(person_id: str | None, centre: np.ndarray, min_cosine: float, pad: f
     own = faces["person_id"].is_in([person_id] if person_id else []).fill_null(False).to_numpy().copy()
     # A face that belongs to somebody else who is kept is theirs, however alike; any other face may be of this person.
     free = ~faces["person_id"].is_in(names).fill_null(False).to_numpy()
-    embeddings = _unit(faces["embedding"].to_numpy().astype(np.float32))
+    embeddings = unit(faces["embedding"].to_numpy().astype(np.float32))
     own |= free & nearest_is(embeddings, centre, others, min_cosine)
-    showing = set(faces["image_id"].to_numpy()[own])
-    showing |= near_copies(looks(showing, pad).values())
-    image_ids = frozenset(showing)
-    with_others = set(faces["image_id"].to_numpy()[~own]) & image_ids
-    alike = sorted(
-        ((name, float(other @ centre)) for name, other in zip(names, others, strict=True)), key=lambda x: -x[1]
-    )
+    image_ids = frozenset(_with_near_copies(set(faces["image_id"].to_numpy()[own]), pad))
+    cosines = [(name, float(other @ centre)) for name, other in zip(names, others, strict=True)]
     return Traces(
         person_id,
         centre,
         image_ids,
-        {image_id: look.plain for image_id, look in looks(image_ids, pad).items()},
+        phashes={image_id: plain for image_id, (plain, _) in _looks(image_ids, pad).items()},
         n_faces=int(own.sum()),
-        shared=len(with_others),
+        shared=len(set(faces["image_id"].to_numpy()[~own]) & image_ids),
         derived=frozenset(derived_from(person_id, image_ids)),
-        alike=tuple((name, cosine) for name, cosine in alike if cosine >= min_cosine),
+        alike=sorted((found for found in cosines if found[1] >= min_cosine), key=lambda found: -found[1]),
     )
+
+
+def _with_near_copies(image_ids: set[str], pad: float) -> set[str]:
+    """These, and the ingested pictures that look like one of them, by the hashes that measure took."""
+    measured = products.measured_images(products.MEASURED_PHOTOS).filter(pl.col("phash").is_not_null())
+    known = hashes(chain.from_iterable(_looks(image_ids, pad).values()))
+    return image_ids | set(measured["image_id"].to_numpy()[near(hashes(measured["phash"]), known)])
+
+
+def _looks(image_ids: Collection[str], pad: float) -> dict[str, tuple[str, str]]:
+    """By image_id, of the ingested pictures among these: perceptual hashes of what was photographed, without padding
+    and with it, as a tight crop gets it.
+    """
+    sources, pictures = read_sources(), store.Pictures(products.INGESTED, keep=1)
+    images = products.images(products.INGESTED)
+    rows = images.filter((pl.col("status") == "ok") & pl.col("image_id").is_in(list(image_ids))).sort("image_id")
+    found = {}
+    for row in rows.iter_rows(named=True):
+        picture = pictures.read(row["shard"], row["key"])
+        if row["source"] in sources and sources[row["source"]].tight_crop:
+            picture = unpadded(picture, pad)
+        found[row["image_id"]] = (perceptual_hash(picture), perceptual_hash(_padded(picture, pad)))
+    return found
+
+
+def _padded(picture: np.ndarray, pad: float) -> np.ndarray:
+    y, x = (round(side * pad) for side in picture.shape[:2])
+    return np.pad(picture, ((y, y), (x, x), (0, 0)), mode="edge")
 
 
 def other_centres(person_id: str | None) -> tuple[list[str], np.ndarray]:
@@ -121,10 +129,8 @@ def nearest_is(embeddings: np.ndarray, centre: np.ndarray, others: np.ndarray, m
 def derived_from(person_id: str | None, image_ids: frozenset[str]) -> Iterator[str]:
     """image_ids of the scenes that were made from the person or the pictures, now or in an earlier run."""
     short = {image_id[:16] for image_id in image_ids}
-    for path in (
-        *products.SYNTHESISED.rglob(products.LAYOUT_TABLE),
-        *WORK.glob(f"synthesise/*/{products.LAYOUT_TABLE}"),
-    ):
+    earlier = WORK.glob(f"synthesise/*/{products.LAYOUT_TABLE}")
+    for path in (*products.SYNTHESISED.rglob(products.LAYOUT_TABLE), *earlier):
         columns = ["image_id", "person_id", "source_image_id", "guide_face_id"]
         for row in pq.read_table(path, columns=columns, partitioning=None).to_pylist():
             guide = (row["guide_face_id"] or "").split("-")[0]
@@ -152,26 +158,25 @@ def of_photograph(
         BadInput: the file is no picture, shows nobody, several people, somebody unknown, or somebody who is not
             clearly one of those known.
     """
-    found = _faces_in(path, model, min_score, min_side, pad)
+    found, min_cosine = _faces_in(path, model, min_score, min_side, pad), model.same_person_cosine
     names, centres = other_centres(None)
-    matches = [_candidates(names, centres, embedding, model.same_person_cosine) for embedding in found]
+    matches = [_candidates(names, centres, embedding, min_cosine) for embedding in found]
     if len(found) != 1:
         listed = "; ".join(f"face {k}: {_listed(match) or 'nobody known'}" for k, match in enumerate(matches, 1))
         what = f"{len(found)} faces ({listed}): cut it to one of them, or name the person" if found else "no face"
         raise BadInput(f"{path}: {what}")
-    match, centre = matches[0], found[0]
+    match = matches[0]
     if len(match) > 1:
         raise BadInput(f"{path}: not clearly one person: {_listed(match)}; name the person")
     if match and match[0][1] < min_sure:
         raise BadInput(f"{path}: perhaps {_listed(match)}, which is too little to be sure of: name the person if it is")
     if match:
-        return of_person(match[0][0], model.same_person_cosine, pad)
-    traces = of_nobody(centre, model.same_person_cosine, pad)
+        return of_person(match[0][0], min_cosine, pad)
+    traces = _traces(None, found[0], min_cosine, pad)
     if not traces.n_faces:
-        best = _listed(_candidates(names, centres, centre, -1)[:1])
-        raise BadInput(
-            f"{path}: nobody known (a match needs {model.same_person_cosine:.2f}{f'; nearest {best}' if best else ''})"
-        )
+        best = _listed(_candidates(names, centres, found[0], -1)[:1])
+        nearest = f"; nearest {best}" if best else ""
+        raise BadInput(f"{path}: nobody known (a match needs {min_cosine:.2f}{nearest})")
     return traces
 
 
@@ -180,12 +185,10 @@ def _faces_in(path: Path, model: FaceModel, min_score: float, min_side: float, p
     from umo.images import require_image
 
     picture = require_image(path, str(path))
-    margins = [round(side * pad) for side in picture.shape[:2]]
-    padded = np.pad(picture, [(margin, margin) for margin in margins] + [(0, 0)], mode="edge")
-    for image in (picture, padded):
+    for image in (picture, _padded(picture, pad)):
         faces = [face for face in model.detect([image])[0] if face.score >= min_score and face.side >= min_side]
         if faces:
-            return list(_unit(model.embed([image], [faces])))
+            return list(unit(model.embed([image], [faces])))
     return []
 
 
@@ -202,5 +205,6 @@ def _listed(match: list[tuple[str, float]]) -> str:
     return ", ".join(f"{name} ({cosine:.2f})" for name, cosine in match[:5])
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (..., d) at length 1, in float32."""
     return (vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)).astype(np.float32)

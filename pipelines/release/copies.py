@@ -5,7 +5,7 @@ renamed. What an interrupted copy finished is kept by the next. Nothing that is 
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,23 +25,17 @@ FAULTS = (OSError, aws.BotoCoreError, aws.ClientError)
 
 @dataclass(frozen=True)
 class Contents:
-    """What a copy holds.
+    """What a copy holds."""
 
-    Attributes:
-        folder: where the files are.
-        listing: the bytes of SHA256SUMS, as they were when the release began.
-        release: the bytes of RELEASE.json, which is beside them in a copy alone.
-    """
-
-    folder: Path
-    listing: bytes
-    release: bytes
+    folder: Path  # where the files are
+    listing: bytes  # SHA256SUMS, as it was when the release began
+    release: bytes  # RELEASE.json, which is beside them in a copy alone
 
     @property
     def sums(self) -> dict[str, str]:
         """File -> its sha256, as SHA256SUMS says."""
-        parts = (line.partition("  ") for line in self.listing.decode().splitlines())
-        return {name: value for value, _, name in parts}
+        lines = self.listing.decode().splitlines()
+        return {name: value for value, _, name in (line.partition("  ") for line in lines)}
 
     @property
     def texts(self) -> dict[str, bytes]:
@@ -54,23 +48,8 @@ class Contents:
         return self.sums | {name: hashlib.sha256(text).hexdigest() for name, text in self.texts.items()}
 
 
-def read_listing(folder: Path) -> bytes:
-    """SHA256SUMS of an exported data set.
-
-    Raises:
-        BadInput: there is none.
-    """
-    if not (folder / SUMS).is_file():
-        raise BadInput(f"{folder / SUMS}: missing; run dvc repro export")
-    return (folder / SUMS).read_bytes()
-
-
 def place_of(text: str) -> "Place":
-    """A folder, or s3://BUCKET/PREFIX.
-
-    Raises:
-        BadInput: it is neither.
-    """
+    """A folder, or s3://BUCKET/PREFIX; BadInput where it is neither."""
     if text.startswith("s3://"):
         if not text.removeprefix("s3://").strip("/").partition("/")[2]:
             raise BadInput(f"{text}: name a prefix in the bucket, as in s3://BUCKET/PREFIX")
@@ -87,9 +66,6 @@ class Place:
     """
 
     name: str
-
-    def __str__(self) -> str:
-        return self.name
 
     @property
     def folder(self) -> Path | None:
@@ -109,50 +85,47 @@ class Place:
         return fsspec.filesystem("s3", config_kwargs=stores.patience(), **stores.FRESH)
 
     def is_whole(self, contents: Contents) -> bool:
-        """Whether exactly this is there already.
-
-        Raises:
-            BadInput: something else is, or nothing can be written there.
-            WorkFailed: it cannot be reached.
+        """Whether exactly this is there already. BadInput where something else is, or nothing can be written, and
+        WorkFailed where it cannot be reached.
         """
+        label, wanted = f"destination {self.name}", contents.all_sums
         if self.folder:
-            _check_folder(self.folder)
+            _check_folder(label, self.folder)
         else:
             stores.check_bucket(self.name, self.name, {})
         try:
-            found = self._found(self.name, contents.all_sums)
+            found = self._found(self.name, wanted)
         except FAULTS as error:
-            raise WorkFailed(f"destination {self.name}: cannot be read ({error})") from error
-        self._refuse_others(found, contents)
-        if self.folder and found and len(found) < len(contents.all_sums):
-            raise BadInput(f"destination {self}: holds a part of this release, which no release leaves; empty it")
-        return found == contents.all_sums
+            raise WorkFailed(f"{label}: cannot be read ({error})") from error
+        if other := sorted(name for name, value in found.items() if wanted.get(name) != value):
+            raise BadInput(
+                f"{label}: {other[0]} is there and is not of this release; choose another place, or empty it"
+            )
+        if self.folder and found and len(found) < len(wanted):
+            raise BadInput(f"{label}: holds a part of this release, which no release leaves; empty it")
+        return found == wanted
 
     def copy(self, contents: Contents) -> None:
-        """Lay it down.
-
-        Raises:
-            WorkFailed: a file is not what SHA256SUMS says, or the place failed; nothing there passes for whole.
+        """Lay it down; WorkFailed where a file is not what SHA256SUMS says, or the place fails, and then nothing there
+        passes for whole.
         """
+        sums = contents.sums
         try:
-            self._copy(contents)
+            there = self._found(self.filled, sums)
+            if self.folder:
+                for name in [name for name, value in there.items() if sums.get(name) != value]:
+                    self.store.rm_file(f"{self.filled}/{name}")
+                    del there[name]
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                list(pool.map(lambda name: self._put(name, contents), [name for name in sums if name not in there]))
+            for name, text in contents.texts.items():
+                self.store.pipe_file(f"{self.filled}/{name}", text)
+            if self.folder:
+                Path(self.filled).replace(self.folder)
         except FAULTS as error:
-            raise WorkFailed(f"destination {self}: {error}; run again, what is in {self.filled} is kept") from error
-
-    def _copy(self, contents: Contents) -> None:
-        there = self._found(self.filled, contents.sums)
-        if self.folder:
-            for name in [name for name, value in there.items() if contents.sums.get(name) != value]:
-                self.store.rm_file(f"{self.filled}/{name}")
-                del there[name]
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(
-                pool.map(lambda name: self._put(name, contents), [name for name in contents.sums if name not in there])
-            )
-        for name, text in contents.texts.items():
-            self.store.pipe_file(f"{self.filled}/{name}", text)
-        if self.folder:
-            Path(self.filled).replace(self.folder)
+            raise WorkFailed(
+                f"destination {self.name}: {error}; run again, what is in {self.filled} is kept"
+            ) from error
 
     def _put(self, name: str, contents: Contents) -> None:
         """Read again once it is there: what changed before or meanwhile is taken away."""
@@ -162,28 +135,22 @@ class Place:
             self.store.rm_file(target)
             raise WorkFailed(f"{source}: not what {SUMS} says; was it changed meanwhile? run dvc repro export")
 
-    def _found(self, root: str, known: Iterable[str]) -> dict[str, str]:
+    def _found(self, root: str, known: Collection[str]) -> dict[str, str]:
         """File -> sha256 of what lies there, as it is read; empty, and not read, for a file that is not known."""
+
+        def read(name: str) -> str:
+            if name not in known:
+                return ""
+            with self.store.open(f"{root}/{name}", "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+
         start = f"{self.store._strip_protocol(root)}/"
         names = [path.removeprefix(start) for path in self.store.find(root)]
-        wanted = set(known)
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            values = pool.map(lambda name: self._digest(f"{root}/{name}") if name in wanted else "", names)
-            return dict(zip(names, values, strict=True))
-
-    def _digest(self, path: str) -> str:
-        with self.store.open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    def _refuse_others(self, found: Mapping[str, str], contents: Contents) -> None:
-        others = sorted(name for name, value in found.items() if contents.all_sums.get(name) != value)
-        if others:
-            fault = f"{others[0]} is there and is not of this release; choose another place, or empty it"
-            raise BadInput(f"destination {self}: {fault}")
+            return dict(zip(names, pool.map(read, names), strict=True))
 
 
-def _check_folder(folder: Path) -> None:
-    label = f"destination {folder}"
+def _check_folder(label: str, folder: Path) -> None:
     if folder.is_relative_to(Path.cwd()):
         raise BadInput(f"{label}: inside the repository, where pictures could get into git; choose a folder outside")
     if folder.exists() and not folder.is_dir():

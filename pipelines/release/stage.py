@@ -26,38 +26,31 @@ from pipelines.core import products
 from pipelines.core.locks import alone
 from pipelines.core.shards import WORK
 from pipelines.release import stores
-from pipelines.release.copies import Contents, Place, place_of, read_listing
+from pipelines.release.copies import SUMS, Contents, Place, place_of
 from pipelines.service import repository
 from pipelines.service.commands import ask, dvc, reason
 from pipelines.service.leftovers import refuse_others
+from pipelines.service.repository import LOCK, NOTE
 from pipelines.service.writer import Run, writing
 from umo.errors import BadInput, WorkFailed
 
 NAME = "multi-identity-sets"  # of the artifact in dvc.yaml
 EXPORT = "export"
-LOCK, CONFIG = "dvc.lock", ".dvc/config"
+CONFIG = ".dvc/config"
 
 Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Released:
-    """
-    Attributes:
-        version: without the v.
-        tag: of git.
-        revision: the commit, whole.
-        remote: DVC's name of it.
-        destination: where a copy lies; None where none was asked for.
-        files: of the data set.
-    """
+    """A version that others can get."""
 
-    version: str
-    tag: str
-    revision: str
-    remote: str
-    destination: str | None
-    files: int
+    version: str  # without the v
+    tag: str  # of git
+    revision: str  # the commit, whole
+    remote: str  # DVC's name of it
+    destination: str | None  # where a copy lies; None where none was asked for
+    files: int  # of the data set
 
 
 @dataclass(frozen=True)
@@ -71,19 +64,13 @@ class Plan:
 
 
 def main(arguments: Sequence[str]) -> str:
-    """Release; returns what was done, or with --dry-run what would be.
-
-    Raises:
-        BadInput, WorkFailed: as `release`.
-    """
+    """Release; returns what was done, or with --dry-run what would be. Raises as `release` does."""
     options = _parser().parse_args(arguments)
     repository.check()
     with writing(Run("release")):
         if options.dry_run:
-            planned = plan(options.version, options.to, options.remote).released
-            return (
-                f"{planned.tag} could be released: {planned.files} files at {planned.revision[:12]}; nothing was done"
-            )
+            found = plan(options.version, options.to, options.remote).released
+            return f"{found.tag} could be released: {found.files} files at {found.revision[:12]}; nothing was done"
         done = release(options.version, options.to, options.remote)
     return f"{done.tag}: {done.files} files at {done.revision[:12]}"
 
@@ -94,9 +81,8 @@ def _parser() -> argparse.ArgumentParser:
         description=f"Push {products.EXPORTED} of this commit to a DVC remote, copy it where asked, tag it.",
     )
     parser.add_argument("version", metavar="VERSION", help="as in 1.2.0 (semver.org)")
-    parser.add_argument(
-        "--to", metavar="FOLDER_OR_S3", help="also lay down a copy, in a new folder or s3://BUCKET/PREFIX"
-    )
+    copy = "also lay down a copy, in a new folder or s3://BUCKET/PREFIX"
+    parser.add_argument("--to", metavar="FOLDER_OR_S3", help=copy)
     parser.add_argument("--remote", metavar="NAME", help="a remote of DVC (default: the default one)")
     parser.add_argument("--dry-run", action="store_true", help="only look whether it could be released")
     return parser
@@ -134,27 +120,22 @@ def release(version: str, destination: str | None = None, remote: str | None = N
 
 
 def plan(version: str, destination: str | None, remote: str | None, log: Log = print) -> Plan:
-    """Look at everything that could be wrong, and write nothing.
-
-    Raises:
-        BadInput, WorkFailed: as `release`.
-    """
-    repository.check()
+    """Look at everything that could be wrong, and write nothing. Raises as `release` does."""
     version, tag = _version(version)
-    _refuse_untagged_sets()
-    _refuse_dirty()
     _refuse_unfit()
     commit = repository.git("rev-parse", "HEAD")
-    store = stores.check_remote(remote)
-    log(f"DVC remote {store.name}: {store.place}")
-    listing = read_listing(products.EXPORTED)
+    name, address = stores.check_remote(remote)
+    log(f"DVC remote {name}: {address}")
+    sums = products.EXPORTED / SUMS
+    if not sums.is_file():
+        raise BadInput(f"{sums}: missing; run dvc repro {EXPORT}")
+    listing = sums.read_bytes()
     contents = Contents(products.EXPORTED, listing, _description(version, tag, commit, listing))
     place = place_of(destination) if destination else None
     whole = place.is_whole(contents) if place else False
-    where = str(place) if place else None
     for line in _terms():
         log(line)
-    released = Released(version, tag, commit, store.name, where, len(contents.sums))
+    released = Released(version, tag, commit, name, place.name if place else None, len(contents.sums))
     return Plan(released, contents, place, whole)
 
 
@@ -171,41 +152,31 @@ def _version(text: str) -> tuple[str, str]:
     return version, tag
 
 
-def _refuse_untagged_sets() -> None:
-    """What git needs in order to tag, and DVC in order to find the data set by the tag."""
+def _refuse_unfit() -> None:
+    """Raise BadInput where git could not tag, or DVC not find the data set by the tag; or where somebody is to be taken
+    out of the data set, it failed its validation, or it is not of this commit.
+    """
     artifact = (yaml.safe_load(Path("dvc.yaml").read_text()) or {}).get("artifacts", {}).get(NAME, {})
     if artifact.get("path") != str(products.EXPORTED):
         raise BadInput(f"dvc.yaml: no artifact {NAME} with the path {products.EXPORTED}; take the one of this project")
     if not repository.git("var", "GIT_COMMITTER_IDENT", missing=""):
         raise BadInput("git does not know who tags: git config user.name and user.email")
-
-
-def _refuse_dirty() -> None:
     if changed := repository.changes():
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise BadInput(f"not committed: {', '.join(changed[:3])}{more}; a version is a commit: commit first")
-    for file in (LOCK, CONFIG, "dvc.yaml"):
+    for file in (str(LOCK), CONFIG, "dvc.yaml"):
         if not repository.git("ls-files", file):
             raise BadInput(f"not committed: {file}, without which others cannot get the data; git add, and commit")
-
-
-def _refuse_unfit() -> None:
-    """A data set that somebody is to be taken out of, that failed its validation, or that is not of this commit."""
-    if repository.NOTE.exists():
-        raise BadInput(f"a forget was interrupted ({repository.NOTE}): finish it first (python -m pipelines forget)")
+    if NOTE.exists():
+        raise BadInput(f"a forget was interrupted ({NOTE}): finish it first (python -m pipelines forget)")
     results = products.VALIDATED / products.VALIDATION
     faults = json.loads(results.read_text())["faults"] if results.is_file() else []
     if faults:
         more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
         raise BadInput(f"validation failed: {faults[0]}{more} ({results}); mend it, and run dvc repro {EXPORT}")
-    if stale := _stale():
-        raise BadInput(f"not up to date: {', '.join(stale)}; run dvc repro {EXPORT}, and commit {LOCK}")
-
-
-def _stale() -> list[str]:
-    """Stages up to export whose products are not those of the sources and params that are here."""
     refuse_others()
-    return sorted(json.loads(ask("status", "--json", "--with-deps", EXPORT)))
+    if stale := json.loads(ask("status", "--json", "--with-deps", EXPORT)):
+        raise BadInput(f"not up to date: {', '.join(sorted(stale))}; run dvc repro {EXPORT}, and commit {LOCK}")
 
 
 def _terms() -> Iterator[str]:

@@ -4,7 +4,6 @@ DVC and s3fs themselves try a dead endpoint again and again for minutes; here it
 """
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +14,11 @@ from umo.errors import BadInput, WorkFailed
 CONNECT_SECONDS, READ_SECONDS, TRIES = 5, 10, 2
 CREDENTIALS = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (docs/versions.md)"
 FRESH = {"skip_instance_cache": True, "use_listings_cache": False}  # of s3fs: what is there now
-NO_CREDENTIALS = (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError)
-NO_BUCKET = ("NoSuchBucket", "404")
 REFUSED = ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
 
 
-@dataclass(frozen=True)
-class Remote:
-    """A remote of DVC: its name, and where it is."""
-
-    name: str
-    place: str
-
-
-def check_remote(name: str | None) -> Remote:
-    """Ask a remote of this repository whether it would take a push.
-
-    Args:
-        name: None: the default one.
+def check_remote(name: str | None) -> tuple[str, str]:
+    """Ask a remote of this repository (None: the default one) whether it would take a push; returns its name and place.
 
     Raises:
         BadInput: there is no such remote, its bucket is missing, or the credentials are missing or refused.
@@ -44,32 +30,28 @@ def check_remote(name: str | None) -> Remote:
     try:
         with Repo() as repo:
             remote = repo.cloud.get_remote(name)
-            found = Remote(remote.name, remote.fs.unstrip_protocol(remote.path))
-            label = f"DVC remote {found.name} ({found.place})"
+            place = remote.fs.unstrip_protocol(remote.path)
+            label = f"DVC remote {remote.name} ({place})"
             if remote.worktree or remote.fs.version_aware:
-                raise BadInput(
-                    f"{label}: versions are kept by DVC here, not by the store; unset worktree, version_aware"
-                )
+                remedy = "unset worktree, version_aware"
+                raise BadInput(f"{label}: versions are kept by DVC here, not by the store; {remedy}")
             if remote.fs.protocol == "s3":
-                check_bucket(label, found.place, remote.fs.fs_args)
+                check_bucket(label, place, remote.fs.fs_args)
             elif remote.fs.protocol == "local":
-                found = Remote(remote.name, remote.path)
-                check_folder(f"DVC remote {found.name}", Path(remote.path))
+                place = remote.path
+                check_folder(f"DVC remote {remote.name}", Path(place))
             else:
                 remote.fs.exists(remote.path)  # other kinds of store are asked with their own patience
     except DvcException as error:
         raise BadInput(f"DVC remote {name or '(the default)'}: {' '.join(str(error).split())}") from error
     except OSError as error:
         raise WorkFailed(f"{label}: cannot be reached ({error})") from error
-    return found
+    return remote.name, place
 
 
 def complete(name: str, path: Path) -> None:
     """Upload what a remote lacks of a folder that was pushed: `dvc push` takes one whose list is there for whole, and
-    its own notes of what it pushed before for what is there.
-
-    Raises:
-        WorkFailed: something is missing still.
+    its own notes of what it pushed before for what is there. WorkFailed where something is missing still.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -91,25 +73,17 @@ def complete(name: str, path: Path) -> None:
 
 
 def check_folder(label: str, folder: Path) -> None:
-    """
-    Raises:
-        BadInput: nothing can be written there.
-    """
+    """Raise BadInput where nothing can be written."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise BadInput(f"{label}: {there} is no folder that can be written to; choose another, or mend its rights")
 
 
 def check_bucket(label: str, url: str, settings: dict[str, Any]) -> None:
-    """Ask an S3 bucket.
+    """Ask the bucket of s3://BUCKET/PREFIX; raises what `explain` says.
 
     Args:
-        url: s3://BUCKET/PREFIX
         settings: of s3fs, as DVC has them for a remote; none: credentials and endpoint are those of the environment.
-
-    Raises:
-        BadInput: the bucket is missing, or the credentials are missing or refused.
-        WorkFailed: it cannot be reached.
     """
     import s3fs
 
@@ -128,14 +102,16 @@ def patience() -> dict[str, Any]:
 
 
 def explain(label: str, error: Exception) -> BadInput | WorkFailed:
-    """What an error of S3 says, in a line: who must do what."""
+    """What an error of S3 says, in a line: BadInput where the bucket is missing or the credentials are missing or
+    refused, WorkFailed where it cannot be reached.
+    """
     cause = error.__cause__ or error  # s3fs says it in Python's terms
     code = cause.response.get("Error", {}).get("Code") if isinstance(cause, aws.ClientError) else None
-    if isinstance(error, NO_CREDENTIALS):
+    if isinstance(error, (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError)):
         return BadInput(f"{label}: no credentials ({error}); {CREDENTIALS}")
     if isinstance(error, aws.ProfileNotFound):
         return BadInput(f"{label}: {error}; {CREDENTIALS}")
-    if code in NO_BUCKET:
+    if code in ("NoSuchBucket", "404"):
         return BadInput(f"{label}: there is no such bucket; make it, or mend the address")
     if code in REFUSED:
         return BadInput(f"{label}: the credentials are refused ({code}); {CREDENTIALS}")

@@ -17,9 +17,7 @@ UNFINISHED = ("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")
 
 def call(url: str, method: str, path: str, body: Any = None, timeout: float = 10) -> Any:
     """A request to the REST API, again while its database is busy; None where it answers that there is no such thing.
-
-    Raises:
-        OSError: nobody answers, or it answers with another error.
+    OSError where nobody answers, or another error comes.
     """
     data = None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}
@@ -41,25 +39,18 @@ def call(url: str, method: str, path: str, body: Any = None, timeout: float = 10
 def report_killed(url: str | None, log: Callable[[str], None], root: Path = Path()) -> None:
     """Set the runs that were killed in this workspace, and their tasks, to Crashed, which they could not do themselves.
 
-    Where there is no server of its own (no address), they stay noted.
-
-    Raises:
-        OSError: the server does not answer; what is not reported stays noted.
+    Where there is no server of its own (no address), or it does not answer (OSError), they stay noted.
     """
     if not url:
         return
     for run in writer.killed(root):
         state = {"type": "CRASHED", "name": "Crashed", "message": f"its process {run.pid} was killed"}
         # Where Prefect's worker lives it tells of the run itself, but not of the tasks: they would hold their slots.
-        for task in _unfinished_tasks(url, run.run_id):
-            call(url, "POST", f"task_runs/{task}/set_state", {"state": state, "force": True})
+        theirs = {"flow_runs": {"id": {"any_": [run.run_id]}}, "task_runs": {"state": {"type": {"any_": UNFINISHED}}}}
+        for task in call(url, "POST", "task_runs/filter", theirs) or ():
+            call(url, "POST", f"task_runs/{task['id']}/set_state", {"state": state, "force": True})
         found = call(url, "GET", f"flow_runs/{run.run_id}")
         if found and found["state_type"] in UNFINISHED:
             call(url, "POST", f"flow_runs/{run.run_id}/set_state", {"state": state, "force": True})
             log(f"the run {found['name']} of {run.flow} was killed (process {run.pid}): set to Crashed")
         writer.settled(run, root)
-
-
-def _unfinished_tasks(url: str, run_id: str) -> list[str]:
-    wanted = {"flow_runs": {"id": {"any_": [run_id]}}, "task_runs": {"state": {"type": {"any_": UNFINISHED}}}}
-    return [task["id"] for task in call(url, "POST", "task_runs/filter", wanted) or []]

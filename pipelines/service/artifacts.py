@@ -28,24 +28,12 @@ def page(title: str, revision: str, output: Path, links: Links, *parts: str) -> 
     return "\n\n".join([f"# {title}", *parts, f"git `{revision}` · `{output}` `{product}`"])
 
 
-def parted(markdown: str) -> tuple[str, str]:
-    """A page without its last line, and that line, which version it speaks of: Prefect's lists show it."""
-    body, _, version = markdown.rpartition("\n\n")
-    return body, version
-
-
 def funnel(found: Mapping[str, Any], revision: str, links: Links) -> str:
     """funnel.json of curate: what became of every picture."""
     reasons = sorted(found["reasons"].items(), key=lambda item: -item[1])
     rows = [("considered", found["pictures"]), *((f"− {reason}", count) for reason, count in reasons)]
-    return page(
-        "From pictures to sets",
-        revision,
-        products.CURATED,
-        links,
-        table(("pictures", "number"), [*rows, ("**kept as sets**", f"**{found['kept']}**")]),
-        _by_split(found),
-    )
+    counts = table(("pictures", "number"), [*rows, ("**kept as sets**", f"**{found['kept']}**")])
+    return page("From pictures to sets", revision, products.CURATED, links, counts, _by_split(found))
 
 
 def _by_split(found: Mapping[str, Any]) -> str:
@@ -56,27 +44,16 @@ def _by_split(found: Mapping[str, Any]) -> str:
 
 
 def validation(found: Mapping[str, Any], revision: str, links: Links, key: str = "") -> str:
-    """results.json of validate: what was expected of every product, and what is wrong.
-
-    Args:
-        key: of the work in .work/validate, where the stage failed and DVC has no version of its results.
+    """results.json of validate: what was expected of every product, and what is wrong. Where the stage failed, DVC has
+    no version of its results, and `key` is that of the work in .work/validate.
     """
     faults = "\n".join(f"- **{fault}**" for fault in found["faults"]) or "Every expectation is met."
-    rows = [
-        (name, suite["rows"], f"{suite['met']} of {suite['expectations']}") for name, suite in found["suites"].items()
-    ]
+    suites = found["suites"].items()
+    rows = [(name, suite["rows"], f"{suite['met']} of {suite['expectations']}") for name, suite in suites]
     output = VALIDATIONS if key else products.VALIDATED
-    address = links.to(output, f"{products.DATA_DOCS}/index.html", key)
-    docs = f"[Great Expectations' Data Docs]({address})"
-    return page(
-        "Validation failed" if found["faults"] else "Validation",
-        revision,
-        output,
-        links,
-        faults,
-        docs,
-        table(("product", "rows", "expectations met"), rows),
-    )
+    docs = f"[Great Expectations' Data Docs]({links.to(output, f'{products.DATA_DOCS}/index.html', key)})"
+    title = "Validation failed" if found["faults"] else "Validation"
+    return page(title, revision, output, links, faults, docs, table(("product", "rows", "expectations met"), rows))
 
 
 def card(found: Mapping[str, Any], revision: str, links: Links) -> str:
@@ -99,24 +76,20 @@ def metrics(found: Mapping[str, Mapping[str, Any]], revision: str, links: Links)
 
 
 def _interval(score: Mapping[str, float | None]) -> str:
-    if score["mean"] is None:
-        return "none"
-    return f"{score['mean']:.2f} [{score['low']:.2f}, {score['high']:.2f}]"
+    return "none" if score["mean"] is None else f"{score['mean']:.2f} [{score['low']:.2f}, {score['high']:.2f}]"
 
 
 def curves(found: Mapping[str, Mapping[str, Any]], revision: str, links: Links) -> str:
     """training.json of every method: validation over the updates; the report has the curves in full."""
-    rows = [row for method, training in found.items() for row in _curves_of(method, training["validation"])]
+    lines = []
+    for method, training in found.items():
+        updates = training["validation"]
+        for name in (name for name in (updates[0] if updates else {}) if name.startswith("validation/")):
+            values = [row[name] for row in updates if row.get(name) is not None]
+            lines.append((method, name.partition("/")[2], spark(values), f"{values[0]:.3f}", f"{values[-1]:.3f}"))
     report = f"[The curves in full]({links.to(products.REPORT, REPORT_PAGE)})"
     head = ("method", "on people not trained on", "over the updates", "first", "last")
-    return page("Training", revision, products.REPORT, links, table(head, rows), report)
-
-
-def _curves_of(method: str, rows: Sequence[Mapping[str, float]]) -> Iterable[Sequence[object]]:
-    names = [name for name in (rows[0] if rows else {}) if name.startswith("validation/")]
-    for name in names:
-        values = [row[name] for row in rows if row.get(name) is not None]
-        yield method, name.partition("/")[2], spark(values), f"{values[0]:.3f}", f"{values[-1]:.3f}"
+    return page("Training", revision, products.REPORT, links, table(head, lines), report)
 
 
 def spark(values: Sequence[float]) -> str:
@@ -155,8 +128,7 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
 
 def of_failed_validation(root: Path, revision: str, links: Links) -> dict[str, str]:
     """The page of a validation that has just failed; none where its results are not there."""
-    file = root / products.VALIDATED / products.VALIDATION
-    if not file.exists():
+    if not (file := root / products.VALIDATED / products.VALIDATION).exists():
         return {}
     text = file.read_text()
     same = (path for path in (root / VALIDATIONS).glob(f"*/{products.VALIDATION}") if path.read_text() == text)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT
 
 import psutil
 
@@ -23,11 +24,8 @@ def dvc(*arguments: str) -> list[str]:
 
 
 def ask(*arguments: str, root: Path = Path()) -> str:
-    """What a DVC command prints.
-
-    Raises:
-        BadInput: it failed; says what it said.
-        WorkFailed: another DVC command holds the repository.
+    """What a DVC command prints; BadInput with what it said where it fails, WorkFailed where another holds the
+    repository.
     """
     done = subprocess.run(dvc(*arguments), cwd=root, env=environment(), capture_output=True, text=True, check=False)
     if done.returncode:
@@ -42,15 +40,10 @@ def environment() -> dict[str, str]:
     """The interpreter that runs this comes first; commits have an author where git knows none."""
     found = dict(os.environ)
     found["PATH"] = f"{Path(sys.executable).parent}:{found.get('PATH', os.defpath)}"
-    for who in ("AUTHOR", "COMMITTER"):
-        for key, value in IDENTITY.items():
-            if not _git_knows(f"user.{key.lower()}"):
-                found.setdefault(f"GIT_{who}_{key}", value)
+    for key, value in IDENTITY.items():
+        if subprocess.run(["git", "config", f"user.{key.lower()}"], capture_output=True, check=False).returncode:
+            found = {f"GIT_AUTHOR_{key}": value, f"GIT_COMMITTER_{key}": value} | found
     return found
-
-
-def _git_knows(key: str) -> bool:
-    return subprocess.run(["git", "config", key], capture_output=True, check=False).returncode == 0
 
 
 def follow(command: Sequence[str], hear: Callable[[str], None], root: Path = Path()) -> int:
@@ -60,21 +53,15 @@ def follow(command: Sequence[str], hear: Callable[[str], None], root: Path = Pat
     all that it started are ended.
     """
     process = subprocess.Popen(
-        command,
-        cwd=root,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
+        command, cwd=root, env=environment(), stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, text=True, errors="replace"
     )
     assert process.stdout is not None
     heard = time.monotonic()
     try:
         for line in process.stdout:
             text = line.rstrip()
-            if text and (not _is_progress(text) or time.monotonic() - heard >= PROGRESS_EVERY):
+            progress = "%|" in text or "it/s]" in text
+            if text and (not progress or time.monotonic() - heard >= PROGRESS_EVERY):
                 heard = time.monotonic()
                 hear(text)
         return process.wait()
@@ -89,10 +76,6 @@ def reason(said: Sequence[str]) -> str:
     """Why a command of DVC's failed, by what it said: its last error, or its last line; empty where it said nothing."""
     errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
     return (errors or list(said) or [""])[-1]
-
-
-def _is_progress(line: str) -> bool:
-    return "%|" in line or "it/s]" in line
 
 
 def marked(name: str, value: str) -> list[psutil.Process]:

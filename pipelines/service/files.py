@@ -3,7 +3,6 @@
 import mimetypes
 import shutil
 import sys
-from collections.abc import Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,11 +14,7 @@ TEXT = {".md": "text/plain; charset=utf-8", ".json": "application/json", ".html"
 
 
 def server(port: int, root: Path, cache: Path) -> ThreadingHTTPServer:
-    """A server for the workspace in `root`; port 0 takes any that is free.
-
-    Args:
-        cache: DVC's.
-    """
+    """A server for the workspace in `root` and DVC's cache; port 0 takes any that is free."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -27,8 +22,7 @@ def server(port: int, root: Path, cache: Path) -> ThreadingHTTPServer:
             if self.headers.get("Host", "").rpartition(":")[0] not in (LOOPBACK, "localhost"):
                 self.send_error(HTTPStatus.FORBIDDEN)
                 return
-            file = find(self.path, root, cache)
-            if file is None:
+            if (file := find(self.path, root, cache)) is None:
                 self.send_error(HTTPStatus.NOT_FOUND, "Gone, or never here: dvc pull, or run the stage again")
                 return
             name = Path(self.path.partition("?")[0])  # in the cache a file has no suffix
@@ -46,11 +40,5 @@ def server(port: int, root: Path, cache: Path) -> ThreadingHTTPServer:
     return ThreadingHTTPServer((LOOPBACK, port), Handler)
 
 
-def main(arguments: Sequence[str]) -> None:
-    """PORT CACHE; the workspace is the current folder."""
-    port, cache = arguments
-    server(int(port), Path.cwd(), Path(cache)).serve_forever()
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    server(int(sys.argv[1]), Path.cwd(), Path(sys.argv[2])).serve_forever()

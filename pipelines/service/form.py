@@ -42,16 +42,13 @@ class DataOverrides(BaseModel):
     set: dict[str, Any] = Field(default={}, description="any other: {section.key: value}, as in dvc exp run -S")
 
     def values(self, base: str) -> dict[str, Any]:
-        """Dotted key of params.yaml -> value, of all that is given.
-
-        Args:
-            base: the base that is trained unless `set` names another; its recipe is meant by the knobs of training.
+        """Dotted key of params.yaml -> value, of all that is given. The knobs of training mean the recipe of the base
+        that is trained: this one, unless `set` names another.
         """
         base = str(self.set.get("train.base", base))
-        given = {
-            KEYS[name].replace("BASE", base): getattr(self, name) for name in type(self).model_fields if name in KEYS
-        }
-        return {key: value for key, value in given.items() if value is not None} | dict(self.set)
+        fields = (name for name in type(self).model_fields if name in KEYS)
+        given = {KEYS[name].replace("BASE", base): getattr(self, name) for name in fields}
+        return {key: value for key, value in given.items() if value is not None} | self.set
 
 
 class TrainingOverrides(DataOverrides):

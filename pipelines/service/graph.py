@@ -16,7 +16,7 @@ from umo.errors import BadInput, WorkFailed
 
 BUSY = ("is busy", "Unable to read RWLock", "Unable to acquire lock", "is being run here already")
 FAILED = re.compile(r"^ERROR: .*exited with (-?\d+)")
-NODE = re.compile(r'^"([^"]+)"(?: -> "([^"]+)")?;$')
+NODE = re.compile(r'^"([^"]+)"(?: -> "([^"]+)")?;$', re.M)
 INGEST = "ingest"  # the stage whose lines name photographs; after it they are known by their hashes
 KILLED = 128  # a shell says 128 + the signal
 
@@ -27,16 +27,11 @@ class Interrupted(WorkFailed):
 
 @dataclass(frozen=True)
 class Graph:
-    """
-    Attributes:
-        before: stage -> the stages whose products it reads, in an order in which they can run.
-        kept: files that the stages write and that git keeps, DVC does not: metrics, the ledger of splits.
-        cached: what the stages write and DVC keeps.
-    """
+    """The stages of dvc.yaml that are not frozen, and what they write."""
 
-    before: dict[str, frozenset[str]]
-    kept: tuple[str, ...]
-    cached: frozenset[str]
+    before: dict[str, frozenset[str]]  # stage -> the stages whose products it reads, in an order in which they can run
+    kept: tuple[str, ...]  # files that git keeps, DVC does not: metrics, the ledger of splits
+    cached: frozenset[str]  # what DVC keeps
 
     def up_to(self, last: str) -> list[str]:
         """The stage and all that it needs, in order."""
@@ -53,16 +48,10 @@ class Graph:
 
 
 def look(root: Path = Path()) -> Graph:
-    """The graph of dvc.yaml, without frozen stages.
-
-    Raises:
-        BadInput: dvc.yaml or dvc.lock cannot be read.
-        WorkFailed: another DVC command holds the repository.
-    """
+    """The graph; BadInput where dvc.yaml or dvc.lock cannot be read, WorkFailed while another DVC command works."""
     before: dict[str, set[str]] = {}
-    for match in map(NODE.match, ask("dag", "--dot", root=root).splitlines()):
-        if match:
-            before.setdefault(match[2] or match[1], set()).update([match[1]] if match[2] else [])
+    for first, then in NODE.findall(ask("dag", "--dot", root=root)):
+        before.setdefault(then or first, set()).update([first] if then else [])
     written = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
     frozen = {name for name in before if written.get(name.partition("@")[0], {}).get("frozen")}
     ours = {name for name in before if name.partition("@")[0] in written} - frozen
@@ -88,11 +77,7 @@ def changed(root: Path = Path(), *stages: str) -> set[str]:
 
 
 def reproduce(stage: str, log: Callable[[str], None], root: Path = Path()) -> None:
-    """`dvc repro --single-item`; its lines go to `log` as they come.
-
-    Raises:
-        BadInput, WorkFailed, Interrupted: the stage's own line says why.
-    """
+    """`dvc repro --single-item`; its lines go to `log` as they come. Where it fails, the stage's own line says why."""
     said: list[str] = []
 
     def hear(line: str) -> None:
@@ -112,7 +97,6 @@ def failure(stage: str, said: Sequence[str]) -> BadInput | WorkFailed:
     if any(sign in text for text in said for sign in BUSY):
         return Interrupted(line)
     if codes and not 0 <= codes[-1] < KILLED:
-        return Interrupted(
-            f"{stage}: killed (exit code {codes[-1]}), perhaps for want of memory; finished work is kept"
-        )
+        cause = f"killed (exit code {codes[-1]}), perhaps for want of memory"
+        return Interrupted(f"{stage}: {cause}; finished work is kept")
     return BadInput(line) if codes and codes[-1] == BadInput.exit_code else WorkFailed(line)

@@ -21,13 +21,13 @@ import psutil
 import yaml
 
 from pipelines.core.locks import Taken, alone
+from pipelines.service.repository import LOCK
 from umo.errors import WorkFailed
 from umo.files import write_text
 
 DVC_LOCK = Path(".dvc/tmp/lock")  # which a DVC command holds whenever it writes
 RWLOCK = Path(".dvc/tmp/rwlock")
 RUNS = Path(".dvc/cache/runs")
-LOCK = Path("dvc.lock")
 ASIDE = Path(".dvc/tmp/dvc.lock.half-written")
 CONFLICT = "<<<<<<<"  # of a merge: for its user to resolve
 
@@ -38,11 +38,7 @@ def clear_stale(root: Path = Path()) -> str:
 
 
 def refuse_others(root: Path = Path()) -> None:
-    """Clear what dead runs left, and stop where a living one is at work.
-
-    Raises:
-        WorkFailed: a DVC command is at work in this repository.
-    """
+    """Clear what dead runs left; WorkFailed where a living DVC command is at work in this repository."""
     if busy := _clear(root)[1]:
         raise WorkFailed(busy)
 
@@ -55,7 +51,7 @@ def _clear(root: Path) -> tuple[str, str]:
     try:
         with alone("DVC", lock) if lock.parent.is_dir() else nullcontext():
             if not living:
-                done += [*_clear_runs(root / RUNS), *_put_aside_half(root)]
+                done += _clear_files(root)
     except Taken:
         return cleared, "a DVC command is at work in this workspace: wait for it"
     others = [f"another run is at work (process {of['pid']}: {of['cmd']}): wait for it, or stop it" for of in living]
@@ -90,16 +86,13 @@ def _alive(info: dict) -> bool:
         return False
 
 
-def _clear_runs(folder: Path) -> Iterator[str]:
-    """Remove the empty folders among `runs/ab/abcd...`."""
-    empty = [path for path in folder.glob("??/*") if path.is_dir() and not any(path.iterdir())]
+def _clear_files(root: Path) -> Iterator[str]:
+    """Remove the empty folders among `runs/ab/abcd...`, and put half of dvc.lock aside."""
+    empty = [path for path in (root / RUNS).glob("??/*") if path.is_dir() and not any(path.iterdir())]
     for path in empty:
         path.rmdir()
     if empty:
         yield f"{RUNS}: {len(empty)} empty records of a run that was killed removed"
-
-
-def _put_aside_half(root: Path) -> Iterator[str]:
     if (root / LOCK).exists() and _is_half((root / LOCK).read_text()):
         (root / ASIDE).parent.mkdir(parents=True, exist_ok=True)
         (root / LOCK).replace(root / ASIDE)

@@ -30,14 +30,10 @@ HASH, KEY = re.compile(r"[0-9a-f]{32}\.dir"), re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Links:
-    """
-    Attributes:
-        base: of the file server; empty where none runs.
-        hashes: output -> its hash in dvc.lock.
-    """
+    """Makes addresses."""
 
-    base: str
-    hashes: Mapping[str, str] = field(default_factory=dict)
+    base: str  # of the file server; empty where none runs
+    hashes: Mapping[str, str] = field(default_factory=dict)  # output -> its hash in dvc.lock
 
     @staticmethod
     def read(base: str, root: Path = Path()) -> "Links":
@@ -49,10 +45,8 @@ class Links:
         return Links(base.rstrip("/"), {out["path"]: out["md5"] for out in outs if "md5" in out})
 
     def to(self, output: Path, path: str, version: str = "") -> str:
-        """The address of a file in an output; without a file server its place in the workspace.
-
-        Args:
-            version: another than the one in dvc.lock.
+        """The address of a file in an output, in the version of dvc.lock or another; without a file server its place in
+        the workspace.
         """
         if not self.base:
             return str(output / path)
@@ -61,11 +55,7 @@ class Links:
 
 
 def find(address: str, root: Path, cache: Path) -> Path | None:
-    """The file that an address means; None where there is none or it is not to be seen.
-
-    Args:
-        cache: DVC's, `files/md5` below it.
-    """
+    """The file that an address means, here or in DVC's cache; None where there is none or it is not to be seen."""
     address = unquote(address.partition("?")[0]).lstrip("/")
     if ".." in address.split("/"):
         return None
@@ -91,11 +81,8 @@ def _cached(cache: Path, version: str, path: str) -> Path | None:
         members = json.loads(_file(cache, version).read_text())
     except (FileNotFoundError, ValueError):
         return None
-    for member in members:
-        if member["relpath"] == path:
-            file = _file(cache, member["md5"])
-            return file if file.is_file() else None
-    return None
+    files = (_file(cache, member["md5"]) for member in members if member["relpath"] == path)
+    return next(filter(Path.is_file, files), None)
 
 
 def _file(cache: Path, md5: str) -> Path:

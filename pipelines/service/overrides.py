@@ -18,14 +18,12 @@ from pipelines.core.params import PARAMS, load_all
 from pipelines.core.shards import WORK
 from pipelines.service.commands import ask, dvc, follow, reason
 from pipelines.service.graph import Graph
-from pipelines.service.repository import cache, changes, git
+from pipelines.service.repository import LOCK, cache, changes, git
 from pipelines.service.writer import STATE
 from umo.errors import BadInput, WorkFailed
 
 SPACE = STATE / "workspace"
 LOCAL = Path(".dvc/config.local")
-LOCK_FILE = "dvc.lock"
-ANY_STAGE = ("machine", "bases")  # sections that no single stage owns
 
 
 def trained_base(root: Path = Path()) -> str:
@@ -42,24 +40,19 @@ def _params(root: Path) -> dict[str, Any]:
         raise BadInput(f"{PARAMS}: not YAML ({' '.join(str(error).split())})") from error
 
 
-def refuse_foreign(values: Mapping[str, Any], stages: Iterable[str], flow: str, root: Path = Path()) -> None:
-    """
-    Raises:
-        BadInput: a value belongs to a stage that the flow does not run.
-    """
-    sections = {stage.partition("@")[0] for stage in stages} | set(ANY_STAGE)
+def refuse_foreign(values: Mapping[str, Any], stages: Iterable[str], flow: str) -> None:
+    """Raise BadInput where a value belongs to a stage that the flow does not run."""
+    sections = {"machine", "bases"} | {stage.partition("@")[0] for stage in stages}  # those two are no single stage's
     for key in values:
         if "." not in key:
             raise BadInput(f"overrides: '{key}' is no section.key of {PARAMS}: write for example curate.min_cosine")
-        if key.partition(".")[0] not in sections and key.partition(".")[0] in _params(root):
+        if key.partition(".")[0] not in sections and key.partition(".")[0] in _params(Path()):
             raise BadInput(f"overrides: '{key}' changes no stage of {flow}: leave it out, or run reproduce")
 
 
 def override(file: Path, values: Mapping[str, Any]) -> None:
-    """Write other values into a params.yaml, whose comments stay.
-
-    Raises:
-        BadInput: a value is unknown or out of range, or a key leads through something that is no section.
+    """Write other values into a params.yaml, whose comments stay; BadInput where one is unknown or out of range, or its
+    key leads through something that is no section.
     """
     from ruamel.yaml import YAML
 
@@ -85,14 +78,7 @@ def override(file: Path, values: Mapping[str, Any]) -> None:
 
 @contextmanager
 def workspace(values: Mapping[str, Any], every: Graph, log: Callable, root: Path = Path()) -> Iterator[Path]:
-    """A copy of the repository with other values, which is gone afterwards.
-
-    Args:
-        every: all stages.
-
-    Raises:
-        BadInput: a value is unknown or out of range.
-    """
+    """A copy of the repository with other values, which is gone afterwards; BadInput where `override` refuses them."""
     drop(root)
     space = root / SPACE
     try:
@@ -131,7 +117,7 @@ def _share(space: Path, every: Graph, root: Path) -> None:
     for name in git("ls-files", "--others", "--directory", "-z", root=root).split("\0"):
         if name and not name.startswith("."):
             _link(Path(name), space, root.resolve(), every.cached)
-    for name in {LOCK_FILE, *every.kept}:
+    for name in {str(LOCK), *every.kept}:
         if (space / name).is_symlink():
             (space / name).unlink()
             shutil.copyfile(root / name, space / name)
@@ -159,14 +145,12 @@ def experiment(name: str, run_id: str) -> str:
 
 
 def save(name: str, stages: Sequence[str], kept: Sequence[str], log: Callable, space: Path) -> None:
-    """Save what the run made as an experiment; `dvc exp show` lists it, `dvc exp apply` brings it back.
-
-    Raises:
-        WorkFailed: DVC could not save it.
+    """Save what the run made as an experiment, or raise WorkFailed; `dvc exp show` lists it, `dvc exp apply` brings it
+    back.
     """
     known = set(git("ls-files", root=space).splitlines())
-    made = [name for name in [LOCK_FILE, *kept] if name not in known and (space / name).exists()]
-    untracked = [option for file in made for option in ("--include-untracked", file)]
+    made = [name for name in [str(LOCK), *kept] if name not in known and (space / name).exists()]
+    untracked = [f"--include-untracked={file}" for file in made]
     said: list[str] = []
     command = dvc("exp", "save", "--force", "--name", name, *untracked, "--", *stages)
     if follow(command, said.append, space):

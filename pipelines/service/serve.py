@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from subprocess import DEVNULL, STDOUT
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -23,8 +25,7 @@ from pipelines.service.links import FILES_URL
 from umo.errors import BadInput, WorkFailed
 
 HOME = Path(".prefect")
-POOL, GPU = "umo", "gpu"
-PORT = 4200
+POOL, GPU, PORT = "umo", "gpu", 4200
 SERVES = "UMO_SERVES"  # in the environment of all that was started: the repository
 # What a service's command line says third or fourth, in the order in which they start.
 SIGNS = {"server": "server", "files": "pipelines.service.files", "worker": "worker"}
@@ -51,12 +52,15 @@ def serve(root: Path = Path()) -> str:
         WorkFailed: something did not start; all that was started is ended again.
     """
     repository.check(root)
-    asked = _asked_port()
+    asked = os.environ.get("PORT")
+    if asked and not (asked.isdigit() and 1024 <= int(asked) < 65535):
+        raise BadInput(f"PORT={asked}: not a port; name one between 1024 and 65534")
     (root / HOME / "logs").mkdir(parents=True, exist_ok=True)
     with alone("serve", root / HOME / "serve.lock"):
         there = alive(root)
-        known = _port_of(there)
-        port = asked or known or PORT
+        urls = [process.environ()["PREFECT_API_URL"] for process in there.values()]
+        known = urlsplit(urls[0]).port if urls else None
+        port = int(asked) if asked else known or PORT
         if known and known != port:
             raise BadInput(f"it runs already at http://{LOOPBACK}:{known}: make stop first, or leave PORT out")
         if there.keys() == SIGNS.keys():
@@ -91,24 +95,8 @@ def alive(root: Path = Path()) -> dict[str, psutil.Process]:
     return {name: found[name] for name in SIGNS if name in found}
 
 
-def _port_of(there: dict[str, psutil.Process]) -> int | None:
-    """The server's; the file server's is the one above it."""
-    urls = [process.environ()["PREFECT_API_URL"] for process in there.values()]
-    return int(urls[0].split(":")[2].partition("/")[0]) if urls else None
-
-
-def _asked_port() -> int | None:
-    """PORT in the environment; None where it says nothing."""
-    text = os.environ.get("PORT")
-    if not text:
-        return None
-    if not text.isdigit() or not 1024 <= int(text) < 65535:
-        raise BadInput(f"PORT={text}: not a port; name one between 1024 and 65534")
-    return int(text)
-
-
 def _commands(root: Path, port: int) -> dict[str, list[str]]:
-    """Name -> command."""
+    """Name -> command. The file server's port is the one above the server's."""
     prefect = [sys.executable, "-m", "prefect"]
     return {
         "server": [*prefect, "server", "start", "--host", LOOPBACK, "--port", str(port)],
@@ -130,11 +118,13 @@ def settings(root: Path, port: int) -> dict[str, str]:
         FILES_URL: f"http://{LOOPBACK}:{port + 1}",
         SERVES: str(root.resolve()),
     }
-    return UNLESS_SET | environment() | QUIET | own
+    return {"PREFECT_TASKS_DEFAULT_RETRY_DELAY_SECONDS": "30"} | environment() | QUIET | own
 
 
 def _start(root: Path, port: int, there: dict[str, psutil.Process], begun: list[int]) -> None:
-    _refuse_taken([port for name, port in (("server", port), ("files", port + 1)) if name not in there])
+    for name, own in (("server", port), ("files", port + 1)):
+        if name not in there and _listens(own):
+            raise BadInput(f"port {own} is taken: end what listens there, or choose another with PORT=...")
     environ = settings(root, port)
     url = environ["PREFECT_API_URL"]
     ready: dict[str, Callable[[], object]] = {
@@ -146,26 +136,14 @@ def _start(root: Path, port: int, there: dict[str, psutil.Process], begun: list[
         if name in there:
             continue
         log = root / HOME / "logs" / f"{name}.log"
-        with log.open("ab") as out:
+        with log.open("ab") as out:  # in a session of its own, for the terminal may go
             process = subprocess.Popen(
-                command,
-                cwd=root,
-                env=environ,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # the terminal may go
+                command, cwd=root, env=environ, stdin=DEVNULL, stdout=out, stderr=STDOUT, start_new_session=True
             )
         begun.append(process.pid)
         _wait(name, process, ready[name], log)
     api.call(url, "POST", "concurrency_limits/", {"tag": GPU, "concurrency_limit": 1})
     _deploy(root, environ)
-
-
-def _refuse_taken(ports: list[int]) -> None:
-    for port in ports:
-        if _listens(port):
-            raise BadInput(f"port {port} is taken: end what listens there, or choose another with PORT=...")
 
 
 def _listens(port: int) -> bool:

@@ -26,14 +26,10 @@ PAUSE = 2.0  # seconds between two looks
 
 @dataclass(frozen=True)
 class Run:
-    """A flow run, or a command in a terminal.
-
-    Attributes:
-        run_id: Prefect's; empty for a command. The run's name is not noted: people may write a person's id into it.
-    """
+    """A flow run, or a command in a terminal. A run's name is not noted: people may write a person's id into it."""
 
     flow: str
-    run_id: str = ""
+    run_id: str = ""  # Prefect's; empty for a command
     pid: int = field(default_factory=os.getpid)
 
     def __str__(self) -> str:
@@ -73,10 +69,8 @@ def settled(run: Run, root: Path = Path()) -> None:
 def writing(
     run: Run, wait_minutes: float = 0, log: Callable[[str], None] = print, root: Path = Path()
 ) -> Iterator[None]:
-    """Be the one that writes in a workspace; for what a flow started, the flow's being so is enough.
-
-    Raises:
-        WorkFailed: another flow, or a command by hand, is still at work after `wait_minutes`.
+    """Be the one that writes in a workspace, or raise WorkFailed where another flow, or a command by hand, is still at
+    work after `wait_minutes`. For what a flow started, the flow's being so is enough.
     """
     workspace, deadline, told = str(root.resolve()), time.monotonic() + wait_minutes * 60, False
     if os.environ.get(WRITES) == workspace:
@@ -102,8 +96,7 @@ def _busy(held: ExitStack, run: Run, root: Path) -> str:
     with ExitStack() as tried:
         try:
             tried.enter_context(alone(run.flow, root / LOCK, str(run)))
-            left = marked(WRITES, str(root.resolve()))
-            if left:
+            if left := marked(WRITES, str(root.resolve())):
                 return f"a flow was killed, and the stage that it began is still at work (process {left[0].pid})"
             refuse_others(root)
         except Taken as taken:

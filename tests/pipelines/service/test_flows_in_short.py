@@ -9,7 +9,7 @@ import pytest
 
 from pipelines import flows
 from pipelines.forget import stage as forget
-from pipelines.service import forgetting, graph, overrides
+from pipelines.service import graph, overrides, privacy
 from pipelines.service.form import DataOverrides
 from pipelines.service.overrides import SPACE
 from tests.pipelines.service.toy import Toy
@@ -68,7 +68,7 @@ def test_what_was_made_of_stale_data_is_not_committed(toy):
 
 def test_what_is_typed_as_a_person_is_no_option(monkeypatch):
     found = []
-    monkeypatch.setattr(forgetting, "forget", lambda options, *rest: found.append(options) or "done")
+    monkeypatch.setattr(privacy, "forget", lambda options, *rest: found.append(options) or "done")
     flows._forget("--delete-originals", None, ["--dry-run"])
     flows._forget(None, "-1.jpg", [])
     person, photo = (forget._parser().parse_args(options) for options in found)

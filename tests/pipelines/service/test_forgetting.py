@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.service import forgetting
+from pipelines.service import privacy
 from umo.errors import BadInput, WorkFailed
 
 SAYS = """
@@ -29,11 +29,11 @@ def says(toy):
 def test_photographs_are_named_in_the_file_alone(toy, says):
     says(0)
     lines = []
-    forgetting.forget(["--photo=/tmp/ann.jpg", "--dry-run"], lines.append)
+    privacy.forget(["--photo=/tmp/ann.jpg", "--dry-run"], lines.append)
     assert not any("ann" in line for line in lines)
     assert "original, refused by ingest from now on: /…: delete it" in lines
     assert lines[0] == "p0123: 2 pictures; asked with forget --photo=the photograph --dry-run"
-    whole = toy.path / forgetting.WHOLE
+    whole = toy.path / privacy.WHOLE
     assert "/home/ann smith/1.jpg" in whole.read_text()
     assert whole.stat().st_mode & 0o077 == 0
     assert toy.dirty() == ["?? pipelines/"]
@@ -43,4 +43,4 @@ def test_photographs_are_named_in_the_file_alone(toy, says):
 def test_its_own_line_is_the_error(toy, says, code, kind):
     says(code)
     with pytest.raises(kind, match=r"^forget: datasets/photos/…: shows two faces$"):
-        forgetting.forget(["p0123"], lambda line: None)
+        privacy.forget(["p0123"], lambda line: None)
