@@ -79,6 +79,8 @@ def _places() -> Iterator[Place]:
     for ending in ("partial", "tmp", "swept"):
         for depth in ("*", "*/*"):
             yield Place(f"{WORK}/{depth}.{ending}", Clear.WHOLE, "what a killed stage left, or goes on with")
+    for folder in ("evaluate", "seen"):
+        yield Place(f"{WORK}/{folder}/*", Clear.WHOLE, "what the judge saw: its embeddings are no scan's")
     for stage in STAGES:
         yield Place(f"{WORK}/{stage}/*", Clear.WORK, "finished shards of a stage")
         yield Place(f"{WORK}/{stage}", Clear.PARTS, "the folder of those")
