@@ -109,9 +109,9 @@ def test_a_failed_validation_shows_the_expectation_and_stops_the_rest(served, he
     assert served.workspace.dirty() == []
 
 
-def test_unfit_parameters_fail_in_one_line_before_anything_is_done(served, here):
+def test_unfit_parameters_fail_in_one_line_before_anything_is_done(served):
     """What else is unfit is asked for without a server (test_flows_in_short.py)."""
-    run, state, message = here("build_dataset", overrides={"set": {"curate.min_cosin": 0.5}})
+    run, state, message = served.run("build_dataset", overrides={"set": {"curate.min_cosin": 0.5}})
     assert state == "FAILED"
     assert "did you mean 'min_cosine'" in message
     assert "\n" not in message
