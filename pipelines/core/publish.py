@@ -14,11 +14,7 @@ _held: set[str] = set()
 
 @contextmanager
 def writing(stage: str) -> Iterator[None]:
-    """Be the only writer of a stage's products in this workspace; may be nested.
-
-    Raises:
-        WorkFailed: another process is.
-    """
+    """Be the only writer of a stage's products in this workspace, or raise WorkFailed; may be nested."""
     if stage in _held:
         yield
         return
