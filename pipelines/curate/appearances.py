@@ -54,11 +54,14 @@ def read(min_overlap: float) -> Appearances:
     Args:
         min_overlap: intersection over union of a face found in a synthesised picture and the box of its person.
 
-    Raises:
-        BadInput: a product is missing, cut short or of another version.
+    Raises BadInput where a product is missing, cut short or of another version.
     """
     images = _images()
-    layout, scenes = _layout(images), _scenes(images)
+    usable = images.lazy().select("image_id", "image")
+    found = products.scan(products.SYNTHESISED, products.LAYOUT_TABLE, records.LAYOUT)
+    layout = found.join(usable, on="image_id").drop("image_id").collect()
+    found = products.scan(products.SYNTHESISED, products.SCENES_TABLE, records.SCENES)
+    scenes = found.select("image_id", "split", "background", "prompt").join(usable, on="image_id").collect()
     faces, embeddings = _faces(images)
     placed = _found_again(min_overlap, faces, layout)
     owners = pl.concat([_photographed(faces), placed.select("row", "person_id")])
@@ -74,12 +77,16 @@ def read(min_overlap: float) -> Appearances:
         .sort("row")
         .collect()
     )
+    clip_of = images.select("clip", source_image_id="image_id")
     return Appearances(
         images=_with_origin(images, layout, scenes),
         people=people,
         faces=faces,
         shown=_shown(faces, people, layout, scenes, placed),
-        taken=_taken(images, layout),
+        taken=layout.select("image", "source_image_id")
+        .join(clip_of, on="source_image_id")
+        .select("image", "clip")
+        .unique(),
         embeddings=embeddings,
         centres=centres,
     )
@@ -89,8 +96,7 @@ def cosines(first: np.ndarray, rows: pl.Series, second: np.ndarray, others: pl.S
     """(n,) float32 products of the vectors first[rows] and second[others], the same on any number of threads."""
     one, other = rows.to_numpy(), others.to_numpy()
     found = np.empty(len(one), np.float32)
-    for start in range(0, len(one), BATCH):
-        part = slice(start, start + BATCH)
+    for part in (slice(start, start + BATCH) for start in range(0, len(one), BATCH)):
         found[part] = np.einsum("nd,nd->n", first[one[part]], second[other[part]])
     return found
 
@@ -131,24 +137,11 @@ def _faces(images: pl.DataFrame) -> tuple[pl.DataFrame, np.ndarray]:
     return faces.drop("place"), embeddings[faces["place"].to_numpy()].astype(np.float32)
 
 
-def _layout(images: pl.DataFrame) -> pl.DataFrame:
-    found = products.scan(products.SYNTHESISED, products.LAYOUT_TABLE, records.LAYOUT)
-    return found.join(images.lazy().select("image_id", "image"), on="image_id").drop("image_id").collect()
-
-
-def _scenes(images: pl.DataFrame) -> pl.DataFrame:
-    found = products.scan(products.SYNTHESISED, products.SCENES_TABLE, records.SCENES)
-    usable = images.lazy().select("image_id", "image")
-    return found.select("image_id", "split", "background", "prompt").join(usable, on="image_id").collect()
-
-
 def _photographed(faces: pl.DataFrame) -> pl.DataFrame:
     """row, person_id of the photographed faces that are somebody's."""
-    owners = products.scan_file(products.PEOPLE / products.PEOPLE_FACES_TABLE, records.PEOPLE_FACES)
-    photographed = faces.lazy().filter(pl.col("kind") == "ingested").select("row", "face_id")
-    return (
-        photographed.join(owners.filter("keep").select("face_id", "person_id"), on="face_id").drop("face_id").collect()
-    )
+    owners = products.scan_file(products.PEOPLE / products.PEOPLE_FACES_TABLE, records.PEOPLE_FACES).filter("keep")
+    photographed = faces.lazy().filter(kind="ingested").select("row", "face_id")
+    return photographed.join(owners.select("face_id", "person_id"), on="face_id").drop("face_id").collect()
 
 
 def _found_again(min_overlap: float, faces: pl.DataFrame, layout: pl.DataFrame) -> pl.DataFrame:
@@ -235,13 +228,6 @@ def _shown(
         .select(*place, "person", lost=pl.lit(True))
     )
     return pl.concat([found, lost], how="diagonal").collect()
-
-
-def _taken(images: pl.DataFrame, layout: pl.DataFrame) -> pl.DataFrame:
-    clip_of = images.select(source_image_id="image_id", clip="clip")
-    return (
-        layout.select("image", "source_image_id").join(clip_of, on="source_image_id").select("image", "clip").unique()
-    )
 
 
 def _with_origin(images: pl.DataFrame, layout: pl.DataFrame, scenes: pl.DataFrame) -> pl.DataFrame:
