@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import polars as pl
 
 from pipelines.core import products, store
 from pipelines.core.ledger import SPLITS
 from pipelines.core.params import load
 from pipelines.core.shards import Shard, digest, tree_digest
-from pipelines.synthesise.base import Scenes, layout_row, numbers, photos, require_people, terms
+from pipelines.synthesise.base import Scenes, layout_row, numbers, photos, require_people, scene_of, terms
 from pipelines.synthesise.params import Params
 from umo.errors import BadInput
 from umo.images import encode_png
@@ -26,19 +24,15 @@ class Composite:
     """The generator `composite`."""
 
     params: Params
-    files: Sequence[Path] = ()
-
-    @property
-    def knobs(self) -> Params:
-        return self.params.model_copy(update={"scenes": {}, "diffusion": None})
 
     def shards(self) -> list[Shard]:
+        """The pieces of the work; raises BadInput where a split has too few people."""
         found = photos()
         pictures = [tree_digest(file) for file in sorted(products.INGESTED.glob(f"*/{products.PICTURES}"))]
         crop = load("export").model_dump()["reference_crop"]
         faces: dict[str, list[dict]] = {}
         for split in SPLITS:
-            rows = found.filter(pl.col("split") == split).sort("face_id")
+            rows = found.filter(split=split).sort("face_id")
             require_people(self.params, split, rows["person_id"].n_unique())
             faces[split] = rows.to_dicts()
         of_split = {split: digest(faces[split]) for split in SPLITS}
@@ -52,28 +46,24 @@ class Composite:
         ]
 
     def scenes(self, shard: Shard) -> Scenes:
+        """The scenes of a shard."""
         params, made = self.params, Scenes()
         pictures = store.Pictures(products.INGESTED)
         assert isinstance(shard.task, tuple)
         split, which, faces, crop = shard.task
         for number in which:
-            rng = np.random.default_rng([params.seed, SPLITS.index(split), number])
-            chosen, guides = _choose(params, faces, params.people[number % len(params.people)], rng)
+            n, rng = scene_of(params, split, number)
+            chosen, guides = _choose(params, faces, n, rng)
             scene, boxes, ground = _draw(params, crop, chosen, guides, pictures, rng)
             name = f"{split}/{number}"
             origin = {"source": "composite", "path": name, "group": f"composite/{name}", **terms(chosen)}
             image_id = made.add(shard.name, encode_png(scene), scene.shape[:2], **origin)
             centres = [float((box[0] + box[2]) / 2 / scene.shape[1]) for box in boxes]
             described = {"generator": "composite", "background": ground, "prompt": prompt(centres, ground)}
-            made.scenes.append({"image_id": image_id, "n": len(chosen), "split": split, **described})
+            made.scenes.append({"image_id": image_id, "n": n, "split": split, **described})
             for position, (face, guide, box) in enumerate(zip(chosen, guides, boxes, strict=True)):
-                source = {"source_face_id": face["face_id"], "source_image_id": face["image_id"]}
-                guided = {"guide_face_id": guide["face_id"] if guide else None}
-                made.layout.append(layout_row(image_id, position, face["person_id"], box) | source | guided)
+                made.layout.append(layout_row(image_id, position, face["person_id"], box, source=face, guide=guide))
         return made
-
-    def finish(self) -> None:
-        pass
 
 
 def _choose(
