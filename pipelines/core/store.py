@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -111,25 +111,20 @@ class Pictures:
 
 
 class Opened(NamedTuple):
-    """A row of a shard with its picture, or with the reason why there is none.
-
-    Attributes:
-        description: of the picture, as the caller asked; empty without one.
-        data: the picture as it is stored.
-    """
+    """A row of a shard with its picture, or with the reason why there is none."""
 
     row: dict
     picture: np.ndarray | None
     error: str | None
-    description: dict[str, Any]
-    data: bytes
-
-
-Describe = Callable[[np.ndarray], dict[str, Any]]
+    description: dict  # of the picture, as the caller asked; empty without one
+    data: bytes  # the picture as it is stored
 
 
 def iterate(
-    folder: Path, max_side: int | None = None, describe: Describe = lambda picture: {}, ahead: int = 16
+    folder: Path,
+    max_side: int | None = None,
+    describe: Callable[[np.ndarray], dict] = lambda picture: {},
+    ahead: int = 16,
 ) -> Iterator[Opened]:
     """Rows of a shard with their pictures, in order, read, decoded and described in a thread while the caller works.
 
@@ -139,21 +134,21 @@ def iterate(
     """
     rows = records.read(folder / IMAGES_TABLE, records.IMAGES).to_pylist()
     with closing(Archive(folder / PICTURES)) as archive, ThreadPoolExecutor(1) as reader:
+
+        def opened(row: dict) -> Opened:
+            if not row["key"]:
+                return Opened(row, None, row["error"], {}, b"")
+            try:
+                data = archive.bytes(row["key"])
+                picture = read_image(data, max_side=max_side)
+            except ImageError as error:
+                return Opened(row, None, str(error), {}, b"")
+            return Opened(row, picture, row["error"], describe(picture), data)
+
         waiting: deque[Future[Opened]] = deque()
         for row in rows:
-            waiting.append(reader.submit(_open, archive, row, max_side, describe))
+            waiting.append(reader.submit(opened, row))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def _open(archive: Archive, row: dict, max_side: int | None, describe: Describe) -> Opened:
-    if not row["key"]:
-        return Opened(row, None, row["error"], {}, b"")
-    try:
-        data = archive.bytes(row["key"])
-        picture = read_image(data, max_side=max_side)
-    except ImageError as error:
-        return Opened(row, None, str(error), {}, b"")
-    return Opened(row, picture, row["error"], describe(picture), data)
