@@ -6,10 +6,7 @@ import pyarrow as pa
 from pipelines.core.sources import CONSENT_WEAKEST_FIRST
 from pipelines.curate.appearances import Appearances
 from umo import records
-from umo.scenes.prompts import prompt
-
-PICTURES_AT_ONCE = 50_000
-MAX_PEOPLE = 6  # whom a template can count
+from umo.scenes.prompts import ORDINALS, prompt
 
 
 def sets_table(found: Appearances, pictures: pl.DataFrame, faces: pl.DataFrame, pools: pl.DataFrame) -> pa.Table:
@@ -24,7 +21,7 @@ def sets_table(found: Appearances, pictures: pl.DataFrame, faces: pl.DataFrame, 
     """
     pictures = pictures.sort("image")
     parts = []
-    for part in list(pictures.iter_slices(PICTURES_AT_ONCE)) or [pictures]:
+    for part in list(pictures.iter_slices(50_000)) or [pictures]:
         inside = pl.col("image").is_between(part["image"].min(), part["image"].max())
         rows = _rows(found, part, faces.filter(inside), pools.filter(inside))
         parts.append(rows.select(records.SETS.names).to_arrow().cast(records.SETS))
@@ -85,7 +82,7 @@ def _with_prompts(rows: pl.DataFrame) -> pl.DataFrame:
     once for each of the few kinds of picture that there are.
     """
     third = pl.when(pl.col("n") == 1).then((pl.col("x").list.first() * 3).cast(pl.Int32))
-    found = (pl.col("n") <= MAX_PEOPLE) & (pl.col("x").list.drop_nulls().list.len() == pl.col("n"))
+    found = (pl.col("n") <= len(ORDINALS)) & (pl.col("x").list.drop_nulls().list.len() == pl.col("n"))
     rows = rows.with_columns(third=third, found=found)
     same = ["n", "third", "background", "found"]
     kinds = rows.filter("found").group_by(same).agg(pl.col("x").first())

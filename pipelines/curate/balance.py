@@ -50,10 +50,8 @@ def within_cap(people: Iterable[Sequence[str]], max_sets: int) -> list[bool]:
 def limit_of_n(counts: Mapping[int, int], max_share: float) -> int:
     """The most sets with one number of people such that none makes up more than `max_share` of what is left.
 
-    The largest solution. With k different numbers no share can be under 1 / k: then all have equal shares.
-
-    Args:
-        counts: number of people -> sets.
+    The largest solution, of `counts`: number of people -> sets. With k different numbers no share can be under 1 / k:
+    then all have equal shares.
     """
     share = max(max_share, 1 / len(counts))
     total, left = -1, sum(counts.values())

@@ -9,8 +9,6 @@ from pipelines.curate.appearances import Appearances, cosines
 from pipelines.curate.params import Params
 from umo.records import RECALL
 
-FACES_AT_ONCE = 100_000
-
 
 def pools(params: Params, found: Appearances, faces: pl.DataFrame) -> pl.DataFrame:
     """The references of each face, the best first.
@@ -29,7 +27,7 @@ def pools(params: Params, found: Appearances, faces: pl.DataFrame) -> pl.DataFra
     faces = faces.join(places, on="image").sort("person", "row")
     parts = [
         _chosen(params, found, _inside(params, found, _paired(params, part, candidates)))
-        for part in list(faces.iter_slices(FACES_AT_ONCE)) or [faces]
+        for part in list(faces.iter_slices(100_000)) or [faces]
     ]
     recall = pl.col("recall").replace_strict(dict(enumerate(RECALL)), return_dtype=pl.String)
     return pl.concat(parts).with_columns(recall=recall)

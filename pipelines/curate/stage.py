@@ -1,6 +1,6 @@
-"""Measured pictures -> reference sets. First who is in which picture, then which photographs may stand for them.
+"""Measured pictures -> reference sets: who is in which picture, then which photographs may stand for them.
 
-Decides from measurements alone, in seconds; every picture that is turned away keeps its row and its first reason.
+Every picture that is turned away keeps its row and its first reason.
 """
 
 import json
@@ -14,7 +14,6 @@ from pipelines.core.ledger import SPLITS
 from pipelines.core.shards import Counts, Machine, Shard, tree_digest
 from pipelines.core.shards import run as run_shards
 from pipelines.curate import appearances
-from pipelines.curate.appearances import Appearances
 from pipelines.curate.assembly import sets_table
 from pipelines.curate.balance import balanced
 from pipelines.curate.params import Params
@@ -34,28 +33,17 @@ def _curate(params: Params, shard: Shard, folder: Path) -> Counts:
     pictures, faces = targets(params, found)
     standing = pictures.filter(pl.col("reason").is_null()).select("image")
     chosen = pools(params, found, faces.join(standing, on="image", how="semi"))
-    pictures = _with_references(params, found, pictures, faces, chosen)
+    # Pictures with a face that no reference was found for are turned away.
+    without = faces.join(chosen, on="row", how="anti").select("image", without=pl.lit(True)).unique()
+    reason = pl.when("without").then(pl.lit(f"no reference between {params.min_cosine:g} and {params.max_cosine:g}"))
+    set_id = pl.concat_str(pl.lit("s"), found.images["image_id"].gather(pictures["image"]).str.head(16))
+    pictures = pictures.join(without, on="image", how="left", maintain_order="left")
+    pictures = pictures.with_columns(reason=pl.coalesce("reason", reason), set_id=set_id).drop("without")
     pictures = balanced(params, pictures).with_columns(keep=pl.col("reason").is_null())
     records.write(folder / products.SETS_TABLE, sets_table(found, pictures, faces, chosen), records.SETS)
     funnel = _funnel(pictures, chosen)
     (folder / products.FUNNEL).write_text(json.dumps(funnel, indent=1) + "\n")
     return Counts({"sets": funnel["kept"]}, funnel["reasons"])
-
-
-def _with_references(
-    params: Params, found: Appearances, pictures: pl.DataFrame, faces: pl.DataFrame, chosen: pl.DataFrame
-) -> pl.DataFrame:
-    """Turn away the pictures with a face that no reference was found for, and name the others."""
-    without = faces.join(chosen, on="row", how="anti").select("image", without=pl.lit(True)).unique()
-    reason = pl.when("without").then(pl.lit(f"no reference between {params.min_cosine:g} and {params.max_cosine:g}"))
-    return (
-        pictures.join(without, on="image", how="left", maintain_order="left")
-        .with_columns(
-            reason=pl.coalesce("reason", reason),
-            set_id=pl.concat_str(pl.lit("s"), found.images["image_id"].gather(pictures["image"]).str.head(16)),
-        )
-        .drop("without")
-    )
 
 
 def _funnel(pictures: pl.DataFrame, chosen: pl.DataFrame) -> dict:
