@@ -1,8 +1,7 @@
 """Faces -> people, from the faces alone; near duplicates dropped; people split into train, validation and test.
 
 A component is a group of people who share a picture or are too alike; it goes into one split, drawn once and written
-to the ledger datasets/splits.csv, which is only ever appended to. What contradicts the ledger later is dropped
-(keep = false), never moved.
+to the ledger. What contradicts the ledger later is dropped (keep = false), never moved.
 """
 
 import json
@@ -21,7 +20,7 @@ from pipelines.core.params import Section
 from pipelines.core.publish import writing
 from pipelines.core.shards import Counts, Machine, Shard, digest, tree_digest
 from pipelines.core.shards import run as run_shards
-from pipelines.core.tombstones import FORGOTTEN, Tombstones
+from pipelines.core.tombstones import FORGOTTEN, Tombstones, hashes
 from pipelines.identify.people import Bounds, People, Reasons, unit
 from umo import records
 from umo.people import clustering, duplicates
@@ -122,14 +121,13 @@ def _identify(params: Params, ledger: Ledger, shard: Shard, folder: Path) -> Cou
 def repeated_images(measured: pl.DataFrame, max_bits: int) -> pl.Series:
     """image_ids of near duplicates over the whole corpus, the sharpest copy of each excepted."""
     ordered = measured.filter(pl.col("phash").is_not_null()).sort(["sharpness", "image_id"], descending=[True, False])
-    hashes = np.array([int(text, 16) for text in ordered["phash"]], np.uint64)
-    return ordered["image_id"].filter(duplicates.repeated(hashes, max_bits))
+    return ordered["image_id"].filter(duplicates.repeated(hashes(ordered["phash"]), max_bits))
 
 
 def _face_reasons(params: Params, faces: pl.DataFrame, repeated: pl.Series) -> Reasons:
     reasons = Reasons(len(faces))
-    again = faces["image_id"].is_in(repeated.implode()) if len(repeated) else np.zeros(len(faces), bool)
-    reasons.give(np.asarray(again), "near duplicate of another picture")
+    if len(repeated):
+        reasons.give(faces["image_id"].is_in(repeated.implode()).to_numpy(), "near duplicate of another picture")
     for key, bound in (("score", params.min_score), ("side_px", params.min_side), ("sharpness", params.min_sharpness)):
         reasons.give((faces[key] < bound).to_numpy(), f"{key} below {bound}")
     return reasons
