@@ -26,11 +26,7 @@ class Scenes:
     rejects: dict[str, int] = field(default_factory=dict)
 
     def add(self, shard: str, data: bytes, size: Sequence[int], **row: object) -> str:
-        """Take a picture of height and width `size`; `row` names its source, path, group, licence and consent.
-
-        Returns:
-            The image_id.
-        """
+        """Take a picture of height and width `size`, described by `row`; returns its image_id."""
         image_id = hashlib.sha256(data).hexdigest()
         key = f"{image_id}.png"
         self.pictures[key] = data
@@ -66,12 +62,10 @@ def layout_row(
     Args:
         source, guide: photographs (face_id, image_id) of the person that was shown; none of somebody invented.
     """
-    made_from = {
-        "source_face_id": source["face_id"] if source else None,
-        "source_image_id": source["image_id"] if source else None,
-        "guide_face_id": guide["face_id"] if guide else None,
-    }
-    return {"image_id": image_id, "position": position, "person_id": person_id, "role": role, "box": box, **made_from}
+    source, guide = source or {}, guide or {}
+    made_from = {"source_face_id": source.get("face_id"), "source_image_id": source.get("image_id")}
+    place = {"image_id": image_id, "position": position, "person_id": person_id, "role": role, "box": box}
+    return {**place, **made_from, "guide_face_id": guide.get("face_id")}
 
 
 def numbers(params: Params) -> Iterator[tuple[str, Split, range]]:

@@ -77,17 +77,14 @@ class Diffused:
         measure = load("measure").model_dump(include={"faces", "min_score", "min_side"})
         how = self.params.model_dump(mode="json", include={"seeds", "size", "steps", "guidance", "precision"})
         common = {"how": digest(how), "measure": digest(measure), **self.drawer.model_inputs()}
+        inputs = {
+            name: {"asked": digest([case.what() for case in cases]), **common, **self.drawer.inputs(cases)}
+            for name, cases in asked.items()
+        }
         run_shards(
             "synthesise",
             partial(_draw_and_measure, self.drawer, measure),
-            [
-                Shard(
-                    name,
-                    {"asked": digest([case.what() for case in cases]), **common, **self.drawer.inputs(cases)},
-                    cases,
-                )
-                for name, cases in asked.items()
-            ],
+            [Shard(name, inputs[name], cases) for name, cases in asked.items()],
             DRAWN,
             params=Section(),  # what drawing depends on is in its shards: a changed threshold must not draw anew
             files=faces.load(measure["faces"]).files,

@@ -1,7 +1,5 @@
-"""Scenes with several people, made from people of one split; the layout is kept.
-
-What draws them is a generator: `composite` pastes photographed heads, `diffusion` asks a model and holds what it draws
-to a strict face filter.
+"""Scenes with several people of one split, and their layout: `composite` pastes photographed heads, `diffusion` asks a
+model and holds what it draws to a strict face filter.
 """
 
 import shutil
