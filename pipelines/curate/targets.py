@@ -35,7 +35,7 @@ def targets(params: Params, found: Appearances) -> tuple[pl.DataFrame, pl.DataFr
     return pictures, faces.drop("fault", "split")
 
 
-def _first_reason(*faults: tuple[pl.Expr, str]) -> pl.Expr:
+def first_reason(faults: list[tuple[pl.Expr, str]]) -> pl.Expr:
     """The reason of the first fault that is found; null where there is none."""
     return pl.coalesce([pl.when(found).then(pl.lit(reason)) for found, reason in faults])
 
@@ -58,23 +58,27 @@ def _faces(params: Params, found: Appearances) -> pl.DataFrame:
 
 def _face_fault(params: Params) -> pl.Expr:
     loose = f"a face under {params.min_person_cosine:g} to its person's centre"
-    return _first_reason(
-        (pl.col("lost"), "a placed person is not found"),
-        (pl.col("person_id").is_null(), "a face of nobody known"),
-        (pl.col("split").is_null(), "a person who is not kept"),
-        (pl.col("side_px") < params.min_side, f"a face under {params.min_side:g} px"),
-        (pl.col("person_cosine") < params.min_person_cosine, loose),
+    return first_reason(
+        [
+            (pl.col("lost"), "a placed person is not found"),
+            (pl.col("person_id").is_null(), "a face of nobody known"),
+            (pl.col("split").is_null(), "a person who is not kept"),
+            (pl.col("side_px") < params.min_side, f"a face under {params.min_side:g} px"),
+            (pl.col("person_cosine") < params.min_person_cosine, loose),
+        ]
     )
 
 
 def _picture_fault(params: Params) -> pl.Expr:
     least = pl.when(kind="ingested").then(params.min_people_ingested).otherwise(params.min_people)
-    return _first_reason(
-        (pl.col("n") < least, "too few people"),
-        (pl.col("n") > params.max_people, "too many people"),
-        (pl.col("people") < pl.col("n"), "the same person twice"),
-        (pl.col("splits") > 1, "people of two splits"),
-        (pl.col("cross_cosine") > params.max_cross_cosine, f"two people over {params.max_cross_cosine:g}"),
+    return first_reason(
+        [
+            (pl.col("n") < least, "too few people"),
+            (pl.col("n") > params.max_people, "too many people"),
+            (pl.col("people") < pl.col("n"), "the same person twice"),
+            (pl.col("splits") > 1, "people of two splits"),
+            (pl.col("cross_cosine") > params.max_cross_cosine, f"two people over {params.max_cross_cosine:g}"),
+        ]
     )
 
 
