@@ -32,10 +32,8 @@ def run(params: Params, machine: Machine) -> None:
 
 
 def _cases(params: Params, shard: Shard, folder: Path) -> Counts:
-    rows = products.exported(params.split)
-    drawn = sorted(rows, key=lambda row: digest(params.seed, row["set_id"]))
     by_n: dict[int, list[dict]] = {}
-    for row in drawn:
+    for row in sorted(products.exported(params.split), key=lambda row: digest(params.seed, row["set_id"])):
         by_n.setdefault(row["n"], []).append(row)
     chosen = sorted((row for same in by_n.values() for row in same[: params.per_n]), key=lambda row: row["set_id"])
     (folder / "references").mkdir()

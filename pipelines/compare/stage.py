@@ -1,7 +1,6 @@
 """Methods against each other, paired by case and seed: exactly `umo compare`, for the pairs that params names.
 
-Beside it, in the same form, `side_effects`: what a reward for likeness could ruin. And `summary.json`, the few means of
-each method that `dvc metrics` and `dvc exp` lay side by side from version to version.
+Beside it `side_effects`: what a reward for likeness could ruin. And `summary.json`, the means that `dvc metrics` shows.
 """
 
 import json
@@ -23,9 +22,7 @@ SUMMARISED = ("id_sim_strict", "id_conf", "coverage", "copy_paste")
 
 
 class Params(Section):
-    """
-    pairs: [A, B] compares A to B; the differences are A - B.
-    """
+    """pairs: [A, B] compares A to B; the differences are A - B."""
 
     pairs: list[tuple[str, str]] = Field(min_length=1)
 
@@ -41,7 +38,13 @@ def run(params: Params, machine: Machine) -> None:
 
 
 def _compare(params: Params, shard: Shard, folder: Path) -> Counts:
-    found = {f"{a}-{b}": _compare_pair(EVALUATED / a, EVALUATED / b) for a, b in params.pairs}
+    tables = {method: EVALUATED / method / SIDE_EFFECTS_TABLE for pair in params.pairs for method in pair}
+    rows = {method: records.read(path, records.SIDE_EFFECTS).to_pylist() for method, path in tables.items()}
+    found = {
+        f"{a}-{b}": compare(EVALUATED / a, EVALUATED / b)
+        | {"side_effects": compare_rows(rows[a], rows[b], metrics.SIDE_EFFECTS)}
+        for a, b in params.pairs
+    }
     (folder / COMPARISONS.name).write_text(json.dumps(found, indent=1) + "\n")
     return Counts({"pairs": len(found)})
 
@@ -52,12 +55,3 @@ def _summarise(scores: Mapping[str, Path], shard: Shard, folder: Path) -> Counts
     means = {metric: {method: own[metric]["mean"] for method, own in found.items()} for metric in SUMMARISED}
     (folder / SUMMARY.name).write_text(json.dumps(means, indent=1) + "\n")
     return Counts({"methods": len(found)})
-
-
-def _compare_pair(a: Path, b: Path) -> dict:
-    side_effects = compare_rows(_side_effects(a), _side_effects(b), metrics.SIDE_EFFECTS)
-    return compare(a, b) | {"side_effects": side_effects}
-
-
-def _side_effects(folder: Path) -> list[dict]:
-    return records.read(folder / SIDE_EFFECTS_TABLE, records.SIDE_EFFECTS).to_pylist()

@@ -41,7 +41,6 @@ class Base(Section):
 
     @property
     def dtype(self) -> "torch.dtype":
-        """The same for torch."""
         import torch  # a base is looked up where nothing is computed
 
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
@@ -52,11 +51,7 @@ class Params(RootModel[dict[str, Base]]):
 
 
 def find(name: str) -> Base:
-    """The base of that name.
-
-    Raises:
-        BadInput: params.yaml names no such base.
-    """
+    """The base of that name; raises BadInput where params.yaml names none such."""
     bases = load("bases")
     assert isinstance(bases, Params)
     if name not in bases.root:
@@ -70,11 +65,7 @@ def chosen() -> Base:
 
 
 def weights_digest(base: Base) -> str:
-    """sha256 over what the base's drawings depend on.
-
-    Raises:
-        BadInput: its folder or its LoRA is not there.
-    """
+    """sha256 over what the base's drawings depend on; raises BadInput where its folder or its LoRA is not there."""
     if base.lora and not base.lora.exists():
         raise BadInput(f"{base.lora}: no such LoRA; params.yaml names it under bases")
     files = [(str(path.relative_to(base.folder)), file_digest(path)) for path in model_files(base.folder)]
@@ -82,20 +73,12 @@ def weights_digest(base: Base) -> str:
 
 
 def lora_of(base: Base, method: str) -> Path | None:
-    """The LoRA that a method draws with: the one it trained, or the base's own.
-
-    Raises:
-        BadInput: the method is not trained yet.
-    """
+    """The LoRA that a method draws with, its own or the base's; raises BadInput where the method is not trained yet."""
     return _trained(method, products.LORA) if method in products.TRAINED_METHODS else base.lora
 
 
 def refuse_seen(base: Base, people: Iterable[str], method: str = "base") -> None:
-    """Nobody that the base was trained on may be a case, nor anybody that the method went on to train it on.
-
-    Raises:
-        BadInput: somebody is, or the method is not trained yet.
-    """
+    """Raises BadInput where the base, or the method, was trained on one of the cases' people, or is not trained yet."""
     seen: dict[str, Path] = {}
     if (path := base.folder / PEOPLE).exists():
         seen |= dict.fromkeys(json.loads(path.read_text()), path)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from umo.errors import BadInput
 
@@ -23,8 +24,6 @@ MEMORY = WORK / "digests.sqlite"
 SETTLED_NS = 2_000_000_000  # coarser than the clock of any file system
 AT_ONCE = 256
 PATIENCE = 2.0  # seconds
-
-Known = tuple[str, str]  # signature, sha256
 
 
 def digest(*parts: object) -> str:
@@ -51,11 +50,7 @@ def read_digest(path: Path) -> str:
 
 
 def tree_digest(folder: Path) -> str:
-    """sha256 over the names and bytes of the files below a folder (or of one file).
-
-    Raises:
-        BadInput: nothing is there.
-    """
+    """sha256 over the names and bytes of the files below a folder (or of one file); raises BadInput for neither."""
     if not folder.exists():
         raise BadInput(f"{folder}: missing; run the stage that makes it (dvc repro)")
     files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
@@ -103,14 +98,14 @@ class Memory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._new: dict[str, Known] = {}
+        self._new: dict[str, tuple[str, str]] = {}  # identity -> signature, sha256
         self._connection: sqlite3.Connection | None = None
         self._alone = threading.RLock()
 
     def get(self, status: os.stat_result) -> str | None:
         """The checksum of a file that is still as it was."""
-        name = _identity(status)
-        known = self._new.get(name) or self._tried(lambda connection: _select(connection, name))
+        name, query = _identity(status), "SELECT signature, sha256 FROM files WHERE file = ?"
+        known = self._new.get(name) or self._tried(lambda file: file.execute(query, (name,)).fetchone())
         return known[1] if known and known[0] == _signature(status) else None
 
     def put(self, status: os.stat_result, value: str) -> None:
@@ -125,7 +120,7 @@ class Memory:
         with self._alone:
             rows = [(name, *known) for name, known in self._new.items()]
             if rows:
-                self._tried(lambda connection: _insert(connection, rows))
+                self._tried(lambda file: file.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", rows))
             self._new.clear()
 
     def close(self) -> None:
@@ -136,13 +131,14 @@ class Memory:
                 self._connection.close()
                 self._connection = None
 
-    def _tried(self, action: Callable[[sqlite3.Connection], Known | None]) -> Known | None:
-        """An action on the file, or None where the file does not allow it; a spoilt file is removed."""
+    def _tried(self, action: Callable[[sqlite3.Connection], Any]) -> Any:
+        """A transaction on the file, or None where the file does not allow it; a spoilt file is removed."""
         with self._alone:
             try:
                 if self._connection is None or not self.path.exists():
                     self._connection = _opened(self.path)
-                return action(self._connection)
+                with self._connection:
+                    return action(self._connection)
             except (sqlite3.OperationalError, sqlite3.ProgrammingError, OSError):  # locked, a full disk, read-only
                 return None
             except sqlite3.DatabaseError:
@@ -157,15 +153,6 @@ def _opened(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=PATIENCE, check_same_thread=False)  # one thread at a time
     connection.execute("CREATE TABLE IF NOT EXISTS files (file TEXT PRIMARY KEY, signature TEXT, sha256 TEXT)")
     return connection
-
-
-def _select(connection: sqlite3.Connection, name: str) -> Known | None:
-    return connection.execute("SELECT signature, sha256 FROM files WHERE file = ?", (name,)).fetchone()
-
-
-def _insert(connection: sqlite3.Connection, rows: list[tuple[str, str, str]]) -> None:
-    with connection:
-        connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", rows)
 
 
 _open: dict[str, Memory] = {}

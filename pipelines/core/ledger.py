@@ -29,23 +29,20 @@ class Ledger:
 
     @classmethod
     def read(cls, path: Path = LEDGER) -> "Ledger":
-        """The ledger of a file; an absent file is an empty ledger.
-
-        Raises:
-            BadInput: a row does not fit.
-        """
+        """The ledger of a file, empty where there is none; raises BadInput where a row does not fit."""
         if not path.exists():
             return cls()
+        header = ",".join(COLUMNS)
         with path.open() as file:
-            if file.readline().rstrip("\n") != ",".join(COLUMNS):
-                raise BadInput(f"{path}: first line must be {','.join(COLUMNS)}; restore it from git")
+            if file.readline().rstrip("\n") != header:
+                raise BadInput(f"{path}: first line must be {header}; restore it from git")
         try:
             rows = pl.read_csv(path, schema=_SCHEMA)
         except pl.exceptions.PolarsError as error:
-            raise BadInput(f"{path}: not rows of {','.join(COLUMNS)}; restore it from git") from error
+            raise BadInput(f"{path}: not rows of {header}; restore it from git") from error
         fits = pl.all_horizontal(pl.all().is_not_null()) & pl.col("split").is_in(SPLITS)
         for number in rows.select((~fits.fill_null(False)).arg_true()).to_series().head(1):
-            raise BadInput(f"{path}:{number + 2}: not a row of {','.join(COLUMNS)}; restore it from git")
+            raise BadInput(f"{path}:{number + 2}: not a row of {header}; restore it from git")
         return cls(rows)
 
     def rows(self) -> pl.DataFrame:
@@ -78,8 +75,11 @@ class Ledger:
                 taken.add(person_id)
         for number, first in frame.group_by("cluster").agg(pl.col("face_id").min()).sort("cluster").iter_rows():
             if number not in found:
-                found[number] = _fresh(first, taken)
-                taken.add(found[number])
+                parts: tuple[str, ...] = (first,)
+                while (name := f"p{digest(*parts)[:12]}") in taken:
+                    parts += ("again",)
+                found[number] = name
+                taken.add(name)
         return [found[number] for number in range(len(found))]
 
     def draw(
@@ -140,10 +140,3 @@ class Ledger:
 def numbers(splits: pl.Series) -> np.ndarray:
     """(n,) numbers in SPLITS of splits by name; -1 for null."""
     return splits.replace_strict(SPLITS, range(len(SPLITS)), default=-1, return_dtype=pl.Int64).to_numpy()
-
-
-def _fresh(first: str, taken: set[str]) -> str:
-    parts: tuple[str, ...] = (first,)
-    while (name := f"p{digest(*parts)[:12]}") in taken:
-        parts += ("again",)
-    return name

@@ -20,13 +20,9 @@ class Taken(WorkFailed):
 
 @contextmanager
 def alone(what: str, path: Path, holder: str = "") -> Iterator[None]:
-    """Hold a file's lock, which the kernel lets go when this process ends, however it ends.
+    """Hold a file's lock, which the kernel lets go when this process ends, however it ends; or raise Taken.
 
-    Args:
-        holder: who others are told holds it; by default this process's id.
-
-    Raises:
-        Taken: another process holds it.
+    Others are told that `holder` holds it, by default this process's id.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)

@@ -46,32 +46,22 @@ TRAINED_METHODS = ("sft", "sir", "mimr")
 
 
 def shard_folders(product: Path, table: str) -> list[Path]:
-    """The folders of a product that hold `table`, in order.
-
-    Raises:
-        BadInput: there are none.
-    """
+    """The folders of a product that hold `table`, in order; raises BadInput where there are none."""
     folders = sorted(path.parent for path in product.glob(f"*/{table}"))
     if not folders:
         raise BadInput(f"{product}: no {table} below it; run the stage that makes it (dvc repro)")
     return folders
 
 
-def _all_shards(product: Path, table: str, schema: pa.Schema) -> pl.DataFrame:
-    return _frame(pa.concat_tables(records.read(part / table, schema) for part in shard_folders(product, table)))
-
-
-def _frame(table: pa.Table) -> pl.DataFrame:
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame
+def _all_shards(product: Path, table: str, schema: pa.Schema, columns: list[str] | None = None) -> pl.DataFrame:
+    parts = shard_folders(product, table)
+    return pl.DataFrame(pa.concat_tables(records.read(part / table, schema, columns) for part in parts))
 
 
 def scan(product: Path, table: str, schema: pa.Schema) -> pl.LazyFrame:
     """A product's shards in order, read as far as a query needs them; for products larger than a stage's memory.
 
-    Raises:
-        BadInput: a shard is missing, cut short, or of another record or version.
+    Raises BadInput where a shard is missing, cut short, or of another record or version.
     """
     files = [part / table for part in shard_folders(product, table)]
     for file in files:
@@ -97,9 +87,7 @@ def measured_images(product: Path) -> pl.DataFrame:
 
 def faces(product: Path, columns: list[str] | None = None) -> pl.DataFrame:
     """records.measured_faces of a product's shards, or some of its columns; the embedding's length is the file's."""
-    parts = shard_folders(product, FACES_TABLE)
-    anyones = records.measured_faces(1)
-    return _frame(pa.concat_tables(records.read(part / FACES_TABLE, anyones, columns) for part in parts))
+    return _all_shards(product, FACES_TABLE, records.measured_faces(1), columns)
 
 
 def layout() -> pl.DataFrame:
@@ -114,17 +102,17 @@ def scenes() -> pl.DataFrame:
 
 def people() -> pl.DataFrame:
     """records.PEOPLE."""
-    return _frame(records.read(PEOPLE / PEOPLE_TABLE, records.PEOPLE))
+    return pl.DataFrame(records.read(PEOPLE / PEOPLE_TABLE, records.PEOPLE))
 
 
 def people_faces() -> pl.DataFrame:
     """records.PEOPLE_FACES."""
-    return _frame(records.read(PEOPLE / PEOPLE_FACES_TABLE, records.PEOPLE_FACES))
+    return pl.DataFrame(records.read(PEOPLE / PEOPLE_FACES_TABLE, records.PEOPLE_FACES))
 
 
 def sets() -> pl.DataFrame:
     """records.SETS, kept or not."""
-    return _frame(records.read(CURATED / SETS_TABLE, records.SETS))
+    return pl.DataFrame(records.read(CURATED / SETS_TABLE, records.SETS))
 
 
 def captions() -> pl.DataFrame:
@@ -133,11 +121,7 @@ def captions() -> pl.DataFrame:
 
 
 def captioned_sets() -> pl.DataFrame:
-    """records.SETS that are kept, each with its caption for its prompt.
-
-    Raises:
-        BadInput: a set has no caption.
-    """
+    """records.SETS that are kept, each with its caption for its prompt; raises BadInput where one has no caption."""
     found = captions().select("set_id", caption="prompt")
     kept = sets().filter("keep").join(found, on="set_id", how="left", maintain_order="left")
     if lacking := kept["caption"].null_count():
@@ -151,12 +135,7 @@ def exported_files(split: str) -> list[Path]:
 
 
 def exported(split: str, columns: list[str] | None = None) -> list[dict]:
-    """Rows of an exported split, in order; pictures as {"bytes", "path"}.
-
-    Raises:
-        BadInput: the split is not there.
-    """
-    files = exported_files(split)
-    if not files:
+    """Rows of an exported split, in order, pictures as {"bytes", "path"}; raises BadInput where it is not there."""
+    if not (files := exported_files(split)):
         raise BadInput(f"{EXPORTED}: no split '{split}'; make more scenes of it (synthesise.scenes) and run dvc repro")
     return [row for file in files for row in pq.read_table(file, columns=columns).to_pylist()]

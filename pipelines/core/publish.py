@@ -14,11 +14,7 @@ _held: set[str] = set()
 
 @contextmanager
 def writing(stage: str) -> Iterator[None]:
-    """Be the only writer of a stage's products in this workspace; may be nested.
-
-    Raises:
-        WorkFailed: another process is.
-    """
+    """Be the only writer of a stage's products in this workspace, or raise WorkFailed; may be nested."""
     if stage in _held:
         yield
         return
@@ -31,14 +27,11 @@ def writing(stage: str) -> Iterator[None]:
 
 
 def publish(places: Mapping[Path, str], out: Path) -> None:
-    """Lay out finished folders at `out`, without their markers, in place of all that was there.
+    """Lay out finished folders, without their markers, in place of all that was at `out`: folder -> its place there.
 
     Killed anywhere, the old product stands whole. A file that lies there already as it should keeps its inode, so that
-    DVC need not read it again; where all of them do, nothing is touched. Where `out` names a file (it has a suffix),
-    the product is the file of that name in the folder.
-
-    Args:
-        places: folder -> its place inside `out`, "" for `out` itself. What several folders hold is taken once.
+    DVC need not read it again; where all of them do, nothing is touched. What several folders hold is taken once. Where
+    `out` names a file (it has a suffix), the product is the file of that name in the folder.
     """
     wanted: dict[str, Path] = {}
     for folder, place in places.items():
@@ -52,7 +45,8 @@ def publish(places: Mapping[Path, str], out: Path) -> None:
         return
     clear(out)
     there = {str(path.relative_to(out)): path for path in _files(out)}
-    kept = {name: there[name] for name in wanted.keys() & there.keys() if _same(wanted[name], there[name])}
+    pairs = ((name, wanted[name], there[name]) for name in wanted.keys() & there.keys())
+    kept = {name: old for name, new, old in pairs if new.samefile(old) or file_digest(new) == file_digest(old)}
     if kept.keys() == wanted.keys() == there.keys():
         return
     with replacing(out) as temporary:
@@ -64,7 +58,3 @@ def publish(places: Mapping[Path, str], out: Path) -> None:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _same(made: Path, there: Path) -> bool:
-    return made.samefile(there) or file_digest(made) == file_digest(there)

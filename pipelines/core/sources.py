@@ -113,33 +113,24 @@ class Source(Section):
     def locate(self, name: str) -> tuple[Kind, Path]:
         """What the source is and where.
 
-        Raises:
-            BadInput: the package is not installed, nothing of the kind is there, or the kind has no columns.
+        Raises BadInput where the package is not installed, nothing of the kind is there, or the kind has no columns.
         """
-        root = self._root(name)
+        where, root = f"{SOURCES}: source '{name}'", self.path
+        if self.package:
+            try:
+                root = Path(str(importlib.metadata.distribution(self.package).locate_file(self.path)))
+            except importlib.metadata.PackageNotFoundError as error:
+                raise BadInput(f"{where}: no package {self.package}; run make install") from error
         kind = self.kind or _kind(root)
-        where = f"{SOURCES}: source '{name}'"
+        pulled = Path("datasets/ingested").is_dir() and not root.exists()
+        remedy = WITHOUT_PHOTOS if pulled else "correct its path"
         if kind == "folder" and not root.is_dir():
-            raise BadInput(f"{where}: {root} is not a folder; {_remedy(root)}")
+            raise BadInput(f"{where}: {root} is not a folder; {remedy}")
         if not root.exists() or (kind == "uno" and not root.is_file()):
-            raise BadInput(f"{where}: there is no {root} of kind '{kind}'; {_remedy(root)}")
+            raise BadInput(f"{where}: there is no {root} of kind '{kind}'; {remedy}")
         if self.columns and kind not in ("archive", "table"):
             raise BadInput(f"{where}: {' and '.join(self.columns)} mean nothing for kind '{kind}'; remove them")
         return kind, root
-
-    def _root(self, name: str) -> Path:
-        if not self.package:
-            return self.path
-        try:
-            return Path(str(importlib.metadata.distribution(self.package).locate_file(self.path)))
-        except importlib.metadata.PackageNotFoundError as error:
-            remedy = "run make install"
-            raise BadInput(f"{SOURCES}: source '{name}': no package {self.package}; {remedy}") from error
-
-
-def _remedy(root: Path) -> str:
-    pulled = Path("datasets/ingested").is_dir() and not root.exists()
-    return WITHOUT_PHOTOS if pulled else "correct its path"
 
 
 def _kind(root: Path) -> Kind:
@@ -156,11 +147,7 @@ def text(name: str) -> str:
 
 
 def read_sources(path: Path = SOURCES) -> dict[str, Source]:
-    """The sources by name.
-
-    Raises:
-        BadInput: the file is missing, not YAML, or an entry has a wrong key or value.
-    """
+    """The sources by name; raises BadInput where the file is missing, not YAML, or has a wrong key or value."""
     try:
         entries = yaml.safe_load(path.read_text())
         return {name: Source(**entry) for name, entry in entries.items()}

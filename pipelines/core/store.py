@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,16 +17,9 @@ from umo import records
 from umo.errors import BadInput
 from umo.images import ImageError, read_image
 
-AHEAD = 16  # pictures
-
 
 def write(folder: Path, rows: Sequence[Mapping[str, object]], pictures: Mapping[str, bytes]) -> None:
-    """Write a shard.
-
-    Args:
-        rows: records.IMAGES rows.
-        pictures: member name -> bytes; the tar keeps their order and nothing of the machine or the day.
-    """
+    """Write a shard: records.IMAGES rows, and pictures by member name, in whose order they lie in the tar."""
     with Writer(folder) as writer:
         for name, data in pictures.items():
             writer.add(name, data)
@@ -59,8 +52,7 @@ class Writer:
 def places(product: Path, shard: str) -> dict[str, tuple[int, int]]:
     """Where the pictures of a shard lie in its tar: key -> offset and length in bytes.
 
-    Raises:
-        BadInput: the tar is missing or damaged.
+    Raises BadInput where the tar is missing or damaged.
     """
     path = product / shard / PICTURES
     try:
@@ -73,8 +65,7 @@ def places(product: Path, shard: str) -> dict[str, tuple[int, int]]:
 class Archive:
     """A shard's tar, open, with a list of what is in it: of one that is cut short, what comes before the cut.
 
-    Raises:
-        BadInput: it is no tar.
+    Raises BadInput where it is no tar.
     """
 
     def __init__(self, path: Path) -> None:
@@ -88,11 +79,7 @@ class Archive:
                 self._members[member.name] = member
 
     def bytes(self, key: str) -> bytes:
-        """A member.
-
-        Raises:
-            ImageError: it is not there, or not whole.
-        """
+        """A member; raises ImageError where it is not there, or not whole."""
         try:
             file = self._tar.extractfile(self._members[key])
             return file.read() if file else b""
@@ -100,7 +87,6 @@ class Archive:
             raise ImageError(f"not whole in {self._path}: remove that and run dvc repro") from error
 
     def close(self) -> None:
-        """Shut it."""
         self._tar.close()
 
 
@@ -125,52 +111,44 @@ class Pictures:
 
 
 class Opened(NamedTuple):
-    """A row of a shard with its picture, or with the reason why there is none.
-
-    Attributes:
-        description: of the picture, as the caller asked; empty without one.
-        data: the picture as it is stored.
-    """
+    """A row of a shard with its picture, or with the reason why there is none."""
 
     row: dict
     picture: np.ndarray | None
     error: str | None
-    description: dict[str, Any]
-    data: bytes
-
-
-Describe = Callable[[np.ndarray], dict[str, Any]]
+    description: dict  # of the picture, as the caller asked; empty without one
+    data: bytes  # the picture as it is stored
 
 
 def iterate(
-    folder: Path, max_side: int | None = None, describe: Describe = lambda picture: {}, ahead: int = AHEAD
+    folder: Path,
+    max_side: int | None = None,
+    describe: Callable[[np.ndarray], dict] = lambda picture: {},
+    ahead: int = 16,
 ) -> Iterator[Opened]:
     """Rows of a shard with their pictures, in order, read, decoded and described in a thread while the caller works.
 
     Args:
         max_side: as `read_image` takes it: a much longer JPEG comes out smaller than it is stored.
         ahead: pictures that may wait for the caller.
-
-    Raises:
-        BadInput: the tar is none.
     """
     rows = records.read(folder / IMAGES_TABLE, records.IMAGES).to_pylist()
     with closing(Archive(folder / PICTURES)) as archive, ThreadPoolExecutor(1) as reader:
+
+        def opened(row: dict) -> Opened:
+            if not row["key"]:
+                return Opened(row, None, row["error"], {}, b"")
+            try:
+                data = archive.bytes(row["key"])
+                picture = read_image(data, max_side=max_side)
+            except ImageError as error:
+                return Opened(row, None, str(error), {}, b"")
+            return Opened(row, picture, row["error"], describe(picture), data)
+
         waiting: deque[Future[Opened]] = deque()
         for row in rows:
-            waiting.append(reader.submit(_open, archive, row, max_side, describe))
+            waiting.append(reader.submit(opened, row))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def _open(archive: Archive, row: dict, max_side: int | None, describe: Describe) -> Opened:
-    if not row["key"]:
-        return Opened(row, None, row["error"], {}, b"")
-    try:
-        data = archive.bytes(row["key"])
-        picture = read_image(data, max_side=max_side)
-    except ImageError as error:
-        return Opened(row, None, str(error), {}, b"")
-    return Opened(row, picture, row["error"], describe(picture), data)

@@ -1,12 +1,8 @@
 """datasets/tombstones.csv: pictures that were to be forgotten, by hashes alone, so that they do not come back.
 
-In git and only ever appended to. A row is one picture: the sha256 of the source file's bytes, the perceptual hash of
-the picture as it was photographed (without the padding of tight crops), and, only where `forget.keep_embedding` says
-so, the centre of the person's faces, from which identify knows their other photographs too.
-
-What a reader may rely on: `ingest` refuses an exact copy wherever it turns up, for the tombstone is part of its
-shard's key. Whether a file is a near copy is known only once it is decoded, so a near copy is refused when its shard
-is next done; shards that were done before the tombstone was written are removed by `forget` itself.
+In git and only ever appended to. `ingest` refuses an exact copy wherever it turns up, for the tombstone is part of its
+shard's key; a near copy, known once it is decoded, when its shard is next done. Shards that were done before are
+removed by `forget` itself.
 """
 
 import base64
@@ -32,12 +28,14 @@ MAX_PHASH_BITS = 4
 
 
 class Tombstone(NamedTuple):
-    """A row.
+    """A row: one picture.
 
     Attributes:
         image_id: sha256 of the source file's bytes.
-        phash: 16 hexadecimal digits; "" where the picture could not be read.
-        embedder, embedding: the face model, and the centre of the person's faces as base64 of float16; mostly "".
+        phash: of the picture as it was photographed, without the padding of tight crops: 16 hexadecimal digits; ""
+            where it could not be read.
+        embedder, embedding: the face model, and the centre of the person's faces as base64 of float16, from which
+            identify knows their other photographs; "" but where `forget.keep_embedding` says so.
     """
 
     image_id: str
@@ -54,11 +52,7 @@ class Tombstones:
 
     @classmethod
     def read(cls, path: Path = TOMBSTONES) -> "Tombstones":
-        """The tombstones of a file; an absent file holds none.
-
-        Raises:
-            BadInput: a row does not fit.
-        """
+        """The tombstones of a file, none where there is no file; raises BadInput where a row does not fit."""
         if not path.exists():
             return cls()
         lines = list(csv.reader(io.StringIO(path.read_text())))
@@ -77,20 +71,10 @@ class Tombstones:
         return image_id in self._rows
 
     def reason(self, image_id: str, picture: np.ndarray) -> str | None:
-        """Why a picture may not be taken: its bytes or its looks are a tombstone's; None for any other.
-
-        Args:
-            image_id: sha256 of the file's bytes.
-            picture: (H, W, 3) uint8 as it was photographed, before any padding.
-        """
-        if image_id not in self and not self._looks_known(picture):
-            return None
-        return f"{FORGOTTEN}: it shows somebody who was to be forgotten ({TOMBSTONES}): delete the file"
-
-    def _looks_known(self, picture: np.ndarray) -> bool:
-        if not len(self._hashes):
-            return False
-        return bool(near(self._hashes, hashes([perceptual_hash(picture)])).any())
+        """Why a picture (H, W, 3) uint8, unpadded, may not be taken, for its bytes or its looks; None for others."""
+        if image_id in self or (len(self._hashes) and near(self._hashes, hashes([perceptual_hash(picture)])).any()):
+            return f"{FORGOTTEN}: it shows somebody who was to be forgotten ({TOMBSTONES}): delete the file"
+        return None
 
     @cached_property
     def _hashes(self) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Who is in which picture: every face of the photographs and of the synthesised pictures, and whose it is.
 
-Tables are scanned and joined lazily. Embeddings go through no join: they lie in one matrix, and a face is known by its
-row there.
+Embeddings go through no join: they lie in one matrix, and a face is known by its row there.
 """
 
 from dataclasses import dataclass
@@ -49,19 +48,22 @@ class Appearances:
 
 
 def read(min_overlap: float) -> Appearances:
-    """Bring the products together.
+    """Bring the products together; raises BadInput where one is missing, cut short or of another version.
 
-    Args:
-        min_overlap: intersection over union of a face found in a synthesised picture and the box of its person.
-
-    Raises:
-        BadInput: a product is missing, cut short or of another version.
+    A face found in a synthesised picture is the person's whose box it overlaps by `min_overlap` (over their union).
     """
     images = _images()
-    layout, scenes = _layout(images), _scenes(images)
+    usable = images.lazy().select("image_id", "image")
+    found = products.scan(products.SYNTHESISED, products.LAYOUT_TABLE, records.LAYOUT)
+    layout = found.join(usable, on="image_id").drop("image_id").collect()
+    found = products.scan(products.SYNTHESISED, products.SCENES_TABLE, records.SCENES)
+    scenes = found.select("image_id", "split", "background", "prompt").join(usable, on="image_id").collect()
     faces, embeddings = _faces(images)
     placed = _found_again(min_overlap, faces, layout)
-    owners = pl.concat([_photographed(faces), placed.select("row", "person_id")])
+    known = products.scan_file(products.PEOPLE / products.PEOPLE_FACES_TABLE, records.PEOPLE_FACES).filter("keep")
+    photographed = faces.lazy().filter(kind="ingested").select("row", "face_id")
+    photographed = photographed.join(known.select("face_id", "person_id"), on="face_id").drop("face_id")
+    owners = pl.concat([photographed.collect(), placed.select("row", "person_id")])
     people, centres = _people(layout, scenes, owners, embeddings)
     halves = layout.filter(role="reference").select("image", half=pl.lit(True)).unique()
     faces = (
@@ -74,12 +76,14 @@ def read(min_overlap: float) -> Appearances:
         .sort("row")
         .collect()
     )
+    clips = images.select("clip", source_image_id="image_id")
+    taken = layout.select("image", "source_image_id").join(clips, on="source_image_id").select("image", "clip").unique()
     return Appearances(
         images=_with_origin(images, layout, scenes),
         people=people,
         faces=faces,
         shown=_shown(faces, people, layout, scenes, placed),
-        taken=_taken(images, layout),
+        taken=taken,
         embeddings=embeddings,
         centres=centres,
     )
@@ -89,8 +93,7 @@ def cosines(first: np.ndarray, rows: pl.Series, second: np.ndarray, others: pl.S
     """(n,) float32 products of the vectors first[rows] and second[others], the same on any number of threads."""
     one, other = rows.to_numpy(), others.to_numpy()
     found = np.empty(len(one), np.float32)
-    for start in range(0, len(one), BATCH):
-        part = slice(start, start + BATCH)
+    for part in (slice(start, start + BATCH) for start in range(0, len(one), BATCH)):
         found[part] = np.einsum("nd,nd->n", first[one[part]], second[other[part]])
     return found
 
@@ -131,26 +134,6 @@ def _faces(images: pl.DataFrame) -> tuple[pl.DataFrame, np.ndarray]:
     return faces.drop("place"), embeddings[faces["place"].to_numpy()].astype(np.float32)
 
 
-def _layout(images: pl.DataFrame) -> pl.DataFrame:
-    found = products.scan(products.SYNTHESISED, products.LAYOUT_TABLE, records.LAYOUT)
-    return found.join(images.lazy().select("image_id", "image"), on="image_id").drop("image_id").collect()
-
-
-def _scenes(images: pl.DataFrame) -> pl.DataFrame:
-    found = products.scan(products.SYNTHESISED, products.SCENES_TABLE, records.SCENES)
-    usable = images.lazy().select("image_id", "image")
-    return found.select("image_id", "split", "background", "prompt").join(usable, on="image_id").collect()
-
-
-def _photographed(faces: pl.DataFrame) -> pl.DataFrame:
-    """row, person_id of the photographed faces that are somebody's."""
-    owners = products.scan_file(products.PEOPLE / products.PEOPLE_FACES_TABLE, records.PEOPLE_FACES)
-    photographed = faces.lazy().filter(pl.col("kind") == "ingested").select("row", "face_id")
-    return (
-        photographed.join(owners.filter("keep").select("face_id", "person_id"), on="face_id").drop("face_id").collect()
-    )
-
-
 def _found_again(min_overlap: float, faces: pl.DataFrame, layout: pl.DataFrame) -> pl.DataFrame:
     """row, image, person_id, ...: synthesised faces with the row of the layout that they lie on, each used once."""
     place = ["image", "person_id"]
@@ -158,7 +141,7 @@ def _found_again(min_overlap: float, faces: pl.DataFrame, layout: pl.DataFrame) 
         faces.lazy()
         .select("row", "face_id", "image", "box")
         .join(layout.lazy().rename({"box": "placed"}), on="image")
-        .with_columns(overlap=_overlap("box", "placed"))
+        .with_columns(overlap=_overlap(pl.col("box"), pl.col("placed")))
         .filter(pl.col("overlap") >= min_overlap)
         .sort("overlap", "face_id", "person_id", descending=[True, False, False])
         .unique("row", keep="first", maintain_order=True)
@@ -168,19 +151,16 @@ def _found_again(min_overlap: float, faces: pl.DataFrame, layout: pl.DataFrame) 
     )
 
 
-def _overlap(first: str, second: str) -> pl.Expr:
+def _overlap(first: pl.Expr, second: pl.Expr) -> pl.Expr:
     """Intersection over union of two box columns."""
+    a, b = first.arr, second.arr
 
     def side(low: int, high: int) -> pl.Expr:
-        a, b = pl.col(first).arr, pl.col(second).arr
         return (pl.min_horizontal(a.get(high), b.get(high)) - pl.max_horizontal(a.get(low), b.get(low))).clip(0)
 
-    def area(box: str) -> pl.Expr:
-        corner = pl.col(box).arr
-        return (corner.get(2) - corner.get(0)) * (corner.get(3) - corner.get(1))
-
     both = side(0, 2) * side(1, 3)
-    return both / (area(first) + area(second) - both)
+    one, other = ((box.get(2) - box.get(0)) * (box.get(3) - box.get(1)) for box in (a, b))
+    return both / (one + other - both)
 
 
 def _people(
@@ -235,13 +215,6 @@ def _shown(
         .select(*place, "person", lost=pl.lit(True))
     )
     return pl.concat([found, lost], how="diagonal").collect()
-
-
-def _taken(images: pl.DataFrame, layout: pl.DataFrame) -> pl.DataFrame:
-    clip_of = images.select(source_image_id="image_id", clip="clip")
-    return (
-        layout.select("image", "source_image_id").join(clip_of, on="source_image_id").select("image", "clip").unique()
-    )
 
 
 def _with_origin(images: pl.DataFrame, layout: pl.DataFrame, scenes: pl.DataFrame) -> pl.DataFrame:

@@ -6,17 +6,13 @@ import pyarrow as pa
 from pipelines.core.sources import CONSENT_WEAKEST_FIRST
 from pipelines.curate.appearances import Appearances
 from umo import records
-from umo.scenes.prompts import prompt
-
-PICTURES_AT_ONCE = 50_000
-MAX_PEOPLE = 6  # whom a template can count
+from umo.scenes.prompts import ORDINALS, prompt
 
 
 def sets_table(found: Appearances, pictures: pl.DataFrame, faces: pl.DataFrame, pools: pl.DataFrame) -> pa.Table:
     """records.SETS, a row a picture, in the order of set_id.
 
-    In parts, for the whole as nested lists would need several times its size, and Arrow's strings and lists count with
-    32 bits.
+    In parts: as nested lists the whole would need several times its size, and Arrow's lists count with 32 bits.
 
     Args:
         pictures: image, kind, n, split, set_id, person_ids, cross_cosine, keep, reason.
@@ -25,7 +21,7 @@ def sets_table(found: Appearances, pictures: pl.DataFrame, faces: pl.DataFrame, 
     """
     pictures = pictures.sort("image")
     parts = []
-    for part in list(pictures.iter_slices(PICTURES_AT_ONCE)) or [pictures]:
+    for part in list(pictures.iter_slices(50_000)) or [pictures]:
         inside = pl.col("image").is_between(part["image"].min(), part["image"].max())
         rows = _rows(found, part, faces.filter(inside), pools.filter(inside))
         parts.append(rows.select(records.SETS.names).to_arrow().cast(records.SETS))
@@ -33,22 +29,24 @@ def sets_table(found: Appearances, pictures: pl.DataFrame, faces: pl.DataFrame, 
 
 
 def _rows(found: Appearances, pictures: pl.DataFrame, faces: pl.DataFrame, pools: pl.DataFrame) -> pl.DataFrame:
-    described = found.faces.select(
-        target_face_ids=pl.col("face_id").gather(faces["row"]),
-        target_boxes=pl.col("box").gather(faces["row"]),
-        target_landmarks=pl.col("landmarks").gather(faces["row"]),
-    )
+    columns = {"target_face_ids": "face_id", "target_boxes": "box", "target_landmarks": "landmarks"}
+    described = found.faces.select(**{name: pl.col(column).gather(faces["row"]) for name, column in columns.items()})
     shown = pl.concat([faces.select("image", "row", "x"), described], how="horizontal")
     shown = shown.join(_entries(found, pools), on="row", how="left", maintain_order="left")
     once = ("image_id", "sources", "background", "prompt", "licence", "consent", "source")
-    lists = ("target_face_ids", "target_boxes", "target_landmarks", "pool", "reference_cosine", "x")
+    lists = (*columns, "pool", "reference_cosine", "x")
+    # Those of the target and of its references: each licence once, and the weakest consent.
+    own = pl.col("licence").str.split(" + ").fill_null([])
+    licences = pl.concat_list(own, pl.col("licences").fill_null([])).list.unique().list.sort().list.join(" + ")
+    given = pl.concat_list("consent", pl.col("consents").fill_null([]))
+    weakest = [pl.when(given.list.contains(consent)).then(pl.lit(consent)) for consent in CONSENT_WEAKEST_FIRST]
     rows = (
         pictures.lazy()
         .join(shown.lazy().group_by("image", maintain_order=True).agg(lists), on="image", how="left")
         .join(found.images.lazy().select("image", *once), on="image", how="left")
         .join(_terms(found, pools).lazy(), on="image", how="left")
         .sort("image")
-        .with_columns(licence=_all_licences(), consent=_weakest_consent())
+        .with_columns(licence=pl.when(licences != "").then(licences), consent=pl.coalesce(weakest))
         .rename({"image_id": "target_image_id", "kind": "target_kind", "sources": "target_sources"})
     )
     return _with_prompts(rows.collect())
@@ -56,15 +54,12 @@ def _rows(found: Appearances, pictures: pl.DataFrame, faces: pl.DataFrame, pools
 
 def _entries(found: Appearances, pools: pl.DataFrame) -> pl.DataFrame:
     """row, pool, reference_cosine (of its first)."""
-    image = found.faces["image"].gather(pools["reference"])
-    entry = pl.struct("face_id", "image_id", "cosine", "recall")
+    face_id = found.faces["face_id"].gather(pools["reference"])
+    image_id = found.images["image_id"].gather(found.faces["image"].gather(pools["reference"]))
     return (
-        pools.select("row", "cosine", "recall")
-        .with_columns(
-            face_id=found.faces["face_id"].gather(pools["reference"]), image_id=found.images["image_id"].gather(image)
-        )
+        pools.select("row", "cosine", "recall", face_id=face_id, image_id=image_id)
         .group_by("row", maintain_order=True)
-        .agg(pool=entry, reference_cosine=pl.col("cosine").first())
+        .agg(pool=pl.struct("face_id", "image_id", "cosine", "recall"), reference_cosine=pl.col("cosine").first())
     )
 
 
@@ -80,21 +75,6 @@ def _terms(found: Appearances, pools: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _all_licences() -> pl.Expr:
-    """The licences of the target and of its references, each once."""
-    own = pl.col("licence").str.split(" + ").fill_null([])
-    joined = pl.concat_list(own, pl.col("licences").fill_null([])).list.unique().list.sort().list.join(" + ")
-    return pl.when(joined != "").then(joined)
-
-
-def _weakest_consent() -> pl.Expr:
-    """The weakest consent among the target and its references."""
-    given = pl.concat_list("consent", pl.col("consents").fill_null([]))
-    return pl.coalesce(
-        [pl.when(given.list.contains(consent)).then(pl.lit(consent)) for consent in CONSENT_WEAKEST_FIRST]
-    )
-
-
 def _with_prompts(rows: pl.DataFrame) -> pl.DataFrame:
     """Scenes keep their prompt; the others have a template's, where it can count the people and all are found.
 
@@ -102,7 +82,7 @@ def _with_prompts(rows: pl.DataFrame) -> pl.DataFrame:
     once for each of the few kinds of picture that there are.
     """
     third = pl.when(pl.col("n") == 1).then((pl.col("x").list.first() * 3).cast(pl.Int32))
-    found = (pl.col("n") <= MAX_PEOPLE) & (pl.col("x").list.drop_nulls().list.len() == pl.col("n"))
+    found = (pl.col("n") <= len(ORDINALS)) & (pl.col("x").list.drop_nulls().list.len() == pl.col("n"))
     rows = rows.with_columns(third=third, found=found)
     same = ["n", "third", "background", "found"]
     kinds = rows.filter("found").group_by(same).agg(pl.col("x").first())

@@ -3,33 +3,14 @@
 First from the target's own album or long video, then from others; inside a band of similarity; in varied poses.
 """
 
-from typing import Annotated, Literal
-
 import polars as pl
-from pydantic import Field
 
-from pipelines.core.params import Section
 from pipelines.curate.appearances import Appearances, cosines
+from pipelines.curate.params import Params
 from umo.records import RECALL
 
-FACES_AT_ONCE = 100_000
 
-Degrees = Annotated[float, Field(ge=0, le=180)]
-
-
-class Bounds(Section):
-    """What decides about a pool; pipelines/curate/stage.py, whose params these are, says what each key means."""
-
-    min_cosine: float = Field(ge=-1, le=1)
-    max_cosine: float = Field(ge=-1, le=1)
-    max_source_cosine: float = Field(ge=-1, le=1)
-    max_candidates: int = Field(ge=1)
-    pose_bin: dict[Literal["ingested", "synthesised"], Degrees]
-    pool: int = Field(ge=1)
-    seed: int = Field(ge=0)
-
-
-def pools(bounds: Bounds, found: Appearances, faces: pl.DataFrame) -> pl.DataFrame:
+def pools(params: Params, found: Appearances, faces: pl.DataFrame) -> pl.DataFrame:
     """The references of each face, the best first.
 
     Before all others the face that guided where a composited head stands, if the bounds let it in; then those of the
@@ -41,18 +22,18 @@ def pools(bounds: Bounds, found: Appearances, faces: pl.DataFrame) -> pl.DataFra
     Returns:
         image, row, reference (a row), cosine, recall.
     """
-    candidates = _candidates(bounds, found)
+    candidates = _candidates(params, found)
     places = found.images.select("image", "group", "clip")
     faces = faces.join(places, on="image").sort("person", "row")
     parts = [
-        _chosen(bounds, found, _inside(bounds, found, _paired(bounds, part, candidates)))
-        for part in list(faces.iter_slices(FACES_AT_ONCE)) or [faces]
+        _chosen(params, found, _inside(params, found, _paired(params, part, candidates)))
+        for part in list(faces.iter_slices(100_000)) or [faces]
     ]
     recall = pl.col("recall").replace_strict(dict(enumerate(RECALL)), return_dtype=pl.String)
     return pl.concat(parts).with_columns(recall=recall)
 
 
-def _candidates(bounds: Bounds, found: Appearances) -> pl.DataFrame:
+def _candidates(params: Params, found: Appearances) -> pl.DataFrame:
     """References with their rank among those of the person in their group, and among all of the person.
 
     Ranks go round the clips of a group, and round the groups: of somebody with thousands of photographs, those that
@@ -65,13 +46,13 @@ def _candidates(bounds: Bounds, found: Appearances) -> pl.DataFrame:
     places = found.images.lazy().select("image", its_group="group", its_clip="clip")
     every = found.faces.lazy().filter("reference").join(places, on="image")
     every = every.select("person", "its_group", "its_clip", "face_id", reference="row").with_columns(
-        many=pl.len().over("person") > bounds.max_candidates
+        many=pl.len().over("person") > params.max_candidates
     )
     every = every.collect().lazy()
     few = every.filter(~pl.col("many")).with_columns(rank_in_group=pl.lit(0, pl.UInt32), rank=pl.lit(0, pl.UInt32))
     many = (
         every.filter("many")
-        .with_columns(drawn=pl.col("face_id").hash(bounds.seed))
+        .with_columns(drawn=pl.col("face_id").hash(params.seed))
         .sort("person", "its_group", "its_clip", "drawn", "reference")
         .with_columns(lap=count_up("person", "its_group", "its_clip"))
         .sort("person", "its_group", "lap", "drawn", "reference")
@@ -83,17 +64,17 @@ def _candidates(bounds: Bounds, found: Appearances) -> pl.DataFrame:
     return pl.concat([few, many], how="diagonal").drop("many", "face_id").collect()
 
 
-def _paired(bounds: Bounds, faces: pl.DataFrame, candidates: pl.DataFrame) -> pl.DataFrame:
+def _paired(params: Params, faces: pl.DataFrame, candidates: pl.DataFrame) -> pl.DataFrame:
     """Each face with its candidates: of its group (recall 0), of others (recall 1), and its guide in any case.
 
     Never from the target's own clip.
     """
     shown = faces.lazy()
     near = candidates.lazy().filter(pl.col("person").is_between(faces["person"].min(), faces["person"].max()))
-    own = near.filter(pl.col("rank_in_group") < bounds.max_candidates).with_columns(group="its_group")
-    every = near.filter(pl.col("rank") < bounds.max_candidates)
+    own = near.filter(pl.col("rank_in_group") < params.max_candidates).with_columns(group="its_group")
+    every = near.filter(pl.col("rank") < params.max_candidates)
     elsewhere = pl.col("group").ne_missing(pl.col("its_group")) | pl.col("group").is_null()
-    missed = pl.when(elsewhere).then("rank").otherwise("rank_in_group") >= bounds.max_candidates
+    missed = pl.when(elsewhere).then("rank").otherwise("rank_in_group") >= params.max_candidates
     guides = near.with_columns(guide_row="reference")
     parts = (
         shown.join(own, on=["person", "group"]).with_columns(recall=pl.lit(0, pl.UInt8)),
@@ -104,24 +85,24 @@ def _paired(bounds: Bounds, faces: pl.DataFrame, candidates: pl.DataFrame) -> pl
     return pl.concat(part.filter(pl.col("clip") != pl.col("its_clip")).select(columns) for part in parts).collect()
 
 
-def _inside(bounds: Bounds, found: Appearances, pairs: pl.DataFrame) -> pl.DataFrame:
+def _inside(params: Params, found: Appearances, pairs: pl.DataFrame) -> pl.DataFrame:
     """The pairs inside the band, with their cosine, and from no clip that the target was made from."""
     pairs = pairs.join(found.taken.rename({"clip": "its_clip"}), on=["image", "its_clip"], how="anti")
     cosine = cosines(found.embeddings, pairs["row"], found.embeddings, pairs["reference"])
-    pairs = pairs.with_columns(cosine=cosine).filter(pl.col("cosine").is_between(bounds.min_cosine, bounds.max_cosine))
+    pairs = pairs.with_columns(cosine=cosine).filter(pl.col("cosine").is_between(params.min_cosine, params.max_cosine))
     made = pairs.filter(pl.col("source_row").is_not_null())
-    itself = pairs.filter(pl.col("source_row").is_null(), pl.col("cosine") <= bounds.max_source_cosine)
+    itself = pairs.filter(pl.col("source_row").is_null(), pl.col("cosine") <= params.max_source_cosine)
     source_cosine = cosines(found.embeddings, made["source_row"], found.embeddings, made["reference"])
-    return pl.concat([made.filter(pl.Series(source_cosine) <= bounds.max_source_cosine), itself])
+    return pl.concat([made.filter(pl.Series(source_cosine) <= params.max_source_cosine), itself])
 
 
-def _chosen(bounds: Bounds, found: Appearances, pairs: pl.DataFrame) -> pl.DataFrame:
+def _chosen(params: Params, found: Appearances, pairs: pl.DataFrame) -> pl.DataFrame:
     """The first of each pool. The pose of the target itself counts as chosen, so that its bin comes a turn later."""
 
     def of(column: str, place: str) -> pl.Series:
         return found.faces[column].gather(pairs[place])
 
-    width = of("kind", "row").replace_strict(bounds.pose_bin, return_dtype=pl.Float32)
+    width = of("kind", "row").replace_strict(params.pose_bin, return_dtype=pl.Float32)
     bins = {
         axis: ((of(axis, "reference") - of(axis, "row")) / width).round().cast(pl.Int16, strict=False)
         for axis in ("yaw", "pitch")
@@ -133,14 +114,14 @@ def _chosen(bounds: Bounds, found: Appearances, pairs: pl.DataFrame) -> pl.DataF
         pairs.lazy()
         .with_columns(
             other=pl.col("reference").ne_missing(pl.col("guide_row")),
-            order=ids.select(pl.concat_str("face", "reference").hash(bounds.seed)).to_series(),
+            order=ids.select(pl.concat_str("face", "reference").hash(params.seed)).to_series(),
             **bins,
         )
         .sort("row", *bins, *best_first)
         .with_columns(turn=_place_in_run("row", *bins) + like_target)
-        .filter(pl.col("turn") <= bounds.pool)
+        .filter(pl.col("turn") <= params.pool)
         .sort("row", "other", "recall", "turn", "order", "reference")
-        .filter(_place_in_run("row") < bounds.pool)
+        .filter(_place_in_run("row") < params.pool)
         .select("image", "row", "reference", "cosine", "recall")
         .collect()
     )

@@ -1,6 +1,6 @@
-"""Measured pictures -> reference sets. First who is in which picture, then which photographs may stand for them.
+"""Measured pictures -> reference sets: who is in which picture, then which photographs may stand for them.
 
-Decides from measurements alone, in seconds; every picture that is turned away keeps its row and its first reason.
+Every picture that is turned away keeps its row and its first reason.
 """
 
 import json
@@ -8,52 +8,18 @@ from functools import partial
 from pathlib import Path
 
 import polars as pl
-from pydantic import Field, model_validator
 
 from pipelines.core import products
 from pipelines.core.ledger import SPLITS
 from pipelines.core.shards import Counts, Machine, Shard, tree_digest
 from pipelines.core.shards import run as run_shards
 from pipelines.curate import appearances
-from pipelines.curate.appearances import Appearances
 from pipelines.curate.assembly import sets_table
-from pipelines.curate.balance import Caps, balanced
-from pipelines.curate.recall import Bounds, pools
-from pipelines.curate.targets import Needs, targets
+from pipelines.curate.balance import balanced
+from pipelines.curate.params import Params
+from pipelines.curate.recall import pools
+from pipelines.curate.targets import targets
 from umo import records
-
-
-class Params(Needs, Bounds, Caps):
-    """
-    min_people, max_people: in a target.
-    min_people_ingested: in a target that is a photograph and not a synthesised scene.
-    min_side: of every face in a target (pixels).
-    min_overlap: intersection over union of a face found in a scene and the box where it was placed.
-    min_cosine, max_cosine: between reference and target face; the upper bound guards against copy-paste.
-    min_person_cosine: between a target's face and its person's centre.
-    max_source_cosine: between a reference and the photographed face that the target's was made from (where there is
-        none, the target's own): a near copy of that photograph is no other photograph.
-    max_cross_cosine: between two people of a target.
-    max_candidates: photographs that are looked at for a face of a target, from its album or long video and from all
-        others each. Of somebody with more, a drawn sample that goes round the clips and the albums.
-    pose_bin: degrees, by kind of target. References are taken in turn from bins of yaw and pitch so wide around the
-        pose of the target, whose own bin comes a turn later; 0 takes them as drawn.
-    pool: references a person at most; the first is the reference, the others are spare.
-    max_sets_per_person: by split, a person at most.
-    max_share_of_n: sets with one number of people, as a part of their split's; 1 lets all pass. A split with too few
-        different numbers for that has equal shares.
-    seed: of every draw.
-    """
-
-    min_overlap: float = Field(gt=0, le=1)
-
-    @model_validator(mode="after")
-    def _ranges_fit(self) -> "Params":
-        if self.min_cosine >= self.max_cosine:
-            raise ValueError("min_cosine must be below max_cosine")
-        if self.min_people > self.max_people:
-            raise ValueError("min_people must not exceed max_people")
-        return self
 
 
 def run(params: Params, machine: Machine) -> None:
@@ -67,7 +33,12 @@ def _curate(params: Params, shard: Shard, folder: Path) -> Counts:
     pictures, faces = targets(params, found)
     standing = pictures.filter(pl.col("reason").is_null()).select("image")
     chosen = pools(params, found, faces.join(standing, on="image", how="semi"))
-    pictures = _with_references(params, found, pictures, faces, chosen)
+    # Pictures with a face that no reference was found for are turned away.
+    without = faces.join(chosen, on="row", how="anti").select("image", without=pl.lit(True)).unique()
+    reason = pl.when("without").then(pl.lit(f"no reference between {params.min_cosine:g} and {params.max_cosine:g}"))
+    set_id = pl.concat_str(pl.lit("s"), found.images["image_id"].gather(pictures["image"]).str.head(16))
+    pictures = pictures.join(without, on="image", how="left", maintain_order="left")
+    pictures = pictures.with_columns(reason=pl.coalesce("reason", reason), set_id=set_id).drop("without")
     pictures = balanced(params, pictures).with_columns(keep=pl.col("reason").is_null())
     records.write(folder / products.SETS_TABLE, sets_table(found, pictures, faces, chosen), records.SETS)
     funnel = _funnel(pictures, chosen)
@@ -75,33 +46,20 @@ def _curate(params: Params, shard: Shard, folder: Path) -> Counts:
     return Counts({"sets": funnel["kept"]}, funnel["reasons"])
 
 
-def _with_references(
-    params: Params, found: Appearances, pictures: pl.DataFrame, faces: pl.DataFrame, chosen: pl.DataFrame
-) -> pl.DataFrame:
-    """Turn away the pictures with a face that no reference was found for, and name the others."""
-    without = faces.join(chosen, on="row", how="anti").select("image", without=pl.lit(True)).unique()
-    reason = pl.when("without").then(pl.lit(f"no reference between {params.min_cosine:g} and {params.max_cosine:g}"))
-    return (
-        pictures.join(without, on="image", how="left", maintain_order="left")
-        .with_columns(
-            reason=pl.coalesce("reason", reason),
-            set_id=pl.concat_str(pl.lit("s"), found.images["image_id"].gather(pictures["image"]).str.head(16)),
-        )
-        .drop("without")
-    )
-
-
 def _funnel(pictures: pl.DataFrame, chosen: pl.DataFrame) -> dict:
     """How many pictures became sets, by split and number of people, and why the others did not."""
+
+    def reasons(some: pl.DataFrame) -> dict[str, int]:
+        return dict(sorted(_counts(some["reason"]).items(), key=lambda item: (-item[1], item[0])))
+
     kept = pictures.filter("keep")
     recalled = _counts(chosen.join(kept, on="image", how="semi")["recall"])
     both = {split: _counts(kept.filter(split=split)["n"]) for split in SPLITS}
-    reasons = {kind: _counts(pictures.filter(kind=kind)["reason"]) for kind in appearances.KINDS}
     return {
         "pictures": pictures.height,
         "kept": kept.height,
-        "reasons": _most_first(_counts(pictures["reason"])),
-        "reasons_by_kind": {kind: _most_first(counts) for kind, counts in reasons.items()},
+        "reasons": reasons(pictures),
+        "reasons_by_kind": {kind: reasons(pictures.filter(kind=kind)) for kind in appearances.KINDS},
         "by_split": {split: sum(counts.values()) for split, counts in both.items()},
         "by_n": _counts(kept["n"]),
         "by_split_and_n": both,
@@ -112,7 +70,3 @@ def _funnel(pictures: pl.DataFrame, chosen: pl.DataFrame) -> dict:
 def _counts(values: pl.Series) -> dict[str, int]:
     counts = values.drop_nulls().alias("value").value_counts().sort("value")
     return {str(value): count for value, count in counts.iter_rows()}
-
-
-def _most_first(counts: dict[str, int]) -> dict[str, int]:
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

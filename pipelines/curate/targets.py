@@ -1,31 +1,19 @@
 """Which pictures can be targets: the people in them are known, large enough, of one split, and not too alike."""
 
 import polars as pl
-from pydantic import Field
 
-from pipelines.core.params import Section
 from pipelines.curate.appearances import Appearances, cosines
+from pipelines.curate.params import Params
 
 
-class Needs(Section):
-    """What a target needs; pipelines/curate/stage.py, whose params these are, says what each key means."""
-
-    min_people: int = Field(ge=1, le=6)
-    max_people: int = Field(ge=1, le=6)
-    min_people_ingested: int = Field(ge=1, le=6)
-    min_side: float = Field(ge=1)
-    min_person_cosine: float = Field(ge=-1, le=1)
-    max_cross_cosine: float = Field(ge=-1, le=1)
-
-
-def targets(needs: Needs, found: Appearances) -> tuple[pl.DataFrame, pl.DataFrame]:
+def targets(params: Params, found: Appearances) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Every picture that is considered, and the faces in it.
 
     Returns:
         pictures: image, kind, n, split, person_ids, cross_cosine, reason (the first to turn it away, or null).
         faces: image, row, person_id, person, source_row, guide_row, x (in [0, 1]), by image and from left to right.
     """
-    faces = _faces(needs, found)
+    faces = _faces(params, found)
     pictures = (
         faces.lazy()
         .group_by("image", maintain_order=True)
@@ -39,7 +27,7 @@ def targets(needs: Needs, found: Appearances) -> tuple[pl.DataFrame, pl.DataFram
         )
         .join(found.images.lazy().select("image", "kind"), on="image")
         .join(_cross_cosines(found).lazy(), on="image", how="left")
-        .with_columns(reason=pl.coalesce("fault", _picture_fault(needs)))
+        .with_columns(reason=pl.coalesce("fault", _picture_fault(params)))
         .drop("fault", "splits", "people")
         .sort("image")
         .collect()
@@ -52,7 +40,7 @@ def first_reason(faults: list[tuple[pl.Expr, str]]) -> pl.Expr:
     return pl.coalesce([pl.when(found).then(pl.lit(reason)) for found, reason in faults])
 
 
-def _faces(needs: Needs, found: Appearances) -> pl.DataFrame:
+def _faces(params: Params, found: Appearances) -> pl.DataFrame:
     known = found.shown.filter(pl.col("row").is_not_null() & pl.col("person").is_not_null()).select("row", "person")
     cosine = cosines(found.embeddings, known["row"], found.centres, known["person"])
     return (
@@ -61,35 +49,35 @@ def _faces(needs: Needs, found: Appearances) -> pl.DataFrame:
         .join(found.images.lazy().select("image", "width"), on="image")
         .join(found.people.lazy().select("person", "split"), on="person", how="left")
         .join(known.lazy().select("row", person_cosine=cosine), on="row", how="left")
-        .with_columns(x=pl.col("middle") / pl.col("width"), fault=_face_fault(needs))
+        .with_columns(x=pl.col("middle") / pl.col("width"), fault=_face_fault(params))
         .drop("lost", "side_px", "middle", "width", "person_cosine")
         .sort("image", "x", "row", "person", nulls_last=True)
         .collect()
     )
 
 
-def _face_fault(needs: Needs) -> pl.Expr:
-    loose = f"a face under {needs.min_person_cosine:g} to its person's centre"
+def _face_fault(params: Params) -> pl.Expr:
+    loose = f"a face under {params.min_person_cosine:g} to its person's centre"
     return first_reason(
         [
             (pl.col("lost"), "a placed person is not found"),
             (pl.col("person_id").is_null(), "a face of nobody known"),
             (pl.col("split").is_null(), "a person who is not kept"),
-            (pl.col("side_px") < needs.min_side, f"a face under {needs.min_side:g} px"),
-            (pl.col("person_cosine") < needs.min_person_cosine, loose),
+            (pl.col("side_px") < params.min_side, f"a face under {params.min_side:g} px"),
+            (pl.col("person_cosine") < params.min_person_cosine, loose),
         ]
     )
 
 
-def _picture_fault(needs: Needs) -> pl.Expr:
-    least = pl.when(kind="ingested").then(needs.min_people_ingested).otherwise(needs.min_people)
+def _picture_fault(params: Params) -> pl.Expr:
+    least = pl.when(kind="ingested").then(params.min_people_ingested).otherwise(params.min_people)
     return first_reason(
         [
             (pl.col("n") < least, "too few people"),
-            (pl.col("n") > needs.max_people, "too many people"),
+            (pl.col("n") > params.max_people, "too many people"),
             (pl.col("people") < pl.col("n"), "the same person twice"),
             (pl.col("splits") > 1, "people of two splits"),
-            (pl.col("cross_cosine") > needs.max_cross_cosine, f"two people over {needs.max_cross_cosine:g}"),
+            (pl.col("cross_cosine") > params.max_cross_cosine, f"two people over {params.max_cross_cosine:g}"),
         ]
     )
 

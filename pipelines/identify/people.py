@@ -175,10 +175,10 @@ class People:
             else:
                 for person in people[1:]:
                     components.merge(people[0], person)
-        dropped = self.faces["image_id"].is_in(too_large).to_numpy() if too_large else np.zeros(len(self.faces), bool)
-        kept = self.kept_of_kept()
-        text = f"its picture would weld more than {self.bounds.max_component} people"
-        self.reasons.give(kept[dropped[kept]], text)
+        if too_large:
+            kept = self.kept_of_kept()
+            dropped = kept[self.faces["image_id"][kept].is_in(too_large).to_numpy()]
+            self.reasons.give(dropped, f"its picture would weld more than {self.bounds.max_component} people")
         root = np.fromiter(map(components.__getitem__, range(len(self.names))), np.int64, len(self.names))
         least = np.full(len(root), len(root))
         np.minimum.at(least, root, np.arange(len(root)))
@@ -230,8 +230,8 @@ class People:
 
     def _name(self, people: np.ndarray, given: np.ndarray) -> pa.Array:
         """Ids (m,) of people by number, null where none is given."""
-        nobody = len(self.names)
-        return pl.concat([self.names, pl.Series([None], dtype=pl.String)])[np.where(given, people, nobody)].to_arrow()
+        names = pl.concat([self.names, pl.Series([None], dtype=pl.String)])
+        return names[np.where(given, people, len(self.names))].to_arrow()
 
     def faces_table(self) -> pa.Table:
         """records.PEOPLE_FACES."""

@@ -1,8 +1,7 @@
 """Faces -> people, from the faces alone; near duplicates dropped; people split into train, validation and test.
 
 A component is a group of people who share a picture or are too alike; it goes into one split, drawn once and written
-to the ledger datasets/splits.csv, which is only ever appended to. What contradicts the ledger later is dropped
-(keep = false), never moved.
+to the ledger. What contradicts the ledger later is dropped (keep = false), never moved.
 """
 
 import json
@@ -21,7 +20,7 @@ from pipelines.core.params import Section
 from pipelines.core.publish import writing
 from pipelines.core.shards import Counts, Machine, Shard, digest, tree_digest
 from pipelines.core.shards import run as run_shards
-from pipelines.core.tombstones import FORGOTTEN, Tombstones
+from pipelines.core.tombstones import FORGOTTEN, Tombstones, hashes
 from pipelines.identify.people import Bounds, People, Reasons, unit
 from umo import records
 from umo.people import clustering, duplicates
@@ -72,20 +71,18 @@ class Params(Section):
 def run(params: Params, machine: Machine) -> None:
     """Find the people of datasets/ingested and extend the ledger."""
     with writing("identify"):
-        _extend(params, machine, Ledger.read())
-
-
-def _extend(params: Params, machine: Machine, ledger: Ledger) -> None:
-    """First the people, then the ledger: a run that is killed between the two finds the same people again."""
-    inputs = {str(product): tree_digest(product) for product in (products.INGESTED, products.MEASURED_PHOTOS)}
-    forgotten = digest([row for row in Tombstones.read().rows() if row.embedding])
-    shard = Shard("", inputs | {"ledger": ledger.digest(), "forgotten": forgotten})
-    run_shards("identify", partial(_identify, params, ledger), [shard], products.PEOPLE, params=params, machine=machine)
-    check = json.loads((products.PEOPLE / products.PEOPLE_CHECK).read_text())
-    print(f"identify: {json.dumps({key: value for key, value in check.items() if key != 'histograms'})}")
-    people = products.people().filter("keep").select("person_id", "split")
-    ledger.extend(products.people_faces().filter("keep").join(people, on="person_id"))
-    ledger.write()
+        ledger = Ledger.read()
+        inputs = {str(product): tree_digest(product) for product in (products.INGESTED, products.MEASURED_PHOTOS)}
+        forgotten = digest([row for row in Tombstones.read().rows() if row.embedding])
+        shard = Shard("", inputs | {"ledger": ledger.digest(), "forgotten": forgotten})
+        work = partial(_identify, params, ledger)
+        run_shards("identify", work, [shard], products.PEOPLE, params=params, machine=machine)
+        check = json.loads((products.PEOPLE / products.PEOPLE_CHECK).read_text())
+        print(f"identify: {json.dumps({key: value for key, value in check.items() if key != 'histograms'})}")
+        # The ledger comes after the people: a run that is killed between the two finds the same people again.
+        people = products.people().filter("keep").select("person_id", "split")
+        ledger.extend(products.people_faces().filter("keep").join(people, on="person_id"))
+        ledger.write()
 
 
 def _identify(params: Params, ledger: Ledger, shard: Shard, folder: Path) -> Counts:
@@ -93,18 +90,29 @@ def _identify(params: Params, ledger: Ledger, shard: Shard, folder: Path) -> Cou
     columns = ["face_id", "image_id", "score", "side_px", "sharpness", "embedding", "embedder"]
     faces = products.faces(products.MEASURED_PHOTOS, columns).sort("face_id")
     vectors = unit(faces["embedding"].to_numpy().astype(np.float32))
-    gone = _forgotten(params, faces, vectors)
-    faces = faces.drop("embedding", "embedder").join(_groups(images), on="image_id", how="left", maintain_order="left")
+    # Those of people whose tombstones carry an embedding (forget.keep_embedding) join nobody.
+    centres = Tombstones.read().centres(faces["embedder"][0]) if len(faces) else np.zeros((0, 0))
+    gone = (vectors @ centres.T).max(1) >= params.min_cosine if len(centres) else np.zeros(len(faces), bool)
+    # A group's name is its source's own; a picture without one is alone.
+    named = pl.coalesce(pl.concat_str("source", "group", separator="/"), "image_id")
+    albums = images.select("image_id", album=named).unique("image_id", keep="first")
+    faces = faces.drop("embedding", "embedder").join(albums, on="image_id", how="left", maintain_order="left")
     reasons = _face_reasons(params, faces, repeated_images(measured, params.max_duplicate_bits))
     reasons.give(gone, FORGOTTEN)
-    cluster = np.full(len(faces), -1)
-    cluster[reasons.none] = _clusters(params, vectors[reasons.none], faces.filter(reasons.none)["album"])
+    good, cluster = reasons.none, np.full(len(faces), -1)
+    album = faces.filter(good)["album"].rank("dense").to_numpy()
+    within = clustering.within_groups(vectors[good], album, params.min_cosine, params.max_group)
+    cluster[good] = clustering.link(vectors[good], within, params.min_cosine_across)
     bounds = Bounds(**{name: getattr(params, name) for name in Bounds.__dataclass_fields__})
     people = People(bounds, faces, vectors, cluster, reasons, ledger)
     people.draw(ledger, params.fractions, params.seed)
     records.write(folder / products.PEOPLE_TABLE, people.table(), records.PEOPLE)
     records.write(folder / products.PEOPLE_FACES_TABLE, people.faces_table(), records.PEOPLE_FACES)
-    found = _check(people, vectors, faces, _labels(images, measured, faces))
+    # Who is shown, for checking: the label of a picture with one face, else null.
+    alone = measured.filter(n_faces=1).select("image_id")
+    labels = images.drop_nulls("label").select("image_id", "label").join(alone, on="image_id").unique("image_id")
+    label = faces.join(labels, on="image_id", how="left", maintain_order="left")["label"]
+    found = _check(people, vectors, faces["album"], label)
     (folder / products.PEOPLE_CHECK).write_text(json.dumps(found) + "\n")
     rejects = Counter(people.reasons.counts()) + Counter(people.person_reasons.counts())
     return Counts({"people": found["people"], "faces": found["faces"]}, dict(rejects))
@@ -113,45 +121,19 @@ def _identify(params: Params, ledger: Ledger, shard: Shard, folder: Path) -> Cou
 def repeated_images(measured: pl.DataFrame, max_bits: int) -> pl.Series:
     """image_ids of near duplicates over the whole corpus, the sharpest copy of each excepted."""
     ordered = measured.filter(pl.col("phash").is_not_null()).sort(["sharpness", "image_id"], descending=[True, False])
-    hashes = np.array([int(text, 16) for text in ordered["phash"]], np.uint64)
-    return ordered["image_id"].filter(duplicates.repeated(hashes, max_bits))
-
-
-def _groups(images: pl.DataFrame) -> pl.DataFrame:
-    """image_id, album: its group, whose name is its source's own; a picture without one is alone."""
-    named = pl.concat_str("source", "group", separator="/")
-    return images.select("image_id", album=pl.coalesce(named, "image_id")).unique("image_id", keep="first")
-
-
-def _clusters(params: Params, vectors: np.ndarray, album: pl.Series) -> np.ndarray:
-    number = album.rank("dense").to_numpy()
-    labels = clustering.within_groups(vectors, number, params.min_cosine, params.max_group)
-    return clustering.link(vectors, labels, params.min_cosine_across)
+    return ordered["image_id"].filter(duplicates.repeated(hashes(ordered["phash"]), max_bits))
 
 
 def _face_reasons(params: Params, faces: pl.DataFrame, repeated: pl.Series) -> Reasons:
     reasons = Reasons(len(faces))
-    again = faces["image_id"].is_in(repeated.implode()) if len(repeated) else np.zeros(len(faces), bool)
-    reasons.give(np.asarray(again), "near duplicate of another picture")
+    if len(repeated):
+        reasons.give(faces["image_id"].is_in(repeated.implode()).to_numpy(), "near duplicate of another picture")
     for key, bound in (("score", params.min_score), ("side_px", params.min_side), ("sharpness", params.min_sharpness)):
         reasons.give((faces[key] < bound).to_numpy(), f"{key} below {bound}")
     return reasons
 
 
-def _forgotten(params: Params, faces: pl.DataFrame, vectors: np.ndarray) -> np.ndarray:
-    """(n,) bool: faces of people whose tombstones carry an embedding (forget.keep_embedding); they join nobody."""
-    centres = Tombstones.read().centres(faces["embedder"][0]) if len(faces) else np.zeros((0, 0))
-    return (vectors @ centres.T).max(1) >= params.min_cosine if len(centres) else np.zeros(len(faces), bool)
-
-
-def _labels(images: pl.DataFrame, measured: pl.DataFrame, faces: pl.DataFrame) -> pl.Series:
-    """(n,) who is shown, for checking: the label of a picture with one face, else null."""
-    alone = measured.filter(pl.col("n_faces") == 1).select("image_id")
-    labels = images.drop_nulls("label").select("image_id", "label").join(alone, on="image_id")
-    return faces.join(labels.unique("image_id"), on="image_id", how="left", maintain_order="left")["label"]
-
-
-def _check(people: People, vectors: np.ndarray, faces: pl.DataFrame, label: pl.Series) -> dict:
+def _check(people: People, vectors: np.ndarray, album: pl.Series, label: pl.Series) -> dict:
     """Figures for the log and the report; labels are read here and nowhere else.
 
     `clusters` compares all faces that were given to somebody; `kept` all labelled ones, of whom those that are not
@@ -159,18 +141,23 @@ def _check(people: People, vectors: np.ndarray, faces: pl.DataFrame, label: pl.S
     """
     known, kept = label.is_not_null().to_numpy(), people.kept_of_kept()
     given = np.flatnonzero(known & (people.person >= 0))
-    alone = -1 - np.arange(len(faces))
+    alone = -1 - np.arange(len(album))
     alone[kept] = people.person[kept]
     found = {}
     if len(given):
         found["clusters"] = agreement(label[given].to_numpy(), people.person[given]).rounded()
-        labelled = np.flatnonzero(known)
-        found["kept"] = agreement(label[labelled].to_numpy(), alone[labelled]).rounded()
+        found["kept"] = agreement(label.filter(known).to_numpy(), alone[known]).rounded()
     owner = label.rank("dense").fill_null(0).to_numpy().astype(np.int64) - 1 if len(given) else people.person
     usable = np.flatnonzero((people.person >= 0) & (owner >= 0))
-    same, different = pairs_within(vectors, faces["album"].rank("dense").to_numpy(), owner, usable)
+    same, different = pairs_within(vectors, album.rank("dense").to_numpy(), owner, usable)
     nearest = people.nearest_cosine[people.person_reasons.none & (people.nearest >= 0)]
     shown = people.split[people.person_reasons.none]
+    histograms = {
+        "edges": BINS.tolist(),
+        "same person, one group": histogram(same),
+        "different people, one group": histogram(different),
+        "most alike other person": histogram(nearest),
+    }
     return {
         "people": len(shown),
         "faces": int(people.reasons.none.sum()),
@@ -179,10 +166,5 @@ def _check(people: People, vectors: np.ndarray, faces: pl.DataFrame, label: pl.S
         **{split: int((shown == number).sum()) for number, split in enumerate(SPLITS)},
         "agreement": found,
         "thresholds": {"from": "labels" if found else "found people"} | fit(same, different),
-        "histograms": {
-            "edges": BINS.tolist(),
-            "same person, one group": histogram(same),
-            "different people, one group": histogram(different),
-            "most alike other person": histogram(nearest),
-        },
+        "histograms": histograms,
     }

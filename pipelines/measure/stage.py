@@ -1,5 +1,6 @@
 """Pictures -> faces, embeddings, quality, perceptual hash. Measures everything once and decides nothing."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -39,72 +40,45 @@ class Params(Section):
 
 def run(params: Params, machine: Machine, of: str) -> None:
     """Measure the pictures of datasets/`of`, shard by shard."""
-    product = Path("datasets") / of
-    shards = [
-        Shard(folder.name, {folder.name: tree_digest(folder)}, folder)
-        for folder in products.shard_folders(product, products.IMAGES_TABLE)
-    ]
-    model = faces.load(params.faces)
+    folders = products.shard_folders(products.DATASETS / of, products.IMAGES_TABLE)
+    shards = [Shard(folder.name, {folder.name: tree_digest(folder)}, folder) for folder in folders]
+    files = faces.load(params.faces).files
     device = machine.device if params.faces in faces.ON_DEVICES else "cpu"  # no GPU is taken that would lie idle
-    run_shards(
-        "measure",
-        partial(_measure, params, device),
-        shards,
-        products.MEASURED / of,
-        params=params,
-        files=model.files,
-        machine=machine.model_copy(update={"device": device}),
-    )
+    machine, work = machine.model_copy(update={"device": device}), partial(_measure, params, device)
+    run_shards("measure", work, shards, products.MEASURED / of, params=params, files=files, machine=machine)
 
 
 def _measure(params: Params, device: str, shard: Shard, folder: Path) -> Counts:
     model = faces.load_on(device, params.faces)
-    counts = Counts({"pictures": 0, "faces": 0})
     images: list[dict] = []
     found: list[dict] = []
+    rejects: Counter[str] = Counter()
     assert isinstance(shard.task, Path)
     opened = store.iterate(shard.task, params.max_side, _describe)
     rows = (one for one in opened if one.row["status"] != "duplicate")
     while some := list(islice(rows, AT_ONCE)):
         for one, theirs in zip(some, _faces(model, params, some), strict=True):
-            images.append(_image(one, len(theirs)))
+            described = one.description or {"phash": None, "sharpness": None}
+            its = {"image_id": one.row["image_id"], "n_faces": len(theirs), "error": one.error}
+            images.append(its | described)
             found += theirs
-            if reason := _without(one, theirs):
-                counts.rejects[reason] = counts.rejects.get(reason, 0) + 1
-    counts.made = {"pictures": len(images), "faces": len(found)}
+            if one.picture is None and one.row["key"]:  # without a key ingest has said so already
+                rejects["unreadable"] += 1
+            elif one.picture is not None and not theirs:
+                rejects["without a face"] += 1
     records.write(folder / products.MEASURED_IMAGES_TABLE, images, records.MEASURED_IMAGES)
     records.write(folder / products.FACES_TABLE, found, records.measured_faces(model.dimension))
-    return counts
+    return Counts({"pictures": len(images), "faces": len(found)}, dict(rejects))
 
 
 def _describe(picture: np.ndarray) -> dict[str, Any]:
     return {"phash": quality.perceptual_hash(picture), "sharpness": quality.sharpness(picture)}
 
 
-def _image(one: Opened, n_faces: int) -> dict:
-    described = one.description or {"phash": None, "sharpness": None}
-    return {"image_id": one.row["image_id"], **described, "n_faces": n_faces, "error": one.error}
-
-
-def _without(one: Opened, theirs: list[dict]) -> str | None:
-    """Why nothing was found in a picture, where ingest has not said so already."""
-    if one.picture is None:
-        return "unreadable" if one.row["key"] else None
-    return None if theirs else "without a face"
-
-
 class _Seen(NamedTuple):
-    """The faces of a picture.
-
-    Attributes:
-        picture: that they are cut from: as it was decoded, or whole.
-        faces: in its pixels.
-        stored: the same in the stored picture's pixels.
-    """
-
-    picture: np.ndarray
-    faces: list[Face]
-    stored: list[Face]
+    picture: np.ndarray  # as it was decoded, or whole
+    faces: list[Face]  # in its pixels
+    stored: list[Face]  # the same in the stored picture's pixels
 
 
 def _faces(model: FaceModel, params: Params, some: Sequence[Opened]) -> list[list[dict]]:
@@ -120,16 +94,16 @@ def _faces(model: FaceModel, params: Params, some: Sequence[Opened]) -> list[lis
 def _see(model: FaceModel, params: Params, one: Opened, picture: np.ndarray, detected: Sequence[Face]) -> _Seen:
     """Keep the faces that are certain and large; where they are small in a reduced picture, look at the whole one."""
     scale = np.array([one.row["width"], one.row["height"]], np.float32) / np.array(picture.shape[1::-1], np.float32)
-    pairs = [(face, _scaled(face, scale)) for face in detected if face.score >= params.min_score]
+
+    def scaled(face: Face) -> Face:
+        return Face((face.box.reshape(2, 2) * scale).ravel(), face.landmarks * scale, face.score)
+
+    pairs = [(face, scaled(face)) for face in detected if face.score >= params.min_score]
     pairs = [(face, stored) for face, stored in pairs if stored.side >= params.min_side]
     if scale.max() > 1 and any(face.side < ENOUGH_SIDE for face, _ in pairs):
         whole = read_image(one.data)
         return _see(model, params, one, whole, model.detect([whole])[0])
     return _Seen(picture, [face for face, _ in pairs], [stored for _, stored in pairs])
-
-
-def _scaled(face: Face, scale: np.ndarray) -> Face:
-    return Face((face.box.reshape(2, 2) * scale).ravel(), face.landmarks * scale, face.score)
 
 
 def _rows(model: FaceModel, image_id: str, seen: _Seen, vectors: Iterator[np.ndarray]) -> list[dict]:

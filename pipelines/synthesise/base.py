@@ -1,19 +1,17 @@
-"""The one interface of all generators, and what they share."""
+"""What all generators share."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import polars as pl
 
 from pipelines.core import products
 from pipelines.core.ledger import SPLITS, Split
-from pipelines.core.shards import Shard
 from pipelines.core.sources import CONSENT_WEAKEST_FIRST
 from pipelines.synthesise.params import Params
+from umo import records
 from umo.errors import BadInput
 
 
@@ -28,56 +26,46 @@ class Scenes:
     rejects: dict[str, int] = field(default_factory=dict)
 
     def add(self, shard: str, data: bytes, size: Sequence[int], **row: object) -> str:
-        """Take a picture of height and width `size`; `row` names its source, path, group, licence and consent.
-
-        Returns:
-            The image_id.
-        """
+        """Take a picture of height and width `size`, described by `row`; returns its image_id."""
         image_id = hashlib.sha256(data).hexdigest()
         key = f"{image_id}.png"
         self.pictures[key] = data
-        place = {"shard": shard, "key": key, "width": size[1], "height": size[0]}
-        self.images.append({"image_id": image_id, **place, **EMPTY, "status": "ok", "error": None, **row})
+        self.images.append(image_row(image_id, shard, key, size, row))
         return image_id
 
     def reject(self, shard: str, image_id: str, reason: str, **row: object) -> None:
         """Keep a row of a drawing that was turned away, and count the reason."""
-        place = {"shard": shard, "key": None, "width": None, "height": None}
-        self.images.append({"image_id": image_id, **place, **EMPTY, "status": "rejected", "error": reason, **row})
+        rejected = {"status": "rejected", "error": reason, **row}
+        self.images.append(image_row(image_id, shard, None, (None, None), rejected))
         self.rejects[reason] = self.rejects.get(reason, 0) + 1
 
 
-EMPTY = {"clip": None, "time": None, "label": None}
+def image_row(
+    image_id: str, shard: str, key: str | None, size: Sequence[int | None], row: Mapping[str, object]
+) -> dict[str, object]:
+    """A row of records.IMAGES: of a good picture of height and width `size`, unless `row` says otherwise."""
+    own = {"image_id": image_id, "shard": shard, "key": key, "height": size[0], "width": size[1], "status": "ok"}
+    return {**dict.fromkeys(records.IMAGES.names), **own, **row}
 
 
-class Generator(Protocol):
-    """Draws scenes shard by shard; picklable, so that other processes can do it."""
+def layout_row(
+    image_id: str,
+    position: int,
+    person_id: str,
+    box: np.ndarray,
+    role: str = "target",
+    source: Mapping | None = None,
+    guide: Mapping | None = None,
+) -> dict[str, object]:
+    """A row of records.LAYOUT.
 
-    @property
-    def knobs(self) -> Params:
-        """The parameters that its scenes depend on; how many there are is in the shards."""
-        ...
-
-    @property
-    def files(self) -> Sequence[Path]:
-        """Data files that its scenes depend on."""
-        ...
-
-    def shards(self) -> list[Shard]:
-        """The pieces of the work.
-
-        Raises:
-            BadInput: the people, the model or the parameters cannot make them.
-        """
-        ...
-
-    def scenes(self, shard: Shard) -> Scenes:
-        """The scenes of a shard."""
-        ...
-
-    def finish(self) -> None:
-        """Clear up once all shards are published."""
-        ...
+    Args:
+        source, guide: photographs (face_id, image_id) of the person that was shown; none of somebody invented.
+    """
+    source, guide = source or {}, guide or {}
+    made_from = {"source_face_id": source.get("face_id"), "source_image_id": source.get("image_id")}
+    place = {"image_id": image_id, "position": position, "person_id": person_id, "role": role, "box": box}
+    return {**place, **made_from, "guide_face_id": guide.get("face_id")}
 
 
 def numbers(params: Params) -> Iterator[tuple[str, Split, range]]:
@@ -85,16 +73,18 @@ def numbers(params: Params) -> Iterator[tuple[str, Split, range]]:
 
     Whoever has photographs of several people needs no scenes, and the stages after need their tables all the same.
     """
-    if not any(params.scenes.get(split, 0) for split in SPLITS):
+    if not any(params.scenes.values()):
         yield f"{SPLITS[0]}-0000", SPLITS[0], range(0)
     for split in SPLITS:
-        count = params.scenes.get(split, 0)
-        for start in range(0, count, params.shard_size):
-            yield (
-                f"{split}-{start // params.shard_size:04d}",
-                split,
-                range(start, min(start + params.shard_size, count)),
-            )
+        count, size = params.scenes.get(split, 0), params.shard_size
+        for shard, start in enumerate(range(0, count, size)):
+            yield f"{split}-{shard:04d}", split, range(start, min(start + size, count))
+
+
+def scene_of(params: Params, split: Split, number: int) -> tuple[int, np.random.Generator]:
+    """How many people a scene shows, and the dice for the rest of it."""
+    n = params.people[number % len(params.people)]
+    return n, np.random.default_rng([params.seed, SPLITS.index(split), number])
 
 
 def photos() -> pl.DataFrame:
@@ -102,7 +92,7 @@ def photos() -> pl.DataFrame:
     people = products.people().filter("keep").select("person_id", "split")
     faces = products.people_faces().filter("keep").select("face_id", "image_id", "person_id")
     landmarks = products.faces(products.MEASURED_PHOTOS, ["face_id", "box", "landmarks"])
-    images = products.images(products.INGESTED).filter(pl.col("status") == "ok")
+    images = products.images(products.INGESTED).filter(status="ok")
     wanted = images.select("image_id", "shard", "key", "licence", "consent")
     return faces.join(people, on="person_id").join(landmarks, on="face_id").join(wanted, on="image_id")
 
@@ -116,15 +106,9 @@ def require_people(params: Params, split: Split, n_people: int) -> None:
         )
 
 
-def terms(chosen: Sequence[Mapping]) -> dict[str, str]:
+def terms(chosen: Sequence[Mapping]) -> dict[str, str | None]:
     """The licences and the weakest consent of the photographs that a scene was made from."""
     return {
         "licence": " + ".join(sorted({face["licence"] or "none stated" for face in chosen})),
         "consent": min((face["consent"] for face in chosen), key=CONSENT_WEAKEST_FIRST.index),
     }
-
-
-def layout_row(image_id: str, position: int, person_id: str, box: np.ndarray, role: str = "target") -> dict:
-    """A row of records.LAYOUT for somebody who was made from no photograph."""
-    nobody = {"source_face_id": None, "source_image_id": None, "guide_face_id": None}
-    return {"image_id": image_id, "position": position, "person_id": person_id, "role": role, "box": box, **nobody}

@@ -5,21 +5,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import polars as pl
 
 from pipelines.core import products, store
 from pipelines.core.bases import Base, refuse_seen, weights_digest
-from pipelines.core.ledger import SPLITS, Split
+from pipelines.core.ledger import SPLITS
 from pipelines.core.params import load
 from pipelines.core.shards import digest
 from pipelines.synthesise import templates
-from pipelines.synthesise.base import numbers, photos, require_people, terms
-from pipelines.synthesise.drawn import Asked, Shown
+from pipelines.synthesise.base import numbers, photos, require_people, scene_of, terms
 from pipelines.synthesise.params import Diffusion, Params, Strict
-from pipelines.synthesise.strict import Panel, group_fault, pair
+from pipelines.synthesise.strict import Panel, Shown, group_fault, pair
+from pipelines.synthesise.templates import Asked
 from umo.evaluation.cases import Case, write_cases
 from umo.images import encode_jpeg, read_image
 from umo.quality import clear_factor, square_crop
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from umo.customizers import Customizer
 
-ASKED = "asked.jsonl"
-
 
 @dataclass(frozen=True)
 class Customized:
@@ -41,35 +39,29 @@ class Customized:
     diffusion: Diffusion
     base: Base
     device: str
-    halves: tuple[str, ...] = ("target",)
+    halves: ClassVar[tuple[str, ...]] = ("target",)
 
     def asked(self) -> dict[str, list[Asked]]:
-        """Of every split; nobody of validation or test may have been seen by the base.
-
-        Raises:
-            BadInput: too few people, or the base has seen some of them in training.
-        """
+        """Raises BadInput where people are too few, or the base has seen some of validation or test in training."""
         found = _people()
-        of_split = {split: _Photographs(found.filter(pl.col("split") == split)) for split in SPLITS}
-        texts = templates.read(self.diffusion.templates) if self.diffusion.templates else None
+        of_split = {split: _Photographs(found.filter(split=split)) for split in SPLITS}
+        texts = templates.read(self.diffusion.templates)
         for split in SPLITS:
             require_people(self.params, split, len(of_split[split].people))
             if split != "train" and self.params.scenes.get(split, 0):
                 refuse_seen(self.base, of_split[split].people)
-        return {
-            name: [self._ask(split, number, of_split[split], texts) for number in which]
-            for name, split, which in numbers(self.params)
-        }
-
-    def _ask(self, split: Split, number: int, of_split: "_Photographs", texts: templates.Templates | None) -> Asked:
-        n = self.params.people[number % len(self.params.people)]
-        rng = np.random.default_rng([self.params.seed, SPLITS.index(split), number])
-        described = templates.describe(texts, rng)[0]
-        # One person stands left, in the middle or right; several side by side.
-        centres = [float(rng.choice([1 / 6, 1 / 2, 5 / 6]))] if n == 1 else [(k + 0.5) / n for k in range(n)]
-        prompt = scene_prompt(described.style, described.scene, centres)
-        chosen = of_split.choose(n, f"{self.params.seed}/{split}/{number}")
-        return Asked(f"{split}/{number}", split, n, prompt, (described,), tuple(chosen))
+        asked: dict[str, list[Asked]] = {}
+        for name, split, which in numbers(self.params):
+            asked[name] = []
+            for number in which:
+                n, rng = scene_of(self.params, split, number)
+                described = templates.describe(texts, rng)[0]
+                # One person stands left, in the middle or right; several side by side.
+                centres = [float(rng.choice([1 / 6, 1 / 2, 5 / 6]))] if n == 1 else [(k + 0.5) / n for k in range(n)]
+                prompt = scene_prompt(described.style, described.scene, centres)
+                chosen = of_split[split].choose(n, f"{self.params.seed}/{split}/{number}")
+                asked[name].append(Asked(f"{split}/{number}", split, n, prompt, (described,), tuple(chosen)))
+        return asked
 
     def model_inputs(self) -> dict[str, str]:
         own = self.base.model_dump_json(exclude={"train"})
@@ -84,10 +76,11 @@ class Customized:
     def draw(self, asked: Sequence[Asked], kept: Path) -> Iterator[list[tuple[np.ndarray, ...]]]:
         from umo.generate import generate_cases  # with torch and transformers it takes seconds
 
-        write_cases(kept / ASKED, [_case(case, _write_references(case, kept)) for case in asked])
+        cases = kept / "asked.jsonl"
+        write_cases(cases, [_case(case, kept) for case in asked])
         generate_cases(
             self.base.folder,
-            kept / ASKED,
+            cases,
             kept,
             self.diffusion.seeds,
             size=self.diffusion.size,
@@ -97,36 +90,29 @@ class Customized:
             customizer=_load(self.base.folder, self.base.lora, self.device, self.base.dtype),
         )
         for case in asked:
-            files = [kept / f"images/{_id(case)}-{rank}.png" for rank in range(self.diffusion.seeds)]
+            files = (kept / f"images/{case.file_name}-{rank}.png" for rank in range(self.diffusion.seeds))
             yield [(read_image(file),) for file in files]
 
     def judge(self, asked: Asked, panels: Sequence[Panel], strict: Strict) -> list[list[Shown]] | str:
         (panel,) = panels
         if fault := group_fault(panel, asked.n, strict):
             return fault
-        centres, references = (
-            np.array([person[key] for person in asked.people], np.float32) for key in ("centre", "embedding")
-        )
+        centres = np.array([person["centre"] for person in asked.people], np.float32)
+        references = np.array([person["embedding"] for person in asked.people], np.float32)
         order = pair(centres, references, panel, strict)
         if isinstance(order, str):
             return order
-        return [[_shown(int(face), person) for face, person in zip(order, asked.people, strict=True)]]
+        return [
+            [Shown(int(face), person["person_id"], person) for face, person in zip(order, asked.people, strict=True)]
+        ]
 
     def terms(self, asked: Asked) -> dict[str, str | None]:
-        return {**terms(asked.people)}
-
-
-def _shown(face: int, person: dict) -> Shown:
-    sources = {"source_face_id": person["face_id"], "source_image_id": person["image_id"]}
-    return Shown(face, person["person_id"], sources)
+        return terms(asked.people)
 
 
 def _people() -> pl.DataFrame:
     """`photos` with the faces' embeddings, their people's centres, and how much around a face shows nobody else."""
     measured = products.faces(products.MEASURED_PHOTOS, ["face_id", "image_id", "box", "embedding"])
-    kind = measured.schema["embedding"]
-    assert isinstance(kind, pl.Array)
-    measured = measured.with_columns(pl.col("embedding").cast(pl.Array(pl.Float32, kind.shape[0])))
     boxes = measured.group_by("image_id").agg(boxes=pl.col("box"))
     centres = products.people().select("person_id", "centre")
     found = photos().join(measured.select("face_id", "embedding"), on="face_id").join(boxes, on="image_id")
@@ -166,27 +152,18 @@ def _export() -> tuple[float, int]:
     return params["reference_crop"], params["reference_side"]
 
 
-def _write_references(case: Asked, kept: Path) -> list[str]:
-    """Cut the references as `export` does; names below `kept`."""
+def _case(asked: Asked, kept: Path) -> Case:
+    """What the base is given; the references, cut as `export` does, are written into `kept`."""
     factor, side = _export()
     pictures = store.Pictures(products.INGESTED)
-    names = []
-    for person in case.people:
+    names = [f"{person['face_id']}.jpg" for person in asked.people]
+    for name, person in zip(names, asked.people, strict=True):
         box = np.asarray(person["box"])
         clear = min(factor, clear_factor(box, [np.asarray(other) for other in person["boxes"]]))
         cut, _ = square_crop(pictures.read(person["shard"], person["key"]), box, clear, side)
-        names.append(f"{person['face_id']}.jpg")
-        (kept / names[-1]).write_bytes(encode_jpeg(cut))
-    return names
-
-
-def _id(case: Asked) -> str:
-    return case.name.replace("/", "-")
-
-
-def _case(case: Asked, references: Sequence[str]) -> Case:
-    people = tuple(person["person_id"] for person in case.people)
-    return Case(_id(case), case.prompt, tuple((name,) for name in references), (), None, people)
+        (kept / name).write_bytes(encode_jpeg(cut))
+    people = tuple(person["person_id"] for person in asked.people)
+    return Case(asked.file_name, asked.prompt, tuple((name,) for name in names), (), None, people)
 
 
 @lru_cache(maxsize=1)

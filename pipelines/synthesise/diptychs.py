@@ -8,24 +8,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from pipelines.core.bases import Base, weights_digest
-from pipelines.core.ledger import SPLITS
 from pipelines.core.sources import DRAWN
 from pipelines.synthesise import templates
-from pipelines.synthesise.base import numbers
-from pipelines.synthesise.drawn import Asked, Shown
+from pipelines.synthesise.base import numbers, scene_of
 from pipelines.synthesise.params import Diffusion, Params, Strict
-from pipelines.synthesise.strict import Panel, group_fault, pair
+from pipelines.synthesise.strict import Panel, Shown, group_fault, pair
+from pipelines.synthesise.templates import Asked
 from umo.errors import BadInput, WorkFailed
 from umo.files import replacing
 from umo.images import encode_png, read_image
 from umo.scenes.prompts import diptych_prompt
-
-NOBODY = {"source_face_id": None, "source_image_id": None}
 
 
 @dataclass(frozen=True)
@@ -35,21 +32,26 @@ class Diptychs:
     params: Params
     diffusion: Diffusion
     device: str
-    halves: tuple[str, ...] = ("reference", "target")
+    halves: ClassVar[tuple[str, ...]] = ("reference", "target")
 
     @classmethod
     def of(cls, params: Params, diffusion: Diffusion, device: str, bases: Sequence[str]) -> "Diptychs":
-        """
-        Raises:
-            BadInput: no such folder, no text-to-image pipeline in it, or no licence for what it draws.
-        """
+        """Raises BadInput for no such folder, no text-to-image pipeline in it, or no licence for what it draws."""
         folder = Path(diffusion.model)
         if not folder.is_dir():
             raise BadInput(
                 f"synthesise.diffusion.model: '{folder}' is neither a name under bases ({', '.join(bases)}) nor the "
                 "folder of a text-to-image pipeline: give one of them"
             )
-        _require_text_to_image(folder)
+        from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
+
+        from umo.customizers.folder import read_index
+
+        name = read_index(folder)["_class_name"]
+        if name not in {kind.__name__ for kind in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()}:
+            raise BadInput(
+                f"{folder}: {name} draws no pictures from text alone; give the folder of a text-to-image pipeline"
+            )
         if not diffusion.licence:
             raise BadInput(
                 f"synthesise.diffusion.licence is missing: say on what terms pictures of {folder} may be used"
@@ -57,17 +59,16 @@ class Diptychs:
         return cls(params, diffusion, device)
 
     def asked(self) -> dict[str, list[Asked]]:
-        texts = templates.read(self.diffusion.templates) if self.diffusion.templates else None
-        found: dict[str, list[Asked]] = {}
+        texts = templates.read(self.diffusion.templates)
+        asked: dict[str, list[Asked]] = {}
         for name, split, which in numbers(self.params):
-            found[name] = []
+            asked[name] = []
             for number in which:
-                n = self.params.people[number % len(self.params.people)]
-                rng = np.random.default_rng([self.params.seed, SPLITS.index(split), number])
+                n, rng = scene_of(self.params, split, number)
                 left, right = templates.describe(texts, rng)
                 prompt = diptych_prompt(right.style, (left.scene, right.scene), n)
-                found[name].append(Asked(f"{split}/{number}", split, n, prompt, (left, right)))
-        return found
+                asked[name].append(Asked(f"{split}/{number}", split, n, prompt, (left, right)))
+        return asked
 
     def model_inputs(self) -> dict[str, str]:
         return {"weights": weights_digest(Base(folder=Path(self.diffusion.model)))}
@@ -77,7 +78,7 @@ class Diptychs:
 
     def draw(self, asked: Sequence[Asked], kept: Path) -> Iterator[list[tuple[np.ndarray, ...]]]:
         for case in asked:
-            files = [kept / f"{case.name.replace('/', '-')}-{rank}.png" for rank in range(self.diffusion.seeds)]
+            files = [kept / f"{case.file_name}-{rank}.png" for rank in range(self.diffusion.seeds)]
             if not all(file.exists() for file in files):
                 # All of a case's, whichever are missing: a resumed run must give the same bytes as a whole one.
                 for file, picture in zip(files, self._draw(case), strict=True):
@@ -93,13 +94,9 @@ class Diptychs:
 
         pipeline = load(Path(self.diffusion.model), self.device, self.diffusion.precision)
         seeds = [seed_of(case.name, self.params.seed, rank) for rank in range(self.diffusion.seeds)]
-        height, width = self.diffusion.size or (None, None)
-        options = {
-            "height": height,
-            "width": width,
-            "num_inference_steps": self.diffusion.steps,
-            "guidance_scale": self.diffusion.guidance,
-        }
+        options = {"num_inference_steps": self.diffusion.steps, "guidance_scale": self.diffusion.guidance}
+        if self.diffusion.size:
+            options |= dict(zip(("height", "width"), self.diffusion.size, strict=True))
         drawn = pipeline(
             prompt=[case.prompt] * len(seeds),
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
@@ -119,10 +116,11 @@ class Diptychs:
         order = pair(reference.embeddings, reference.embeddings, target, strict)
         if isinstance(order, str):
             return order
-        people = [_invented(reference, k) for k in range(asked.n)]
+        # Pseudonyms for people who exist nowhere else.
+        people = ["g" + hashlib.sha256(reference.data + bytes([k])).hexdigest()[:12] for k in range(asked.n)]
         return [
-            [Shown(k, person, NOBODY) for k, person in enumerate(people)],
-            [Shown(int(face), person, NOBODY) for face, person in zip(order, people, strict=True)],
+            [Shown(k, person) for k, person in enumerate(people)],
+            [Shown(int(face), person) for face, person in zip(order, people, strict=True)],
         ]
 
     def terms(self, asked: Asked) -> dict[str, str | None]:
@@ -135,29 +133,11 @@ def halves(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return picture[:, :width], picture[:, -width:]
 
 
-def _invented(reference: Panel, rank: int) -> str:
-    """A pseudonym for somebody who exists nowhere else."""
-    return "g" + hashlib.sha256(reference.data + bytes([rank])).hexdigest()[:12]
-
-
-def _require_text_to_image(folder: Path) -> None:
-    from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
-
-    from umo.customizers.folder import read_index
-
-    name = read_index(folder)["_class_name"]
-    if name not in {kind.__name__ for kind in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()}:
-        raise BadInput(
-            f"{folder}: {name} draws no pictures from text alone; give the folder of a text-to-image pipeline"
-        )
-
-
 @lru_cache(maxsize=1)
 def load(folder: Path, device: str, precision: str) -> Any:
     """The pipeline of a folder, a process's own, kept for its next shard.
 
-    Raises:
-        BadInput: a component is missing or damaged, or there is no such device.
+    Raises BadInput where a component is missing or damaged, or there is no such device.
     """
     import torch
     from diffusers import DiffusionPipeline

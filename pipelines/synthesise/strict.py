@@ -1,5 +1,6 @@
 """The strict face filter of drawn pictures. Pure: embeddings and boxes in, an assignment or the first reason out."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,15 @@ class Panel:
     def centres(self) -> np.ndarray:
         """(k,) horizontal centre of each face as a part of the width."""
         return (self.boxes[:, 0] + self.boxes[:, 2]) / 2 / self.size[1]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Somebody in an accepted panel: the face's rank there, the person, the photograph that was drawn from, if any."""
+
+    face: int
+    person_id: str
+    source: Mapping | None = None
 
 
 def group_fault(panel: Panel, n: int, strict: Strict) -> str | None:

@@ -1,6 +1,7 @@
-"""What drawn scenes show: styles and scenes from a file, or the backgrounds that the embedded base knows."""
+"""What is asked for: styles and scenes from a file, or the backgrounds that the embedded base knows."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -8,11 +9,13 @@ import numpy as np
 import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
+from pipelines.core.ledger import Split
 from pipelines.core.params import Section
 from umo.errors import BadInput
-from umo.scenes.prompts import COLOURS, TEXTURES
+from umo.scenes.prompts import COLOURS, TEXTURES, scene_prompt
 
 PEOPLE = "{people}"
+NOT_DRAWN = ("centre", "embedding", "licence", "consent")  # of a person: no drawing depends on them
 
 
 def _with_people(scene: str) -> str:
@@ -40,12 +43,45 @@ class Described:
     background: str | None = None
 
 
-def read(path: Path) -> Templates:
-    """The templates of a YAML file.
+@dataclass(frozen=True)
+class Asked:
+    """A scene that is asked for.
 
-    Raises:
-        BadInput: it is missing, not YAML, or a template is none.
+    Attributes:
+        name: SPLIT/NUMBER.
+        described: of the scene, or of a diptych's left and right half.
+        people: n photographs to draw from, with whose they are; empty where the people are invented.
     """
+
+    name: str
+    split: Split
+    n: int
+    prompt: str
+    described: tuple[Described, ...]
+    people: tuple[dict, ...] = ()
+
+    @property
+    def file_name(self) -> str:
+        """The name without its slash."""
+        return self.name.replace("/", "-")
+
+    def what(self) -> dict:
+        """All that its drawings depend on."""
+        people = [{key: value for key, value in person.items() if key not in NOT_DRAWN} for person in self.people]
+        return asdict(self) | {"people": people}
+
+    def prompt_at(self, centres: Sequence[float]) -> str:
+        """The prompt of what was drawn: its last described scene, and who stands where from left to right."""
+        return scene_prompt(self.described[-1].style, self.described[-1].scene, centres)
+
+
+def read(path: Path | None) -> Templates | None:
+    """The templates of a YAML file, if one is named.
+
+    Raises BadInput where it is missing, not YAML, or a template is none.
+    """
+    if path is None:
+        return None
     try:
         return Templates.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as error:
@@ -61,12 +97,11 @@ def describe(templates: Templates | None, rng: np.random.Generator) -> tuple[Des
     """Two different scenes in one style; who needs one takes the first."""
     if templates is None:
         grounds = [f"{texture} {colour}" for texture in TEXTURES for colour in COLOURS]
-        first, second = (grounds[k] for k in rng.choice(len(grounds), 2, replace=False))
-        return _before(first), _before(second)
+        left, right = (
+            Described("A photo of", f"{PEOPLE} in front of a {grounds[k]} background", grounds[k])
+            for k in rng.choice(len(grounds), 2, replace=False)
+        )
+        return left, right
     style = templates.styles[rng.integers(len(templates.styles))]
     first, second = (templates.scenes[k] for k in rng.choice(len(templates.scenes), 2, replace=False))
     return Described(style, first), Described(style, second)
-
-
-def _before(background: str) -> Described:
-    return Described("A photo of", f"{PEOPLE} in front of a {background} background", background)

@@ -13,16 +13,7 @@ from typing import cast
 from pipelines.core import keys, products
 from pipelines.core.bases import Base, chosen, weights_digest
 from pipelines.core.params import Section, load
-from pipelines.core.shards import (
-    WORK,
-    Counts,
-    Machine,
-    Shard,
-    digest,
-    file_digest,
-    scratch,
-    tree_digest,
-)
+from pipelines.core.shards import WORK, Counts, Machine, Shard, digest, file_digest, scratch, tree_digest
 from pipelines.core.shards import run as run_shards
 from umo import faces
 from umo.errors import BadInput, WorkFailed
@@ -42,48 +33,27 @@ class Params(Section):
 def run(params: Params, machine: Machine, method: str) -> None:
     """Train runs/train/`method`.
 
-    Raises:
-        BadInput: the base has no recipe, its folder is not there, the judge gives the reward, or the sets are unfit.
+    Raises BadInput where the base has no recipe or folder, the judge gives the reward, or the sets are unfit.
     """
+    from umo.training.sets import SPLITS, refuse_shared
+
     base = chosen()
     if base.train is None:
         raise BadInput(f"params.yaml: bases.{params.base} has no recipe: add bases.{params.base}.train")
     if load("evaluate").model_dump()["judge"] == params.reward:
         raise BadInput(f"params.yaml: train.reward is '{params.reward}', which also evaluates: choose another")
-    _refuse_held_out()
-    reward = faces.load(params.reward)
-    if not reward.differentiable:
-        raise BadInput(f"params.yaml: train.reward '{params.reward}' has no gradient: choose another face model")
-    inputs = {
-        "exported": tree_digest(products.EXPORTED),
-        "weights": weights_digest(base),
-        "base": base.model_dump_json(),
-        "method": method,
-    }
-    run_shards(
-        "train",
-        partial(_train, machine),
-        [Shard("", inputs, method)],
-        products.TRAINED / method,
-        params=params,
-        files=reward.files,
-        machine=machine,
-    )
-
-
-def _refuse_held_out() -> None:
-    """Nobody may be in the sets of two splits.
-
-    Raises:
-        BadInput: somebody is, or a split is not there.
-    """
-    from umo.training.sets import SPLITS, refuse_shared
-
     people = {
         split: {person for row in products.exported(split, ["person_ids"]) for person in row["person_ids"]}
         for split in SPLITS
     }
     refuse_shared(products.EXPORTED, people, "export again with splits by person (dvc repro export)")
+    reward = faces.load(params.reward)
+    if not reward.differentiable:
+        raise BadInput(f"params.yaml: train.reward '{params.reward}' has no gradient: choose another face model")
+    inputs = {"exported": tree_digest(products.EXPORTED), "weights": weights_digest(base)}
+    shards = [Shard("", inputs | {"base": base.model_dump_json(), "method": method}, method)]
+    work, out = partial(_train, machine), products.TRAINED / method
+    run_shards("train", work, shards, out, params=params, files=reward.files, machine=machine)
 
 
 def _train(machine: Machine, shard: Shard, folder: Path) -> Counts:
@@ -93,11 +63,9 @@ def _train(machine: Machine, shard: Shard, folder: Path) -> Counts:
     if machine.processes == 1:
         fit(method, kept)
     else:
-        launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(machine.processes)]
-        done = subprocess.run(
-            [sys.executable, "-m", *launch, "-m", "pipelines.train.stage", method, str(kept)], check=False
-        )
-        if done.returncode:
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        launch += ["--nproc_per_node", str(machine.processes), "-m", "pipelines.train.stage", method, str(kept)]
+        if subprocess.run(launch, check=False).returncode:
             raise WorkFailed(f"train: one of {machine.processes} processes failed; its own message is above")
     for path in sorted((kept / "result").iterdir()):
         shutil.move(path, folder / path.name)
