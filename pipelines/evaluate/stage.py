@@ -23,7 +23,6 @@ from umo.evaluation.side_effects import side_effects, summarise, varieties
 
 SEEN = WORK / "seen"  # what the judge saw, by method; the embeddings are as private as the pictures
 AT_ONCE = 25  # pictures
-CPU = {"device": "cpu"}
 
 
 class Params(Section):
@@ -46,11 +45,11 @@ def run(params: Params, machine: Machine, method: str) -> None:
                 f"params.yaml: evaluate.judge is '{params.judge}', which also {does} ({section}.{key}): choose another"
             )
     drawn, seen = products.GENERATED / method, SEEN / method
-    # No GPU is taken that would lie idle.
-    same = {"params": params, "files": faces.load(params.judge).files, "machine": machine.model_copy(update=CPU)}
-    run_shards("evaluate", partial(_look, params.judge), list(_pictures(drawn)), seen, **same)
+    machine = machine.model_copy(update={"device": "cpu"})  # no GPU is taken that would lie idle
+    in_shards = partial(run_shards, "evaluate", params=params, files=faces.load(params.judge).files, machine=machine)
+    in_shards(partial(_look, params.judge), list(_pictures(drawn)), seen)
     shard = Shard("", {"drawn": tree_digest(drawn), "cases": tree_digest(products.CASES)}, drawn)
-    run_shards("evaluate", partial(_evaluate, params, seen), [shard], products.EVALUATED / method, **same)
+    in_shards(partial(_evaluate, params, seen), [shard], products.EVALUATED / method)
 
 
 def _pictures(drawn: Path) -> Iterator[Shard]:

@@ -54,8 +54,16 @@ def draw(base: Base, lora: Path | None, device: str, shard: Shard, folder: Path)
     kept = scratch(folder)
     kept.mkdir(parents=True, exist_ok=True)
     write_cases(kept / ASKED, [moved(case, kept) for case in piece.asked])
-    how = {"steps": base.steps, "guidance": base.guidance, "lora": lora, "customizer": customizer}
-    counts = generate_cases(base.folder, kept / ASKED, kept, piece.seeds, **how)
+    counts = generate_cases(
+        base.folder,
+        kept / ASKED,
+        kept,
+        piece.seeds,
+        steps=base.steps,
+        guidance=base.guidance,
+        lora=lora,
+        customizer=customizer,
+    )
     losses = piece.loss_draws and held_out_losses(customizer, piece.judged, products.CASES, piece.loss_draws)
     images = {case.case_id: case.images for case in read_cases(kept / products.CASES_FILE)}
     shutil.move(kept / "images", folder / "images")
