@@ -32,7 +32,7 @@ from umo.images import encode_png, read_image
 from umo.scenes import compositing
 
 MODELS = ("base", *products.TRAINED_METHODS)
-DRAWN = WORK / "drawn"  # by method, what its pieces drew
+DRAWINGS = WORK / "drawings"  # by method, what its pieces drew
 PIECE = 24  # pictures
 
 
@@ -74,7 +74,7 @@ def run(params: Params, machine: Machine, method: str) -> None:
     asked = {case.case_id: case for case in (_shuffled(cases) if method == "shuffled" else cases)}
     pieces = {part: list(_pieces(part, asked, *of, inputs)) for part, of in parts.items()}
     work = partial(draw, base, lora_of(base, method), machine.device)
-    run_shards("generate", work, list(chain(*pieces.values())), DRAWN / method, params=params, machine=machine)
+    run_shards("generate", work, list(chain(*pieces.values())), DRAWINGS / method, params=params, machine=machine)
     shards = [Shard(part, inputs, (parts[part][0], [piece.name for piece in pieces[part]])) for part in parts]
     run_shards("generate", partial(_gather, method), shards, where, params=params, machine=machine)
 
@@ -105,7 +105,7 @@ def _gather(method: str, shard: Shard, folder: Path) -> Counts:
     cases, names = shard.task
     images: dict[str, Sequence[str]] = {}
     losses: dict[str, float] = {}
-    for piece in (DRAWN / method / name for name in names):
+    for piece in (DRAWINGS / method / name for name in names):
         shutil.copytree(piece / "images", folder / "images", dirs_exist_ok=True)
         drawn = json.loads((piece / DRAWN_FILE).read_text())
         images |= drawn["images"]

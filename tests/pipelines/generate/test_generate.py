@@ -245,7 +245,7 @@ def test_pieces_and_processes_draw_the_same(studio, monkeypatch):
     monkeypatch.setattr(generate, "PIECE", 2)
     shutil.rmtree(".work")
     generate.run(params, Machine(executor="process", workers=2), "base")
-    assert len(list((generate.DRAWN / "base").iterdir())) == 2 + 2
+    assert len(list((generate.DRAWINGS / "base").iterdir())) == 2 + 2
     assert (whole / products.CASES_FILE).read_bytes() == cases[0]
     assert (whole / products.VARIETY / products.CASES_FILE).read_bytes() == cases[1]
     assert losses(whole) == pytest.approx(lost, rel=1e-4)
