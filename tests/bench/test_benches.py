@@ -146,7 +146,10 @@ def test_both_ways_to_draw_agree(setup: Setup, monkeypatch: pytest.MonkeyPatch) 
     asked = draw_batched.asked_for([*setup.train, *setup.train], 2, 3)
     base = setup.load_base()
     single = draw_batched.one_by_one(base, asked)
-    assert torch.allclose(draw_batched.batched(base, asked), single, atol=1e-4)
+    batches = draw_batched.in_batches(asked)
+    assert [len(batch.prompts) for batch in batches] == [2, 1]
+    together = torch.cat([draw_batched.drawn(base, batch) for batch in batches])
+    assert torch.allclose(together, single, atol=1e-4)
     assert not torch.allclose(single[0], single[1], atol=1e-2)
 
 
