@@ -183,7 +183,7 @@ def test_of_two_flows_one_has_the_gpu_and_the_other_waits_or_is_refused(served, 
     assert served.wait(waiting) == ("COMPLETED", "everything is up to date")
 
 
-def test_a_killed_worker_is_told_and_the_next_run_goes_on(served):
+def test_a_killed_worker_is_told_and_the_next_run_goes_on(served, here):
     n = next(LONG)
     run = slow_training(served, n)
     kill_group(served.processes()["worker"])
@@ -191,9 +191,13 @@ def test_a_killed_worker_is_told_and_the_next_run_goes_on(served):
     left = len(steps.read_text())
     assert 2 < left < n
     assert served.state(run)[0] == "RUNNING"  # nobody has noticed yet
+    assert (served.workspace.path / SPACE).exists()
+    assert served.workspace.dirty() == []
     served.serve()
     assert served.state(run)[0] == "CRASHED"
     assert set(served.tasks(run).values()) <= {"COMPLETED", "CRASHED"}
+    assert here("build_dataset")[1:] == ("COMPLETED", "everything is up to date")
+    assert not (served.workspace.path / SPACE).exists()
     served.gate(shut=False)
     again, state, message = served.run("train_and_evaluate", overrides={"steps": n})
     assert (state, message) == ("COMPLETED", "1 stages ran: train@mimr")  # its product is as before: compare need not
@@ -231,19 +235,6 @@ def test_a_cancelled_run_ends_its_stage_and_leaves_no_trace(served):
     until(lambda: trainings(served) == [], 60)
     assert served.run("build_dataset")[1:] == ("COMPLETED", "everything is up to date")
     assert served.workspace.dirty() == []
-
-
-def test_after_a_kill_another_run_drops_the_workspace(served):
-    run = slow_training(served)
-    kill_group(served.processes()["worker"])
-    assert served.workspace.dirty() == []
-    assert (served.workspace.path / SPACE).exists()
-    served.gate(shut=False)
-    (served.workspace.path / ".work/train/toy.partial/steps").unlink()
-    served.serve()
-    assert served.state(run)[0] == "CRASHED"
-    assert served.run("reproduce")[1:] == ("COMPLETED", "everything is up to date")
-    assert not (served.workspace.path / SPACE).exists()
 
 
 def test_half_of_dvc_lock_is_cleared_away_first(served, here):
