@@ -22,6 +22,7 @@ def test_photographs_have_bytes_of_their_own_and_stay_the_same():
     assert first == again and len(set(first)) == 42
 
 
+@pytest.mark.long
 def test_the_stage_is_measured_against_the_bare_loop(tmp_path):
     result = measure_floor.run(photos=20, repeats=1)
     assert result.value is not None and 0 < result.value < float("inf") and len(result.details["ratios"]) == 1
@@ -35,6 +36,7 @@ def test_the_stage_and_the_other_engine_find_the_same_faces(monkeypatch):
     assert result.value is not None and 0 < result.value < float("inf")
 
 
+@pytest.mark.long
 def test_one_photograph_redoes_one_shard_of_each_stage(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr("bench.setup.from_params", lambda: pytest.fail("these need no exported sets"))

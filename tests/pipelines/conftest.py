@@ -19,13 +19,21 @@ from PIL import Image
 from pipelines.core.shards import ROOT
 from pipelines.smoke import copy_repository, merged
 from tests import chaos
-from tests.pipelines import warm
+from tests.pipelines import quick, warm
 
 SMALL = {
     "machine": {"executor": "serial"},  # a test is one process of several
     "bases": {
         "tiny-uno": {
-            "train": {"steps": 3, "batch": 2, "validate_every": 2, "validation_samples": 2, "checkpoint_every": 1}
+            "steps": 4,
+            "train": {
+                "steps": 3,
+                "batch": 2,
+                "rollout_steps": 6,
+                "validate_every": 2,
+                "validation_samples": 2,
+                "checkpoint_every": 1,
+            },
         }
     },
     "ingest": {"shards": 4, "max_pixels": 50_000_000},
@@ -77,11 +85,11 @@ class Workspace:
         return type(self)(path)
 
     def environment(self) -> dict[str, str]:
-        """No variable of the caller's git or DVC, the tests' own interpreter, and as many threads as they have."""
-        bin_folder = str(Path(sys.executable).parent)
+        """No variable of the caller's git or DVC, the tests' own programs, and as many threads as they have."""
+        programs = f"{Path(quick.dvc()).parent}:{Path(sys.executable).parent}"
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "DVC_"))}
         own = {"DVC_NO_ANALYTICS": "1", "PYTHONPATH": "", "OMP_NUM_THREADS": str(torch.get_num_threads())}
-        return kept | own | {"PATH": f"{bin_folder}:{os.environ['PATH']}"}
+        return kept | own | {"PATH": f"{programs}:{os.environ['PATH']}"}
 
     def repro(self, *options: str, warm: bool = False) -> list[str]:
         """dvc repro; the names of the stages that ran."""
@@ -205,6 +213,13 @@ def _small(workspace: Workspace) -> None:
 def workspace(repro: Workspace, tmp_path: Path) -> Workspace:
     """A copy of the finished workspace, to be broken."""
     return repro.copy(tmp_path / "umo")
+
+
+@pytest.fixture(autouse=True)
+def _quick_dvc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the service and a release ask of DVC in this process."""
+    for module in ("service.commands", "service.graph", "service.overrides", "release.stage"):
+        monkeypatch.setattr(f"pipelines.{module}.dvc", lambda *arguments: [quick.dvc(), *arguments])
 
 
 @pytest.fixture

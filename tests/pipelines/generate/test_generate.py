@@ -236,15 +236,14 @@ def test_a_killed_stage_goes_on_where_it_stopped(studio, monkeypatch):
     assert [(count.drawn, count.kept) for count in counts] == [(0, 3), (4, 0)]
 
 
-def test_pieces_and_processes_draw_the_same(studio, monkeypatch):
-    """Every picture and loss is there once, whoever draws which."""
-    params = load("generate")
+def test_pieces_draw_the_same(studio, monkeypatch):
+    """Every picture and loss is there once, whichever piece it belongs to."""
     whole = draw("base")
     cases = (whole / products.CASES_FILE).read_bytes(), (whole / products.VARIETY / products.CASES_FILE).read_bytes()
     seen, lost = pictures(whole), losses(whole)
     monkeypatch.setattr(generate, "PIECE", 2)
     shutil.rmtree(".work")
-    generate.run(params, Machine(executor="process", workers=2), "base")
+    draw("base")
     assert len(list((generate.DRAWINGS / "base").iterdir())) == 2 + 2
     assert (whole / products.CASES_FILE).read_bytes() == cases[0]
     assert (whole / products.VARIETY / products.CASES_FILE).read_bytes() == cases[1]

@@ -249,6 +249,7 @@ def test_half_of_dvc_lock_is_cleared_away_first(served, here):
     assert others == {"curate"}, "whose ledger grows with every run"
 
 
+@pytest.mark.long
 def test_an_orphaned_stage_is_waited_for(served):
     """Only the flow is killed; DVC and the stage go on, and the next run comes after them."""
     n = next(LONG)
@@ -268,6 +269,7 @@ def test_an_orphaned_stage_is_waited_for(served):
     assert served.ran(run, {"train@mimr": "CRASHED"})  # or it would keep the GPU from the next
 
 
+@pytest.mark.long
 def test_a_schedule_stands_when_the_server_is_restarted(served):
     def schedules() -> dict[str, tuple]:
         names = ("build_dataset", "reproduce")

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from pipelines.service.leftovers import ASIDE, DVC_LOCK, RUNS, RWLOCK, clear_stale, refuse_others
+from tests.pipelines import quick
 from umo.errors import WorkFailed
 
 
@@ -109,8 +110,7 @@ def folder_of_dvc() -> Callable[[str], subprocess.CompletedProcess[str]]:
     """DVC in a folder of one stage."""
 
     def run(command: str, *options: str) -> subprocess.CompletedProcess[str]:
-        dvc = [sys.executable, "-m", "dvc", command, *options]
-        return subprocess.run(dvc, capture_output=True, text=True, check=False)
+        return subprocess.run([quick.dvc(), command, *options], capture_output=True, text=True, check=False)
 
     assert run("init", "--no-scm", "--force").returncode == 0
     stage = {"cmd": "cp a b", "deps": ["a"], "outs": ["b"]}

@@ -61,6 +61,7 @@ def test_methods_differ_and_their_loras_fit_the_base(repro):
         other.rename(base)
 
 
+@pytest.mark.long
 def test_two_processes_train_the_same_lora(workspace):
     alone = lora(workspace, "sft")
     shutil.rmtree(workspace.path / ".work/train")
