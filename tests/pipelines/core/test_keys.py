@@ -22,21 +22,38 @@ def test_sources_follow_imports_and_packages():
     assert not found & {"pipelines/curate/stage.py", "umo/evaluation/metrics.py", "pipelines/report/stage.py"}
 
 
-def parts() -> dict[str, object]:
-    """What each stage's keys say of its code and its libraries, as a new process would find it."""
+def parts() -> dict[str, tuple[dict, dict]]:
+    """What each stage's keys say of its code and its libraries."""
+    rooms = {stage: f"pipelines.{stage}.stage" for stage in STAGES}
+    return {stage: (keys.code(room), keys.versions(room)) for stage, room in rooms.items()}
+
+
+def read_again() -> dict[str, tuple[dict, dict]]:
+    """The same, as a new process would find it."""
     keys.sources.cache_clear()
     keys._read.cache_clear()
-    return {
-        stage: (keys.code(f"pipelines.{stage}.stage"), keys.versions(f"pipelines.{stage}.stage")) for stage in STAGES
-    }
+    return parts()
 
 
-def changed(act: Callable[[], object]) -> set[str]:
-    """The stages whose keys something changes."""
-    before = parts()
-    act()
-    after = parts()
+@pytest.fixture(scope="module")
+def shipped() -> dict[str, tuple[dict, dict]]:
+    return read_again()
+
+
+def differ(before: dict[str, tuple], after: dict[str, tuple]) -> set[str]:
+    """The stages whose keys are others."""
     return {stage for stage in STAGES if after[stage] != before[stage]}
+
+
+@pytest.fixture
+def changed(shipped) -> Callable[[Callable[[], object]], set[str]]:
+    """The stages whose keys something changes in the code as it is shipped."""
+
+    def changed(act: Callable[[], object]) -> set[str]:
+        act()
+        return differ(shipped, read_again())
+
+    return changed
 
 
 @pytest.fixture
@@ -53,7 +70,7 @@ def append(path: Path, text: str) -> None:
     path.write_text(f"{path.read_text()}\n\n{text}\n")
 
 
-def test_comments_docstrings_and_layout_are_in_no_key(code):
+def test_comments_docstrings_and_layout_are_in_no_key(code, changed):
     def scribble() -> None:
         for path in code.rglob("*.py"):
             text = path.read_text()
@@ -68,12 +85,15 @@ def test_comments_docstrings_and_layout_are_in_no_key(code):
 def test_a_docstring_of_a_function_is_in_no_key_and_another_string_is(code):
     path = code / "umo/matching.py"
     append(path, 'def new():\n    """One."""\n    return "one"')
+    one = read_again()
     said = path.read_text().replace('"""One."""', '"""Two."""')
-    assert changed(lambda: path.write_text(said)) == set()
-    assert changed(lambda: path.write_text(said.replace('"one"', '"two"'))) == MATCHING
+    path.write_text(said)
+    assert read_again() == one
+    path.write_text(said.replace('"one"', '"two"'))
+    assert differ(one, read_again()) == MATCHING
 
 
-def test_what_only_carries_work_is_in_no_key(code):
+def test_what_only_carries_work_is_in_no_key(code, changed):
     assert {"locks.py", "executors.py", "shards.py", "digests.py", "keys.py"} <= {path.name for path in keys.MACHINERY}
 
     def work() -> None:
@@ -96,26 +116,22 @@ def test_what_only_carries_work_is_in_no_key(code):
         ("diffusers", {"generate", "synthesise", "train"}),
     ],
 )
-def test_a_newer_library_is_in_the_keys_of_the_stages_that_compute_with_it(monkeypatch, library, stages):
+def test_a_newer_library_is_in_the_keys_of_the_stages_that_compute_with_it(monkeypatch, shipped, library, stages):
     version = importlib.metadata.version
-
-    def newer() -> None:
-        monkeypatch.setattr(importlib.metadata, "version", lambda name: "999" if name == library else version(name))
-
-    assert changed(newer) == stages
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "999" if name == library else version(name))
+    assert differ(shipped, parts()) == stages
 
 
-def test_a_change_in_matching_is_in_the_keys_of_the_stages_that_match(code):
+def test_a_change_in_matching_is_in_the_keys_of_the_stages_that_match(code, changed):
     assert changed(lambda: append(code / "umo/matching.py", "CHANGED = 1")) == MATCHING
 
 
-def test_a_change_in_a_stages_own_room_is_in_its_keys_alone(code):
-    before = parts()
+def test_a_change_in_a_stages_own_room_is_in_its_keys_alone(code, shipped):
     for stage in STAGES:
         append(code / "pipelines" / stage / "stage.py", "CHANGED = 1")
-    after = parts()
+    after = read_again()
     for stage in STAGES:
-        (old, _), (new, _) = before[stage], after[stage]
+        (old, _), (new, _) = shipped[stage], after[stage]
         assert {path for path in new if old.get(path) != new[path]} == {f"pipelines/{stage}/stage.py"}
 
 
@@ -124,4 +140,6 @@ def test_imports_in_functions_count(code):
         code / "pipelines/curate/stage.py",
         "def new():\n    try:\n        import umo.matching\n    finally:\n        new()",
     )
-    assert changed(lambda: append(code / "umo/matching.py", "CHANGED = 1")) == MATCHING | {"curate"}
+    imported = read_again()
+    append(code / "umo/matching.py", "CHANGED = 1")
+    assert differ(imported, read_again()) == MATCHING | {"curate"}
