@@ -7,6 +7,7 @@ dies with the client. Tests that kill DVC, and servers, start the real one.
 import atexit
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -38,6 +39,7 @@ def dvc() -> str:
     # Whoever looks for processes by their environment does not mean this one.
     environ = {key: value for key, value in os.environ.items() if not key.startswith(("UMO_", "GIT_", "DVC_"))}
     server = subprocess.Popen([sys.executable, __file__, str(address)], env=environ, stdin=subprocess.DEVNULL)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     atexit.register(server.kill)
     while not address.exists():
         assert server.poll() is None, "the process that has DVC imported did not start"
