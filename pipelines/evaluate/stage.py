@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.core import products
+from pipelines.core.bases import chosen, refuse_seen
 from pipelines.core.params import Section, load
 from pipelines.core.shards import WORK, Counts, Machine, Shard, file_digest, scratch, tree_digest
 from pipelines.core.shards import run as run_shards
@@ -37,7 +38,7 @@ def run(params: Params, machine: Machine, method: str) -> None:
     """Judge runs/generate/`method`.
 
     Raises:
-        BadInput: the judge also curates or rewards. (Whom the base has seen, `generate` refuses to draw.)
+        BadInput: the judge also curates or rewards, or the base has seen somebody of the cases.
     """
     for section, key, does in (("measure", "faces", "curates"), ("train", "reward", "gives the reward")):
         if load(section).model_dump()[key] == params.judge:
@@ -45,6 +46,7 @@ def run(params: Params, machine: Machine, method: str) -> None:
                 f"params.yaml: evaluate.judge is '{params.judge}', which also {does} ({section}.{key}): choose another"
             )
     drawn, seen = products.GENERATED / method, SEEN / method
+    refuse_seen(chosen(), (person for case in read_cases(drawn / products.CASES_FILE) for person in case.people or ()))
     machine = machine.model_copy(update={"device": "cpu"})  # no GPU is taken that would lie idle
     in_shards = partial(run_shards, "evaluate", params=params, files=faces.load(params.judge).files, machine=machine)
     in_shards(partial(_look, params.judge), list(_pictures(drawn)), seen)

@@ -66,9 +66,11 @@ def test_people_seen_in_training_stop_the_stage(workspace):
     people = workspace.path / "models/tiny-uno/people.json"
     cases = read_cases(workspace.path / products.CASES / products.CASES_FILE, drawn=False)
     people.write_text(json.dumps(json.loads(people.read_text()) | {cases[0].people[0]: []}))
-    done = workspace.stage("generate", "--of", "base")
-    assert done.returncode == 2
-    assert f"1 people of the cases were seen in training by models/tiny-uno (first {cases[0].people[0]}" in done.stderr
+    said = f"1 people of the cases were seen in training by models/tiny-uno (first {cases[0].people[0]}"
+    for stage in ("generate", "evaluate"):
+        done = workspace.stage(stage, "--of", "base")
+        assert done.returncode == 2
+        assert said in done.stderr
 
 
 def test_variety_is_spread_over_the_numbers_of_people():
