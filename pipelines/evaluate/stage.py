@@ -20,6 +20,7 @@ from pipelines.core.shards import run as run_shards
 from umo import faces, records
 from umo.errors import BadInput
 from umo.evaluation.cases import read_cases
+from umo.evaluation.judges import Gallery, Seen
 from umo.evaluation.side_effects import side_effects, summarise, varieties
 
 SEEN = WORK / "seen"  # what the judge saw, by method; the embeddings are as private as the pictures
@@ -47,9 +48,8 @@ def run(params: Params, machine: Machine, method: str) -> None:
             )
     drawn, seen = products.GENERATED / method, SEEN / method
     refuse_seen(chosen(), (person for case in read_cases(drawn / products.CASES_FILE) for person in case.people or ()))
-    machine = machine.model_copy(update={"device": "cpu"})  # no GPU is taken that would lie idle
     in_shards = partial(run_shards, "evaluate", params=params, files=faces.load(params.judge).files, machine=machine)
-    in_shards(partial(_look, params.judge), list(_pictures(drawn)), seen)
+    in_shards(partial(_look, params.judge, machine.device), list(_pictures(drawn)), seen)
     shard = Shard("", {"drawn": tree_digest(drawn), "cases": tree_digest(products.CASES)}, drawn)
     in_shards(partial(_evaluate, params, seen), [shard], products.EVALUATED / method)
 
@@ -67,23 +67,18 @@ def _pictures(drawn: Path) -> Iterator[Shard]:
             yield Shard(f"{kind}-{start}", {"pictures": " ".join(piece)}, piece)
 
 
-def _look(judge: str, shard: Shard, folder: Path) -> Counts:
-    from umo.evaluation import scoring  # with torch it takes a second, and every stage reads this module's Params
-
+def _look(judge: str, device: str, shard: Shard, folder: Path) -> Counts:
     assert isinstance(shard.task, dict)
-    gallery = scoring.Gallery(faces.load(judge), Path())
+    gallery = Gallery(faces.load_named(judge, device), Path(), kept=folder)
     gallery.look(map(str, shard.task.values()))
-    for digest, seen in gallery.seen.items():
-        if not seen.error:
-            np.savez(folder / f"{digest}.npz", boxes=seen.boxes, sides=seen.sides, embeddings=seen.embeddings)
     return Counts({"pictures": len(gallery.seen)})
 
 
 def _evaluate(params: Params, looked: Path, shard: Shard, folder: Path) -> Counts:
-    from umo.evaluation import scoring
+    from umo.evaluation import scoring  # with torch it takes a second, and every stage reads this module's Params
 
     assert isinstance(shard.task, Path)
-    seen = {path.stem: scoring.Seen(**np.load(path)) for path in looked.glob("*/*.npz")}
+    seen = {path.stem: Seen(**np.load(path)) for path in looked.glob("*/*.npz")}
     # The scorer keeps finished cases beside its results, under keys of their content: a killed stage goes on there.
     kept = scratch(folder)
     result = scoring.evaluate(shard.task / products.CASES_FILE, kept, faces.load(params.judge), seen)

@@ -43,13 +43,12 @@ def run(params: Params, machine: Machine, of: str) -> None:
     folders = products.shard_folders(products.DATASETS / of, products.IMAGES_TABLE)
     shards = [Shard(folder.name, {folder.name: tree_digest(folder)}, folder) for folder in folders]
     files = faces.load(params.faces).files
-    device = machine.device if params.faces in faces.ON_DEVICES else "cpu"  # no GPU is taken that would lie idle
-    machine, work = machine.model_copy(update={"device": device}), partial(_measure, params, device)
+    work = partial(_measure, params, machine.device)
     run_shards("measure", work, shards, products.MEASURED / of, params=params, files=files, machine=machine)
 
 
 def _measure(params: Params, device: str, shard: Shard, folder: Path) -> Counts:
-    model = faces.load_on(device, params.faces)
+    model = faces.load_named(params.faces, device)
     images: list[dict] = []
     found: list[dict] = []
     rejects: Counter[str] = Counter()

@@ -1,5 +1,6 @@
 """`umo evaluate`."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -7,21 +8,45 @@ from typing import Annotated
 import typer
 
 from umo.cli.tables import print_estimates
+from umo.errors import WorkFailed
 
 
 def evaluate(
     cases: Annotated[Path, typer.Argument(help="CASES.jsonl: one case a line, paths relative to this file.")],
     out: Annotated[Path, typer.Option(help="Folder for scores.parquet and metrics.json.")],
-    judge: Annotated[str, typer.Option(help="The face model that judges; never the one that rewarded.")] = "dlib",
+    judge: Annotated[
+        str,
+        typer.Option(
+            help="Face models that judge, NAME,NAME; never one that rewarded. A name, an insightface folder, or a "
+            "recogniser.onnx."
+        ),
+    ] = "dlib",
+    calibration: Annotated[
+        Path | None, typer.Option(help="The first judge's calibration, a file of umo calibrate, instead of its own.")
+    ] = None,
+    rewarded_by: Annotated[
+        list[str] | None, typer.Option(help="A face model that rewarded or curated: its network may not judge; repeat.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda: the judges' networks run there.")] = "cpu",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that look at pictures; 0 is one a core.")] = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where anything failed.")] = False,
 ) -> None:
-    """Score drawn pictures with a judge."""
-    from umo import faces as face_models
-    from umo.evaluation import scoring as evaluation
+    """Score drawn pictures with a judge, or several."""
     from umo.evaluation.cases import read_cases
+    from umo.evaluation.judges import Spec
+    from umo.evaluation.several import evaluate_by
 
     read_cases(cases)  # a bad line is refused before the judge is loaded
-    result = evaluation.evaluate(cases, out, face_models.load(judge))
-    print_estimates(f"judge {result['judge']['name']}", result, "mean")
-    for failure in result["failures"]:
-        print(f"{failure['case_id']}: {failure['path']}: {failure['error']}", file=sys.stderr)
+    names = [name.strip() for name in judge.split(",")]
+    specs = [Spec(name, device, None if rank else calibration) for rank, name in enumerate(names)]
+    result = evaluate_by(cases, out, specs, workers or len(os.sched_getaffinity(0)), rewarded_by or [])
+    for found in (result, *result.get("judges", {}).values()):
+        print_estimates(f"judge {found['judge']['name']}", found, "mean")
+        for failure in found["failures"]:
+            print(f"{failure['case_id']}: {failure['path']}: {failure['error']}", file=sys.stderr)
+    for pair in result.get("agreement", []):
+        rank = "not defined" if pair["spearman"] is None else f"{pair['spearman']:.3f}"
+        print(f"{' and '.join(pair['judges'])} rank {pair['n']} pictures by {pair['metric']}: Spearman {rank}")
     print(f"{result['images']} pictures of {result['cases']} cases, {len(result['failures'])} failures -> {out}")
+    if strict and result["failures"]:
+        raise WorkFailed(f"--strict: {len(result['failures'])} failures, listed above and in {out}/metrics.json")

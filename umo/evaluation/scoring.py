@@ -1,13 +1,12 @@
 """Score drawn pictures with a judge: cases in, `scores.parquet` and `metrics.json` out.
 
-The judge is a face model that neither curated the training data nor rewarded the training. Every picture is embedded
-once a run. Finished cases are kept in `DIR/.partial`, so that a killed run goes on where it stopped.
+Who judges, and what a judge sees, is `umo.evaluation.judges`.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,85 +21,14 @@ from umo import records
 from umo.errors import BadInput, WorkFailed
 from umo.evaluation import metrics
 from umo.evaluation.cases import Case, read_cases
+from umo.evaluation.judges import NO_FACE, Gallery, Seen, identity, in_parts
 from umo.faces.base import FaceModel
-from umo.faces.weights import sha256
 from umo.files import write_text
-from umo.images import ImageError, read_image
+from umo.images import ImageError
 from umo.matching import NONE, assign, cosine_matrix
 from umo.rewards import mimr, sir
 
 CASES_AT_ONCE = 4
-PICTURES_AT_ONCE = 16
-NO_FACE = "no face found: choose a photograph with a visible face"
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What a judge saw in one picture: N faces, their embeddings (N, d), or why the picture cannot be used."""
-
-    boxes: np.ndarray
-    sides: np.ndarray
-    embeddings: np.ndarray
-    error: str | None = None
-
-    def main(self) -> np.ndarray:
-        """(d,) embedding of the largest face, as OmniContext takes it from a reference.
-
-        Raises:
-            ImageError: the picture is unreadable or shows no face.
-        """
-        if self.error or not len(self.sides):
-            raise ImageError(self.error or NO_FACE)
-        return self.embeddings[int(self.sides.argmax())]
-
-
-class Gallery:
-    """Pictures as one judge sees them, each looked at once however often it is named."""
-
-    def __init__(self, judge: FaceModel, root: Path, seen: Mapping[str, Seen] = MappingProxyType({})) -> None:
-        self.judge = judge
-        self.root = root
-        self.seen = dict(seen)  # by sha256
-        self._digests: dict[str, str] = {}
-
-    def digest(self, path: str) -> str:
-        """sha256 of the picture's bytes; a name of its own where it cannot be read."""
-        if path not in self._digests:
-            try:
-                self._digests[path] = hashlib.sha256((self.root / path).read_bytes()).hexdigest()
-            except OSError:
-                self._digests[path] = f"unreadable {path}"
-        return self._digests[path]
-
-    def look(self, paths: Iterable[str]) -> None:
-        """Detect and embed those not seen before, a few pictures at a time."""
-        new = {self.digest(path): path for path in paths if self.digest(path) not in self.seen}
-        pending: dict[str, np.ndarray] = {}
-        for digest, path in new.items():
-            try:
-                pending[digest] = read_image(self.root / path)
-            except ImageError as error:
-                self.seen[digest] = self._nothing(str(error))
-            if len(pending) == PICTURES_AT_ONCE:
-                self._embed(pending)
-                pending = {}
-        if pending:
-            self._embed(pending)
-
-    def _embed(self, pictures: Mapping[str, np.ndarray]) -> None:
-        images = list(pictures.values())
-        faces = self.judge.detect(images)
-        parts = np.split(self.judge.embed(images, faces), np.cumsum([len(found) for found in faces])[:-1])
-        for digest, found, part in zip(pictures, faces, parts, strict=True):
-            boxes = np.array([face.box for face in found], dtype=np.float32).reshape(-1, 4)
-            self.seen[digest] = Seen(boxes, np.array([face.side for face in found]), part)
-
-    def _nothing(self, error: str) -> Seen:
-        return Seen(np.zeros((0, 4), np.float32), np.zeros(0), np.zeros((0, self.judge.dimension), np.float32), error)
-
-    def __getitem__(self, path: str) -> Seen:
-        self.look([path])
-        return self.seen[self.digest(path)]
 
 
 def reference_vectors(references: Sequence[Sequence[str]], gallery: Gallery) -> np.ndarray:
@@ -219,25 +147,20 @@ def _copy_paste(references: np.ndarray, drawn: Seen, target: Seen, assignment: S
     return metrics.copy_paste(*values)
 
 
-def identity(judge: FaceModel) -> dict[str, Any]:
-    """What makes two evaluations comparable: the judge's name, weight files, threshold and mean face; its licence."""
-    mean = getattr(judge, "mean", None)
-    return {
-        "name": judge.name,
-        "files": {path.name: sha256(path) for path in judge.files},
-        "same_person_cosine": judge.same_person_cosine,
-        "mean_face": None if mean is None else hashlib.sha256(np.ascontiguousarray(mean).tobytes()).hexdigest(),
-        "licence": judge.licence,
-    }
-
-
 def evaluate(
-    cases_file: Path, out: Path, judge: FaceModel, seen: Mapping[str, Seen] = MappingProxyType({})
+    cases_file: Path,
+    out: Path,
+    judge: FaceModel,
+    seen: Mapping[str, Seen] = MappingProxyType({}),
+    look_first: Callable[[Gallery, Sequence[str]], None] | None = None,
 ) -> dict[str, Any]:
     """Score every case and write `out/scores.parquet`, then `out/metrics.json`.
 
+    What the judge has seen is kept in `out/.partial` until then, so that a killed run goes on where it stopped.
+
     Args:
         seen: what this judge saw earlier, by the pictures' sha256; it does not look at those again.
+        look_first: looks at what these paths show, in processes perhaps, before the cases are scored.
 
     Returns:
         The content of metrics.json.
@@ -246,12 +169,14 @@ def evaluate(
         BadInput: as `read_cases`, before any work.
         WorkFailed: no case could be judged, or `out` cannot be written.
     """
-    cases = read_cases(cases_file)
-    gallery, described = Gallery(judge, cases_file.parent, seen), identity(judge)
-    partial = out / ".partial"
+    cases, described = read_cases(cases_file), identity(judge)
+    kept = out / ".partial" / hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
+    gallery = Gallery(judge, cases_file.parent, seen, kept)
     with _writing(out):
-        partial.mkdir(parents=True, exist_ok=True)
-        scored = list(_score_all(cases, gallery, partial, json.dumps(described)))
+        kept.mkdir(parents=True, exist_ok=True)
+        if look_first:
+            look_first(gallery, [path for case in cases for path in case.paths])
+        scored = list(_score_all(cases, gallery))
     rows = [row for case in scored for row in case.rows]
     failures = [failure for case in scored for failure in case.failures]
     if all(row["n_faces"] is None for row in rows):
@@ -272,37 +197,18 @@ def evaluate(
         (out / "metrics.json").unlink(missing_ok=True)
         records.write(out / "scores.parquet", rows, records.SCORES)
         write_text(out / "metrics.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(out / ".partial", ignore_errors=True)
     return result
 
 
-def _score_all(cases: Sequence[Case], gallery: Gallery, partial: Path, judge: str) -> Iterator[Scored]:
-    """Score a few cases at a time, so that their pictures share batches; finished cases are read back."""
+def _score_all(cases: Sequence[Case], gallery: Gallery) -> Iterator[Scored]:
+    """Score a few cases at a time, so that their pictures share batches."""
     with tqdm(total=len(cases), unit="case", desc="evaluate", disable=None) as progress:
-        for start in range(0, len(cases), CASES_AT_ONCE):
-            chunk = cases[start : start + CASES_AT_ONCE]
-            files = [partial / f"{_key(case, gallery, judge)}.json" for case in chunk]
-            kept = [_read_scored(file) for file in files]
-            gallery.look(path for case, done in zip(chunk, kept, strict=True) if done is None for path in case.paths)
-            for case, file, done in zip(chunk, files, kept, strict=True):
-                scored = done or score_case(case, gallery)
-                if done is None:
-                    write_text(file, json.dumps(asdict(scored)))
+        for part in in_parts(cases, CASES_AT_ONCE):
+            gallery.look(path for case in part for path in case.paths)
+            for case in part:
+                yield score_case(case, gallery)
                 progress.update()
-                yield scored
-
-
-def _read_scored(file: Path) -> Scored | None:
-    try:
-        return Scored(**json.loads(file.read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):
-        return None  # not done, or cut short by a power failure: score it again
-
-
-def _key(case: Case, gallery: Gallery, judge: str) -> str:
-    """Of everything that a case's scores depend on, but this code: its line, its pictures' bytes, the judge."""
-    parts = [json.dumps(asdict(case)), judge, *(gallery.digest(path) for path in case.paths)]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from umo.errors import BadInput
 from umo.faces.base import Face, FaceModel
 
-__all__ = ["MODELS", "ON_DEVICES", "Face", "FaceModel", "load", "load_on"]
+__all__ = ["MODELS", "Face", "FaceModel", "load", "load_named"]
 
 
 def _opencv_zoo(**options: Any) -> FaceModel:
@@ -29,7 +30,6 @@ def _insightface(**options: Any) -> FaceModel:
 
 
 MODELS: dict[str, Callable[..., FaceModel]] = {"opencv_zoo": _opencv_zoo, "dlib": _dlib, "insightface": _insightface}
-ON_DEVICES = {"opencv_zoo"}  # can look at arrays elsewhere than on the CPU
 
 
 def load(name: str, **options: Any) -> FaceModel:
@@ -42,9 +42,25 @@ def load(name: str, **options: Any) -> FaceModel:
     return _load(name, **options)
 
 
-def load_on(device: str, name: str) -> FaceModel:
-    """`load`, with arrays looked at on a device (cpu, cuda, ...) where the adapter can; else on the CPU."""
-    return load(name, device=device) if device != "cpu" and name in ON_DEVICES else load(name)
+def load_named(name: str, device: str = "cpu", calibration: Path | None = None) -> FaceModel:
+    """A face model as commands take it: a key in `MODELS`, a folder of insightface's, or a recogniser's ONNX file.
+
+    Args:
+        device: where its networks run, for arrays and tensors.
+        calibration: a file of `umo calibrate`, instead of its own.
+
+    Raises BadInput where there is no such model, or the calibration is another network's.
+    """
+    options: dict[str, Any] = {"device": device} if device != "cpu" else {}
+    if calibration is not None:
+        options["calibration"] = calibration
+    if name in MODELS:
+        return load(name, **options)
+    if not Path(name).exists():
+        raise BadInput(
+            f"no face model {name!r}: choose one of {', '.join(MODELS)}, an insightface folder, or a recogniser.onnx"
+        )
+    return load("insightface", pack=name, **options)
 
 
 @cache

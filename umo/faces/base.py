@@ -19,8 +19,8 @@ class Face:
 
     Attributes:
         box: (4,) float32, x0, y0, x1, y1; may reach outside the picture.
-        landmarks: (5, 2) float32: the eye on the picture's left, the eye on its right, the tip of the nose,
-            the mouth's corner on the left, on the right.
+        landmarks: (5, 2) float32: the person's right eye (on the left of an upright picture), the left eye, the tip of
+            the nose, the mouth's right corner, its left corner.
         score: the detector's confidence, higher is surer; its range is the detector's own.
     """
 
@@ -47,8 +47,8 @@ class FaceModel(Protocol):
         dimension: d, the length of an embedding.
         differentiable: whether `embed` of a tensor has a gradient.
         files: the weight files, whose checksums are the model's identity.
-        same_person_cosine: two faces at or above it are the same person (false accept 1 % at 64 px; see
-            `umo.faces.calibration`).
+        embedder: the one of them that tells people apart.
+        same_person_cosine: two faces at or above it are the same person (see `umo.faces.calibration`).
     """
 
     name: str
@@ -56,6 +56,7 @@ class FaceModel(Protocol):
     dimension: int
     differentiable: bool
     files: tuple[Path, ...]
+    embedder: Path
     same_person_cosine: float
 
     def detect(self, images: Sequence[np.ndarray] | torch.Tensor) -> list[list[Face]]:

