@@ -107,7 +107,7 @@ class BandJudge:
 
     def __init__(self, file: Path) -> None:
         file.write_bytes(b"weights")
-        self.files = (file,)
+        self.files, self.embedder = (file,), file
         self.calls = SimpleNamespace(detect=0, embed=0, pictures=0)
 
     def detect(self, images) -> list[list[Face]]:

@@ -136,11 +136,11 @@ def test_an_unknown_face_model_is_bad_input(umo) -> None:
 def test_calibrate_is_handed_on(umo, monkeypatch) -> None:
     from umo.faces import calibration
 
-    given: list[tuple[Path, str, Path]] = []
+    given: list[tuple[object, ...]] = []
     monkeypatch.setattr(calibration, "calibrate_command", lambda *arguments: given.append(arguments))
     code, _, _ = umo("calibrate", "PHOTOS.csv", "--faces", "dlib", "--out", "dlib.json")
     assert code == 0
-    assert given == [(Path("PHOTOS.csv"), "dlib", Path("dlib.json"))]
+    assert given == [(Path("PHOTOS.csv"), "dlib", Path("dlib.json"), None)]
 
 
 def test_help_and_version_are_quick() -> None:

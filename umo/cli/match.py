@@ -18,7 +18,7 @@ def match(
     from umo import faces as face_models
     from umo.evaluation import scoring as evaluation
 
-    found = evaluation.diagnose(reference, image, face_models.load(faces))
+    found = evaluation.diagnose(reference, image, face_models.load_named(faces))
     if as_json:
         print_json(found)
         return

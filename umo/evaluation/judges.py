@@ -46,7 +46,7 @@ class Spec:
     calibration: Path | None = None
 
     def load(self, device: str | None = None) -> FaceModel:
-        return faces.load_named(self.judge, device or self.device, self.calibration)
+        return faces.load_named(self.judge, device or self.device, calibration=self.calibration)
 
 
 def refuse_shared(judge: FaceModel, others: Iterable[str]) -> None:

@@ -42,25 +42,24 @@ def load(name: str, **options: Any) -> FaceModel:
     return _load(name, **options)
 
 
-def load_named(name: str, device: str = "cpu", calibration: Path | None = None) -> FaceModel:
+def load_named(name: str, device: str = "cpu", **options: Any) -> FaceModel:
     """A face model as commands take it: a key in `MODELS`, a folder of insightface's, or a recogniser's ONNX file.
 
     Args:
         device: where its networks run, for arrays and tensors.
-        calibration: a file of `umo calibrate`, instead of its own.
+        options: as `load`; None is as good as left out.
 
     Raises BadInput where there is no such model, or the calibration is another network's.
     """
-    options: dict[str, Any] = {"device": device} if device != "cpu" else {}
-    if calibration is not None:
-        options["calibration"] = calibration
+    given = {key: value for key, value in options.items() if value is not None}
+    if device != "cpu":
+        given["device"] = device
     if name in MODELS:
-        return load(name, **options)
+        return load(name, **given)
     if not Path(name).exists():
-        raise BadInput(
-            f"no face model {name!r}: choose one of {', '.join(MODELS)}, an insightface folder, or a recogniser.onnx"
-        )
-    return load("insightface", pack=name, **options)
+        known = ", ".join(MODELS)
+        raise BadInput(f"no face model {name!r}: choose one of {known}, an insightface folder, or a recogniser.onnx")
+    return load("insightface", pack=name, **given)
 
 
 @cache

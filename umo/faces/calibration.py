@@ -343,14 +343,14 @@ def calibrate_command(photos_csv: Path, faces: str, out: Path, held_out_csv: Pat
     Photos should show some surroundings: a crop as tight as the face must be padded. What cannot be used raises
     BadInput with its line.
     """
-    from umo.faces import load
+    from umo.faces import load_named
 
     photos = list(_read_photos(photos_csv))
     held_out = list(_read_photos(held_out_csv)) if held_out_csv else []
     print(
         f"{photos_csv}: {len(photos)} photos of {len({photo.person for photo in photos})} people, {faces}", flush=True
     )
-    result = calibrate(load(faces, calibrated=False), photos, held_out)
+    result = calibrate(load_named(faces, calibrated=False), photos, held_out)
     print("  side  found  strangers      same           same_person_cosine      accepted: strangers, same  AUC")
     for side, row in result["sides"].items():
         spreads = "  ".join(f"{row[key]['mean']:+.3f} ±{row[key]['std']:.3f}" for key in ("strangers", "same"))

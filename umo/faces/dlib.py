@@ -40,12 +40,12 @@ CONFIRMER_FILE = "models/mmod_human_face_detector.dat"
 CROP = 160
 LEVEL = (TEMPLATE - [56.0, 71.7]) * 0.95 + [80.0, 82.0]
 SCALES = (0.82, 1.0, 1.2)  # of the crop, since faces differ
-NEAR = slice(6, 10)  # the CNN's windows, 8 px apart, whose middle is within 16 px of the crop's
+NEAR = slice(6, 10)  # the CNN's windows, 8 px apart, whose middle is within 18 px of the crop's
 
 # dlib::get_face_chip_details: the corners of the eyes and the base of the nose in a chip of unit side, and its margin.
 CHIP_POINTS = np.array([[0.8595675, 0.2134982], [0.6460605, 0.229], [0.1205751, 0.2137274], [0.3340851, 0.2290643]])
 CHIP_POINTS = np.vstack([CHIP_POINTS, [0.4901123, 0.6277976]])
-MARGIN = 0.25
+MARGIN, CHIP = 0.25, 150
 
 
 class Dlib:
@@ -191,14 +191,10 @@ class Dlib:
 
     def _chip(self, views: Views, face: Face) -> np.ndarray:
         """(150, 150, 3) uint8, as `dlib.get_face_chip` cuts it."""
-        from umo.faces.dlib_networks import CHIP
-
         level = similarity(face.landmarks[None], 2 * LEVEL)[0]
         middle = self._dlib.rectangle(CROP // 2, CROP // 2, 3 * CROP // 2 - 1, 3 * CROP // 2 - 1)
         shape = self._predictor(views.crop(level, 2 * CROP), middle)
-        points = np.array([[point.x, point.y] for point in shape.parts()], np.float64)
-        template = CHIP * (MARGIN + CHIP_POINTS) / (2 * MARGIN + 1)
-        return views.crop(compose(similarity(points[None], template)[0], level), CHIP)
+        return views.crop(compose(chip_map(shape), level), CHIP)
 
     def _describe(self, chips: Sequence[np.ndarray]) -> np.ndarray:
         """(n, 128): the mean of a chip and its mirror image, which is nearer to the person's other photographs."""
@@ -239,6 +235,12 @@ class Views:
         ratio = whole / seen  # a pixel's middle p of the level lies at (p + .5) ratio - .5
         local = np.hstack([matrix[:, :2] * ratio, (matrix[:, :2] @ (ratio / 2 - 0.5) + matrix[:, 2])[:, None]])
         return cv2.warpAffine(self.levels[level], local, (side, side), flags=cv2.INTER_LINEAR)
+
+
+def chip_map(shape: Any) -> np.ndarray:
+    """dlib's five points -> the map (2, 3) from their picture to the chip."""
+    points = np.array([[point.x, point.y] for point in shape.parts()], np.float64)
+    return similarity(points[None], CHIP * (MARGIN + CHIP_POINTS) / (2 * MARGIN + 1))[0]
 
 
 def reduced(picture: np.ndarray, max_side: int) -> np.ndarray:

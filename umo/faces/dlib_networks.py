@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from umo.errors import BadInput
 
-CHIP = 150  # the side of what the ResNet reads, in px
-WINDOW = 80  # of what the CNN finds, in px
 LEVELS = [(32, "same same same"), (64, "down same same same"), (128, "down same same"), (256, "down same same")]
 FOUND = [(3, 16, 2), (16, 32, 2), (32, 32, 2), (32, 45, 1), (45, 45, 1), (45, 45, 1)]  # channels in and out, stride
 EPSILON = 1e-4  # of dlib's batch normalisation

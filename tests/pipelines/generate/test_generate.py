@@ -265,13 +265,13 @@ def test_people_that_a_method_was_trained_on_stop_it_alone(studio):
 
 def test_the_judge_looks_at_a_picture_once_and_scores_as_umo_evaluate(studio, monkeypatch):
     looked = []
-    describe = dlib.Dlib._detect
+    describe = dlib.Dlib._propose
 
     def noted(judge: dlib.Dlib, picture: np.ndarray) -> list:
         looked.append(hashlib.sha256(picture.tobytes()).hexdigest())
         return describe(judge, picture)
 
-    monkeypatch.setattr(dlib.Dlib, "_detect", noted)
+    monkeypatch.setattr(dlib.Dlib, "_propose", noted)
     for method in ("target", "base"):
         draw(method)
         evaluate.run(load("evaluate"), Machine(), method)

@@ -11,7 +11,6 @@ from PIL import Image
 from umo import records
 from umo.errors import BadInput, WorkFailed
 from umo.evaluation import scoring as evaluation
-from umo.evaluation.cases import read_cases
 from umo.evaluation.metrics import METRICS
 from umo.evaluation.scoring import evaluate
 
@@ -156,7 +155,8 @@ def test_each_picture_is_looked_at_once(folder: Path, band_judge) -> None:
 
 
 def test_a_killed_run_goes_on_where_it_stopped(folder: Path, band_judge, monkeypatch) -> None:
-    cases = write_cases(folder, *(GOOD | {"case_id": str(i)} for i in range(8)))
+    images = ["rg", "rr", "rgr", "rgb", "mixed", "nobody", "r2", "b"]
+    cases = write_cases(folder, *(GOOD | {"case_id": name, "images": [f"{name}.png"]} for name in images))
     evaluate(cases, folder / "whole", band_judge)
     honest, done = evaluation.score_case, []
 
@@ -170,21 +170,31 @@ def test_a_killed_run_goes_on_where_it_stopped(folder: Path, band_judge, monkeyp
     with pytest.raises(KeyboardInterrupt):
         evaluate(cases, folder / "out", band_judge)
     assert [path.name for path in (folder / "out").iterdir()] == [".partial"]
-    next((folder / "out" / ".partial").glob("*.json")).write_text("{")
-    scored = []
-    monkeypatch.setattr(evaluation, "score_case", lambda *given: scored.append(given[0].case_id) or honest(*given))
+    next((folder / "out" / ".partial").rglob("*.npz")).write_bytes(b"cut short")
+    monkeypatch.setattr(evaluation, "score_case", honest)
+    band_judge.calls.pictures = 0
     evaluate(cases, folder / "out", band_judge)
-    assert len(scored) == 4
+    assert band_judge.calls.pictures == 1, "of ten pictures only the one whose file was spoilt"
     for name in ("scores.parquet", "metrics.json"):
         assert (folder / "out" / name).read_bytes() == (folder / "whole" / name).read_bytes()
 
 
-def test_a_changed_picture_is_not_taken_for_finished(folder: Path, band_judge) -> None:
-    cases = write_cases(folder, GOOD)
-    (case,) = read_cases(cases)
-    before = evaluation._key(case, evaluation.Gallery(band_judge, folder), "{}")
-    shutil.copy(folder / "rr.png", folder / "rg.png")
-    assert evaluation._key(case, evaluation.Gallery(band_judge, folder), "{}") != before
+def test_what_another_judge_saw_and_a_changed_picture_are_looked_at_again(
+    folder: Path, band_judge, monkeypatch
+) -> None:
+    cases, partial = write_cases(folder, GOOD), folder / "out" / ".partial"
+    monkeypatch.setattr(evaluation, "_score_all", lambda cases, gallery: gallery.look(cases[0].paths) or exit())
+    pictures = []
+    for change in (lambda: None, lambda: shutil.copy(folder / "rr.png", folder / "rg.png"), lambda: None):
+        change()
+        with pytest.raises(SystemExit):
+            evaluate(cases, folder / "out", band_judge)
+        pictures.append(band_judge.calls.pictures)
+    band_judge.same_person_cosine = 0.8
+    with pytest.raises(SystemExit):
+        evaluate(cases, folder / "out", band_judge)
+    assert [*pictures, band_judge.calls.pictures] == [3, 4, 4, 7]
+    assert len(list(partial.iterdir())) == 2
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_result(folder: Path, band_judge, monkeypatch) -> None:

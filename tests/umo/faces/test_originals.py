@@ -10,7 +10,7 @@ from insightface.utils import face_align
 from umo import faces
 from umo.errors import BadInput
 from umo.faces.align import similarity, warp, warp_array
-from umo.faces.dlib import Dlib
+from umo.faces.dlib import Dlib, Views, chip_map
 from umo.faces.insightface import InsightFace
 from umo.faces.opencv_zoo import OpenCVZoo
 
@@ -93,23 +93,130 @@ def test_similarity_is_insightfaces(zoo, group):
         np.testing.assert_allclose(similarity(face.landmarks[None])[0], expected, atol=1e-4)
 
 
-def test_dlib_is_dlibs(portrait, group):
-    model = Dlib(max_scale=1.0, calibrated=False)
-    detector, predictor = dlib.get_frontal_face_detector(), dlib.shape_predictor(str(model.files[0]))
-    embedder = dlib.face_recognition_model_v1(str(model.files[1]))
-    for picture in (portrait(1, 1), portrait(7, 5), np.ascontiguousarray(np.repeat(np.repeat(group, 2, 0), 2, 1))):
-        (found,) = model.detect([picture])
-        boxes = list(detector(picture, 0))
-        assert len(found) == len(boxes) > 0
-        shapes = [predictor(picture, box) for box in boxes]
-        for face, box, shape in zip(found, boxes, shapes, strict=True):
-            edges = [box.left(), box.top(), box.right(), box.bottom()]
-            np.testing.assert_allclose(face.box, edges, atol=MAX_PIXELS)
-            corners = np.array([[point.x, point.y] for point in shape.parts()])
-            np.testing.assert_allclose(face.landmarks[0], corners[2:4].mean(0), atol=MAX_PIXELS)
-            np.testing.assert_allclose(face.landmarks[1], corners[:2].mean(0), atol=MAX_PIXELS)
-        expected = [embedder.compute_face_descriptor(picture, shape) for shape in shapes]
-        assert cosine_distance(model.embed([picture], [found]), expected).max() < MAX_COSINE_DISTANCE
+@pytest.fixture(scope="module")
+def raw():
+    return Dlib(calibrated=False)
+
+
+def chips_of(model, *pictures):
+    found = model.detect(pictures)
+    return [model._chip(Views(picture), face) for picture, row in zip(pictures, found, strict=True) for face in row]
+
+
+def test_the_describer_is_dlibs(raw, portrait, group):
+    chips = chips_of(raw, portrait(1, 1), portrait(7, 5), group)
+    original = dlib.face_recognition_model_v1(str(raw.files[1]))
+    expected = np.array([original.compute_face_descriptor(chip) for chip in chips])
+    tensor = torch.from_numpy(np.stack(chips)).permute(0, 3, 1, 2).float()
+    with torch.no_grad():
+        np.testing.assert_allclose(raw._describer(tensor).numpy(), expected, atol=1e-5)
+
+
+def test_a_descriptor_does_not_depend_on_its_neighbours(raw, portrait, group):
+    chips = chips_of(raw, portrait(1, 1), group)
+    together = raw._describe(chips)
+    np.testing.assert_array_equal(np.concatenate([raw._describe([chip]) for chip in chips]), together)
+
+
+def test_the_finder_is_dlibs(raw, portrait):
+    """dlib looks at a picture 11 px inside a black frame; where it is surest at the picture's own size, we are as sure."""
+    original, compared = dlib.cnn_face_detection_model_v1(str(raw.files[2])), 0
+    for person in (1, 3, 5):
+        wide = np.pad(portrait(person, 1), ((100, 100), (100, 100), (0, 0)), mode="edge")
+        picture = cv2.resize(wide, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        framed = np.pad(picture, ((11, 60), (11, 60), (0, 0)))
+        with torch.no_grad():
+            (scores,) = raw._finder(torch.from_numpy(framed).permute(2, 0, 1)[None].float()).numpy()
+        for found in original(picture, 0):
+            if found.rect.width() <= 81:
+                compared += 1
+                row, column = (round((at + 11 - 14) / 8) for at in (found.rect.center().y, found.rect.center().x))
+                assert scores[row, column] == pytest.approx(found.confidence, abs=1e-5)
+    assert compared
+
+
+def test_the_chip_is_dlibs(raw, portrait):
+    picture = portrait(3, 1)
+    box = dlib.get_frontal_face_detector()(picture, 0)[0]
+    shape = raw._predictor(picture, box)
+    expected = dlib.get_face_chip(picture, shape, size=150, padding=0.25).astype(float)
+    chip = Views(picture).crop(chip_map(shape), 150).astype(float)
+    assert np.abs(chip - expected).mean() < 1.5
+    level = np.abs(expected - np.roll(expected, 1, 1)).mean()
+    assert level > 2, "a shift by one pixel would be seen"
+
+
+def test_an_upright_face_is_described_as_dlib_describes_it(raw, portrait):
+    """Through dlib's HOG detector and its own chip, the usual way, which reads no mirror image."""
+    original = dlib.face_recognition_model_v1(str(raw.files[1]))
+    for picture in (portrait(1, 1), portrait(7, 5)):
+        box = dlib.get_frontal_face_detector()(picture, 0)[0]
+        expected = original.compute_face_descriptor(picture, raw._predictor(picture, box))
+        assert cosine_distance(raw.embed([picture], raw.detect([picture])), expected).max() < 0.02
+
+
+@pytest.mark.parametrize("angle", [-35, 20, 60, 180])
+def test_leaning_heads_are_found_and_known(angle, portrait):
+    model = faces.load("dlib")
+    upright = [portrait(person, 1) for person in (1, 5, 9, 10)]
+    leaning = [turned(picture, angle) for picture in upright]
+    found = model.detect([*upright, *leaning])
+    assert [len(row) for row in found] == [1] * 8
+    vectors = model.embed([*upright, *leaning], found)
+    assert (vectors[:4] * vectors[4:]).sum(1).min() > 0.8
+
+
+def turned(picture, angle):
+    """By so many degrees, in a square that holds it whole."""
+    height, width = picture.shape[:2]
+    side = int(np.hypot(height, width))
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1)
+    matrix[:, 2] += [(side - width) / 2, (side - height) / 2]
+    return cv2.warpAffine(picture, matrix, (side, side), borderValue=(128, 128, 128))
+
+
+def test_what_yunet_alone_believes_in_is_no_face(raw, portrait):
+    """A picture without a face, changed until YuNet sees one: the reward's finder is fooled, the judge is not."""
+    yunet = OpenCVZoo(runtime="torch", calibrated=False)
+    pixels = torch.from_numpy(portrait(1, 1)[-96:, :96].copy()).permute(2, 0, 1)[None].float().requires_grad_()
+    network = yunet._detector.torch
+    for _ in range(20):
+        outputs = network(pixels.flip(1))
+        certain = torch.cat(
+            [
+                outputs[f"cls_{s}"].clamp(1e-4, 1).sqrt() * outputs[f"obj_{s}"].clamp(1e-4, 1).sqrt()
+                for s in (8, 16, 32)
+            ],
+            1,
+        )
+        (gradient,) = torch.autograd.grad(certain.flatten().topk(3).values.sum(), pixels)
+        with torch.no_grad():
+            pixels += 6 * gradient.sign()
+            pixels.clamp_(0, 255)
+    picture = pixels.detach()[0].permute(1, 2, 0).round().byte().numpy()
+    assert yunet.detect([picture])[0]
+    assert raw.detect([picture]) == [[]]
+
+
+def test_an_attack_on_the_reward_gains_nothing_under_the_judge(zoo, portrait, tensor_of):
+    """Twenty steps on the pixels towards another person, by the gradient of the network that rewards."""
+    judge, picture, other = faces.load("dlib"), portrait(1, 1), portrait(9, 1)
+    found, wanted = zoo.detect([picture]), torch.from_numpy(zoo.embed([other], zoo.detect([other])))
+    attacked = tensor_of(picture).requires_grad_()
+    for _ in range(20):
+        (gradient,) = torch.autograd.grad((zoo.embed(attacked, found) * wanted).sum(), attacked)
+        with torch.no_grad():
+            attacked += gradient / gradient.abs().max() * 0.1
+            attacked.clamp_(-1, 1)
+    after = ((attacked.detach()[0].permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
+
+    def gain(model):
+        drawn = [model.embed([image], model.detect([image]))[:1] for image in (picture, after)]
+        target = model.embed([other], model.detect([other]))[0]
+        return float((drawn[1] - drawn[0])[0] @ target)
+
+    assert gain(zoo) > 0.3
+    assert gain(judge) < 0.1 * gain(zoo)
 
 
 def test_dlib_is_centred(portrait):
