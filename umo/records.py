@@ -189,7 +189,7 @@ SIDE_EFFECTS = _record(
     ("n", pa.int32()),  # people asked for
     ("people", pa.list_(pa.string())),  # as in scores
     ("people_right", pa.bool_()),  # as many faces as people; of this and the next two, null where none can tell
-    ("order_right", pa.bool_()),  # the people stand in the order of their references
+    ("order_right", pa.bool_()),  # the people stand as the case or its prompt asks; null where neither says
     ("background_right", pa.bool_()),  # the background has the colour that the prompt names
     ("sharpness_error", pa.float32()),  # |log2| of the drawn picture's sharpness over the target's
     ("diffusion_loss", pa.float32()),  # the case's, as in LOSSES; null for a method that draws with no model
