@@ -22,6 +22,9 @@ def evaluate(
     read_cases(cases)  # a bad line is refused before the judge is loaded
     result = evaluation.evaluate(cases, out, face_models.load(judge))
     print_estimates(f"judge {result['judge']['name']}", result, "mean")
+    strangers = result["strangers"]
+    if strangers and strangers["warning"]:
+        print(strangers["warning"], file=sys.stderr)
     for failure in result["failures"]:
         print(f"{failure['case_id']}: {failure['path']}: {failure['error']}", file=sys.stderr)
     print(f"{result['images']} pictures of {result['cases']} cases, {len(result['failures'])} failures -> {out}")
