@@ -22,8 +22,8 @@ def compare(dir_a: Path, dir_b: Path) -> dict[str, Any]:
     Returns:
         Per metric {"difference", "low", "high", "n", "verdict", "p", "p_holm", "holds"}, with the verdict `better`,
         `worse` (the 95 % interval excludes 0; of `metrics.LOWER_IS_BETTER` less is better) or `cannot tell` (also of
-        `metrics.NEUTRAL`), and `correct`'s of all metrics together; beside them `judge`, `cases`, `pairs` and
-        `unpaired` ({"a", "b"}: pictures of one folder only).
+        `metrics.NEUTRAL`), and `p_holm` and `holds` by `correct` over all metrics; beside them `judge`, `cases`,
+        `pairs` and `unpaired` ({"a", "b"}: pictures of one folder only).
 
     Raises:
         BadInput: a folder holds no evaluation, the judges differ, or no case is common.
@@ -99,9 +99,9 @@ def _difference(a: float | None, b: float | None) -> float | None:
 
 def _verdict(name: str, found: metrics.Estimate, p: float | None) -> dict[str, Any]:
     verdict = "cannot tell"
-    known = found.low is not None and found.high is not None and name not in metrics.NEUTRAL
-    if known and (found.low > 0 or found.high < 0):
-        verdict = "better" if (found.low > 0) != (name in metrics.LOWER_IS_BETTER) else "worse"
+    low, high = (None, None) if name in metrics.NEUTRAL else (found.low, found.high)
+    if low is not None and high is not None and (low > 0 or high < 0):
+        verdict = "better" if (low > 0) != (name in metrics.LOWER_IS_BETTER) else "worse"
     return {"difference": found.mean, "low": found.low, "high": found.high, "n": found.n, "verdict": verdict, "p": p}
 
 

@@ -230,12 +230,12 @@ def _against_target(
         if NONE not in (face, other):
             vector = drawn.embeddings[face].astype(float)
             values[:2, person] = vector @ references[person], vector @ theirs[other]
-    covered = np.where(values[0] >= threshold, values, np.nan)
+    of_reference, of_target, apart = np.where(values[0] >= threshold, values, np.nan)  # of the covered alone
     return {
         "target_cosines": [None if np.isnan(cosine) else float(cosine) for cosine in values[2]],
         "sim_target": metrics.sim_target(values[1], values[2]),
         "copy_paste": metrics.copy_paste(*values),
-        "copy_paste_covered": metrics.copy_paste(*covered, min_angle=metrics.CLEAR_ANGLE),
+        "copy_paste_covered": metrics.copy_paste(of_reference, of_target, apart, metrics.CLEAR_ANGLE),
     }
 
 
