@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from umo.errors import BadInput
 from umo.files import replacing
 
-VERSION = "2"
+VERSION = "3"
 
 _box = pa.list_(pa.float32(), 4)
 _landmarks = pa.list_(pa.float32(), 10)
@@ -166,6 +166,7 @@ SCORES = _record(
     ("cosines", pa.list_(pa.list_(pa.float32()))),  # a row a reference, a column a drawn face
     ("assignment", pa.list_(pa.int32())),  # a face a reference; -1 where none is left
     ("boxes", pa.list_(_box)),  # an entry a drawn face
+    ("target_cosines", pa.list_(pa.float32())),  # of each reference and its face in the target; null without one
     ("id_sim", pa.float32()),  # this and the next three as in umo/evaluation/metrics.py
     ("id_conf", pa.float32()),  # null where the released code skips the picture
     ("id_sim_strict", pa.float32()),  # over the assignment; a missing person counts 0
@@ -174,7 +175,16 @@ SCORES = _record(
     ("missing", pa.int32()),  # the other references
     ("duplicated", pa.int32()),  # faces left over that are the same person as a reference
     ("extra", pa.int32()),  # the other faces left over
+    ("absent", pa.int32()),  # faces fewer than references
+    ("surplus", pa.int32()),  # faces more than references
+    ("doubled", pa.int32()),  # faces beyond the first whose most alike reference is the same person, assigned or not
+    ("swapped", pa.int32()),  # of `placed` pairs, those in each other's order; null where there is none
+    ("placed", pa.int32()),  # pairs of covered references that were asked for different places
+    ("blend", pa.float32()),  # of assigned faces with the other references, beyond what these have; null for n = 1
+    ("collapse", pa.float32()),  # share of pairs of drawn faces that are one person; null for fewer than two faces
+    ("sim_target", pa.float32()),  # cosine with the person's face in the target; none drawn counts 0; null without one
     ("copy_paste", pa.float32()),  # null without a target
+    ("copy_paste_covered", pa.float32()),  # of covered references with a target clearly unlike; null without one
     ("error", pa.string()),  # why the picture could not be scored; null where it was
 )
 LOSSES = _record(
@@ -189,7 +199,7 @@ SIDE_EFFECTS = _record(
     ("n", pa.int32()),  # people asked for
     ("people", pa.list_(pa.string())),  # as in scores
     ("people_right", pa.bool_()),  # as many faces as people; of this and the next two, null where none can tell
-    ("order_right", pa.bool_()),  # the people stand in the order of their references
+    ("order_right", pa.bool_()),  # the people stand as the case or its prompt asks; null where neither says
     ("background_right", pa.bool_()),  # the background has the colour that the prompt names
     ("sharpness_error", pa.float32()),  # |log2| of the drawn picture's sharpness over the target's
     ("diffusion_loss", pa.float32()),  # the case's, as in LOSSES; null for a method that draws with no model

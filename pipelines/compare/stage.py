@@ -1,11 +1,13 @@
 """Methods against each other, paired by case and seed: exactly `umo compare`, for the pairs that params names.
 
-Beside it `side_effects`: what a reward for likeness could ruin. And `summary.json`, the means that `dvc metrics` shows.
+Beside it `side_effects`: what a reward for likeness could ruin. The verdicts of all pairs are corrected together. And
+`summary.json`, the means that `dvc metrics` shows.
 """
 
 import json
 from collections.abc import Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from pydantic import Field
@@ -16,7 +18,7 @@ from pipelines.core.shards import Counts, Machine, Shard, file_digest, tree_dige
 from pipelines.core.shards import run as run_shards
 from umo import records
 from umo.evaluation import metrics
-from umo.evaluation.comparison import compare, compare_rows
+from umo.evaluation.comparison import compare, compare_rows, correct
 
 SUMMARISED = ("id_sim_strict", "id_conf", "coverage", "copy_paste")
 
@@ -45,6 +47,8 @@ def _compare(params: Params, shard: Shard, folder: Path) -> Counts:
         | {"side_effects": compare_rows(rows[a], rows[b], metrics.SIDE_EFFECTS)}
         for a, b in params.pairs
     }
+    compared = [[*(one[name] for name in metrics.METRICS), *one["side_effects"].values()] for one in found.values()]
+    correct(list(chain.from_iterable(compared)))
     (folder / COMPARISONS.name).write_text(json.dumps(found, indent=1) + "\n")
     return Counts({"pairs": len(found)})
 

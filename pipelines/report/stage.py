@@ -33,6 +33,16 @@ LABELS = {
     "id_conf_strict": "no confusion, strict",
     "id_conf": "no confusion",
     "coverage": "people covered",
+    "absent": "too few faces",
+    "surplus": "too many faces",
+    "doubled": "somebody twice",
+    "swapped": "places exchanged",
+    "count_right": "as many faces as people",
+    "count_difference": "faces less people",
+    "blend": "blend",
+    "collapse": "one face for all",
+    "sim_target": "likeness to the real picture",
+    "copy_paste_covered": "copy-paste, strict",
     "duplicates": "duplicates",
     "extra": "extra faces",
     "copy_paste": "copy-paste",
@@ -139,9 +149,9 @@ def _results(scores: Mapping[str, Mapping]) -> dict[str, Any]:
 
 
 def _labels(names: Collection[str]) -> dict[str, str]:
-    """Names as the reader knows them, in the page's order, with an arrow to what is better."""
-    lower = metrics.LOWER_IS_BETTER
-    return {name: f"{label} {'↓' if name in lower else '↑'}" for name, label in LABELS.items() if name in names}
+    """Names as the reader knows them, in the page's order, with an arrow to what is better, if either is."""
+    arrows = dict.fromkeys(metrics.LOWER_IS_BETTER, " ↓") | dict.fromkeys(metrics.NEUTRAL, "")
+    return {name: label + arrows.get(name, " ↑") for name, label in LABELS.items() if name in names}
 
 
 def _points(scores: Mapping[str, Mapping], ns: Sequence[str]) -> dict[str, dict[str, dict[str, Mapping]]]:

@@ -91,13 +91,27 @@ def test_evaluate_and_compare(folder: Path, umo) -> None:
     assert "copy_paste" in out
     assert "4 pictures of 2 cases, 2 failures" in out
     assert err.count("text.jpg: not an image") == 2
+    assert "pass as the same person" not in err
     code, out, _ = umo("compare", "out", "out", "--json")
     assert code == 0
     assert json.loads(out)["coverage"]["verdict"] == "cannot tell"
     code, out, _ = umo("compare", "out", "out")
     assert code == 0
     assert "cannot tell" in out
+    assert "holds" in out
     assert "4 pairs of 2 cases" in out
+
+
+def test_evaluate_warns_of_a_scale_that_does_not_fit(folder: Path, umo, bands) -> None:
+    for k in range(5):
+        Image.fromarray(bands((255, 10 * k, 0))).save(folder / f"{k}.png")
+    case = {"case_id": "a", "prompt": "", "references": [f"{k}.png" for k in range(5)], "images": ["r.png"]}
+    (folder / "CASES.jsonl").write_text(json.dumps(case) + "\n")
+    code, _, err = umo("evaluate", "CASES.jsonl", "--out", "out")
+    assert code == 0
+    (said,) = err.splitlines()
+    assert said.startswith("100 % of 10 pairs of different people")
+    assert json.loads((folder / "out/metrics.json").read_text())["strangers"]["warning"] == said
 
 
 def test_a_bad_case_is_refused_before_the_judge_is_loaded(folder: Path, umo, monkeypatch) -> None:

@@ -20,7 +20,8 @@ def compare(
     if as_json:
         print_json(result)
         return
-    print_estimates("A - B", result, "difference", ["verdict"])
+    print_estimates("A - B", result, "difference", ["verdict", "holds"])
+    print("holds: the verdict stands after the correction for the number of metrics (Holm)")
     unpaired = result["unpaired"]
     print(
         f"{result['pairs']} pairs of {result['cases']} cases, judged by {result['judge']}; "

@@ -42,6 +42,8 @@ def evaluate(
     result = evaluate_by(cases, out, specs, workers or len(os.sched_getaffinity(0)), rewarded_by or [])
     for found in (result, *result.get("judges", {}).values()):
         print_estimates(f"judge {found['judge']['name']}", found, "mean")
+        if found["strangers"] and found["strangers"]["warning"]:
+            print(found["strangers"]["warning"], file=sys.stderr)
         for failure in found["failures"]:
             print(f"{failure['case_id']}: {failure['path']}: {failure['error']}", file=sys.stderr)
     for pair in result.get("agreement", []):

@@ -41,7 +41,7 @@ def _print_cosines(found: Mapping[str, Any]) -> None:
 
 
 def _print_values(found: Mapping[str, Any]) -> None:
-    numbers = ("sir", "mimr", "id_sim", "id_conf", "id_sim_strict", "id_conf_strict")
-    counts = ("covered", "missing", "duplicated", "extra")
+    numbers = ("sir", "mimr", "id_sim_strict", "id_conf_strict", "blend", "collapse", "id_sim", "id_conf")
+    counts = ("covered", "missing", "absent", "surplus", "doubled", "duplicated", "extra")
     rows = [(name, number(found[name])) for name in numbers] + [(name, str(found[name])) for name in counts]
     print_table(found["image"], ["", "value"], rows)

@@ -31,12 +31,21 @@ def number(value: float | None) -> str:
 
 
 def print_estimates(title: str, result: Mapping[str, Any], value: str, texts: Sequence[str] = ()) -> None:
-    """A row a metric: its `value` (the key of a number), the interval, the number of cases, and more keys of texts."""
+    """A row a metric: its `value` (the key of a number), the interval, the number of cases.
+
+    Args:
+        texts: more keys, of texts or of what is true or not.
+    """
     from umo.evaluation.metrics import METRICS
 
     def row(name: str) -> list[str]:
         found = result[name]
         numbers = [number(found[key]) for key in (value, "low", "high")]
-        return [name, *numbers, str(found["n"]), *(found[key] for key in texts)]
+        return [
+            name,
+            *numbers,
+            str(found["n"]),
+            *({True: "yes", False: "no"}.get(found[key], found[key]) for key in texts),
+        ]
 
     print_table(title, ["metric", value, "low", "high", "cases", *texts], map(row, METRICS))

@@ -5,15 +5,14 @@ Written for the prompts of `umo.scenes.prompts`.
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 
 from umo.matching import NONE
-from umo.scenes.prompts import COLOURS
+from umo.scenes.prompts import COLOURS, TEXTURES
 
 GREYS = frozenset({"white", "grey"})
-_BACKGROUND = re.compile(rf"\b({'|'.join(COLOURS)}) background")
+_BACKGROUND = re.compile(rf"\bin front of a (?:{'|'.join(TEXTURES)}) ({'|'.join(COLOURS)}) background\b")
 _MARGIN = 0.06
 
 
@@ -22,20 +21,25 @@ def people_right(n: int, n_faces: int) -> bool:
     return n_faces == n
 
 
-def order_right(assignment: Sequence[int], boxes: Sequence[Sequence[float]]) -> bool | None:
-    """Whether people stand from left to right in the order of their references.
+def order_right(
+    assignment: Sequence[int], boxes: Sequence[Sequence[float]], places: Sequence[float | None] | None
+) -> bool | None:
+    """Whether people stand from left to right as they were asked to.
 
     Args:
         assignment: a face a reference, or NONE.
         boxes: x0, y0, x1, y1 a face.
+        places: where each was asked to stand, from left to right (`Case.asked_places`).
 
     Returns:
-        None where there is nothing to order: one person, or not exactly one face a reference.
+        None where there is nothing to order: fewer than two different places, or not exactly one face a reference.
     """
-    if len(assignment) < 2 or NONE in assignment or len(boxes) != len(assignment):
+    if places is None or NONE in assignment or len(boxes) != len(assignment):
         return None
-    middles = [boxes[face][0] + boxes[face][2] for face in assignment]
-    return all(left < right for left, right in pairwise(middles))
+    stands = [(place, boxes[face][0] + boxes[face][2]) for place, face in zip(places, assignment, strict=True)]
+    placed = [(place, middle) for place, middle in stands if place is not None]
+    pairs = [(left, right) for place, left in placed for other, right in placed if place < other]
+    return all(left < right for left, right in pairs) if pairs else None
 
 
 def background_right(picture: np.ndarray, prompt: str) -> bool | None:

@@ -1,6 +1,7 @@
 """CASES.jsonl: what is to be drawn and what was drawn, one JSON object a line; how it is read, checked and written."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Any
 
 from umo.errors import BadInput
 from umo.files import write_text
+from umo.scenes.prompts import read_places
 
 _REQUIRED = {"case_id", "prompt", "references", "images"}
-_OPTIONAL = {"target", "people"}
+_OPTIONAL = {"target", "people", "places", "tags", "groups"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,9 @@ class Case:
         images: drawn with seeds 0, 1, ...; each is scored. Empty in a case that is not drawn yet.
         target: another real picture of these people.
         people: n ids, in the order of the references.
+        places: where each of the n people was asked to stand, as a rank or an x from left to right; None: not said.
+        tags: what kinds of case it is.
+        groups: the group of each of `people`.
     """
 
     case_id: str
@@ -30,12 +35,20 @@ class Case:
     images: tuple[str, ...]
     target: str | None
     people: tuple[str, ...] | None
+    places: tuple[float | None, ...] | None = None
+    tags: tuple[str, ...] | None = None
+    groups: tuple[str, ...] | None = None
 
     @property
     def paths(self) -> list[str]:
         """Every picture of the case."""
         target = [self.target] if self.target else []
         return [photo for person in self.references for photo in person] + list(self.images) + target
+
+    @property
+    def asked_places(self) -> Sequence[float | None] | None:
+        """`places`, or else what the prompt says of them; None where it says nothing that can be read."""
+        return self.places or read_places(self.prompt, len(self.references))
 
     def line(self) -> str:
         """The case as `parse_case` reads it; a person of one photograph is a plain path."""
@@ -45,7 +58,7 @@ class Case:
             "references": [photos[0] if len(photos) == 1 else photos for photos in self.references],
             "images": self.images,
         }
-        optional = {"target": self.target, "people": self.people}
+        optional = {name: getattr(self, name) for name in ("target", "people", "places", "tags", "groups")}
         return json.dumps(row | {name: value for name, value in optional.items() if value is not None})
 
 
@@ -65,12 +78,16 @@ def read_cases(path: Path, drawn: bool = True) -> list[Case]:
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: is not text in UTF-8; give a file of one JSON object a line") from error
     cases: dict[str, Case] = {}
+    groups: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             case = parse_case(line, drawn)
             _require(case.case_id not in cases, f"case_id {case.case_id!r} is already taken by an earlier line")
+            for person, group in zip(case.people or (), case.groups or (), strict=False):
+                known = groups.setdefault(person, group)
+                _require(known == group, f"{person!r} is of group {group!r} here and of {known!r} in an earlier line")
         except ValueError as error:
             nothing = f"nothing was {'scored' if drawn else 'drawn'}"
             raise BadInput(f"{path}:{number}: {error}; correct the line, {nothing}") from error
@@ -86,7 +103,7 @@ def write_cases(path: Path, cases: Sequence[Case]) -> None:
 
 
 def parse_case(line: str, drawn: bool = True) -> Case:
-    """One line of CASES.jsonl; null is as good as absent for `target` and `people`.
+    """One line of CASES.jsonl; null is as good as absent for what is optional.
 
     Args:
         drawn: the case must name its images; otherwise it need not, and those that it names are ignored.
@@ -116,6 +133,18 @@ def parse_case(line: str, drawn: bool = True) -> Case:
         _require(_is_texts(names), "people must be a list of texts")
         _require(len(names) == len(people), f"{len(names)} people for {len(people)} references")
         _require(len(set(names)) == len(names), "people names a person twice")
+    places, tags, groups = row.get("places"), row.get("tags"), row.get("groups")
+    if places is not None:
+        _require(
+            isinstance(places, list) and all(place is None or _is_number(place) for place in places),
+            "places must be a list of numbers or nulls",
+        )
+        _require(len(places) == len(people), f"{len(places)} places for {len(people)} references")
+    _require(tags is None or _is_texts(tags), "tags must be a list of texts")
+    if groups is not None:
+        _require(names is not None, "groups need people: whose group is it")
+        _require(_is_texts(groups), "groups must be a list of texts")
+        _require(len(groups) == len(people), f"{len(groups)} groups for {len(people)} references")
     return Case(
         case_id=row["case_id"],
         prompt=row["prompt"],
@@ -123,6 +152,9 @@ def parse_case(line: str, drawn: bool = True) -> Case:
         images=tuple(row["images"]) if drawn else (),
         target=target,
         people=tuple(names) if names else None,
+        places=tuple(places) if places else None,
+        tags=tuple(tags) if tags else None,
+        groups=tuple(groups) if groups else None,
     )
 
 
@@ -133,6 +165,10 @@ def _require(holds: object, reason: str) -> None:
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _is_texts(value: object) -> bool:

@@ -13,15 +13,17 @@ from umo.errors import BadInput
 from umo.evaluation import metrics
 
 Row = Mapping[str, Any]
+LEVEL = 0.05  # a verdict holds below it; the share of 95 % intervals that miss
 
 
 def compare(dir_a: Path, dir_b: Path) -> dict[str, Any]:
     """Is A better than B? Differences a - b, paired by case and seed, averaged over the pictures of a case.
 
     Returns:
-        Per metric {"difference", "low", "high", "n", "verdict"}, with the verdict `better`, `worse` (the 95 % interval
-        excludes 0; of duplicates, extra and copy_paste less is better) or `cannot tell`; beside them `judge`,
-        `cases`, `pairs` and `unpaired` ({"a", "b"}: pictures of one folder only).
+        Per metric {"difference", "low", "high", "n", "verdict", "p", "p_holm", "holds"}, with the verdict `better`,
+        `worse` (the 95 % interval excludes 0; of `metrics.LOWER_IS_BETTER` less is better) or `cannot tell` (also of
+        `metrics.NEUTRAL`), and `p_holm` and `holds` by `correct` over all metrics; beside them `judge`, `cases`,
+        `pairs` and `unpaired` ({"a", "b"}: pictures of one folder only).
 
     Raises:
         BadInput: a folder holds no evaluation, the judges differ, or no case is common.
@@ -54,14 +56,29 @@ def compare_rows(rows_a: Sequence[Row], rows_b: Sequence[Row], names: Sequence[s
         rows_a, rows_b: a row a picture, with case_id, seed, people and every one of `names`; a value may be None.
 
     Returns:
-        As `compare`, of every name {"difference", "low", "high", "n", "verdict"}.
+        As `compare`, of every name.
     """
     pairs = _paired(rows_a, rows_b)
     common = [a for a, _ in pairs]
-    return {
-        name: _verdict(name, metrics.over_cases(common, [_difference(a[name], b[name]) for a, b in pairs]))
+    found = {
+        name: _verdict(
+            name, *metrics.tested(*metrics.by_case(common, [_difference(a[name], b[name]) for a, b in pairs]))
+        )
         for name in names
     }
+    correct(list(found.values()))
+    return found
+
+
+def correct(found: Sequence[dict[str, Any]]) -> None:
+    """Correct comparisons for their number: each gets `p_holm` (`metrics.holm` over those with a p) and `holds`.
+
+    A verdict holds where it is not `cannot tell` and p_holm is below 5 %.
+    """
+    corrected = iter(metrics.holm([one["p"] for one in found if one["p"] is not None]))
+    for one in found:
+        one["p_holm"] = None if one["p"] is None else next(corrected)
+        one["holds"] = one["verdict"] != "cannot tell" and one["p_holm"] < LEVEL
 
 
 def _paired(rows_a: Sequence[Row], rows_b: Sequence[Row]) -> list[tuple[Row, Row]]:
@@ -80,11 +97,12 @@ def _difference(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a - b
 
 
-def _verdict(name: str, found: metrics.Estimate) -> dict[str, Any]:
+def _verdict(name: str, found: metrics.Estimate, p: float | None) -> dict[str, Any]:
     verdict = "cannot tell"
-    if found.low is not None and found.high is not None and (found.low > 0 or found.high < 0):
-        verdict = "better" if (found.low > 0) != (name in metrics.LOWER_IS_BETTER) else "worse"
-    return {"difference": found.mean, "low": found.low, "high": found.high, "n": found.n, "verdict": verdict}
+    low, high = (None, None) if name in metrics.NEUTRAL else (found.low, found.high)
+    if low is not None and high is not None and (low > 0 or high < 0):
+        verdict = "better" if (low > 0) != (name in metrics.LOWER_IS_BETTER) else "worse"
+    return {"difference": found.mean, "low": found.low, "high": found.high, "n": found.n, "verdict": verdict, "p": p}
 
 
 def _read_judge(folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Who judges, and what a judge sees, is `umo.evaluation.judges`.
 import hashlib
 import json
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,13 +23,16 @@ from umo.errors import BadInput, WorkFailed
 from umo.evaluation import metrics
 from umo.evaluation.cases import Case, read_cases
 from umo.evaluation.judges import NO_FACE, Gallery, Seen, identity, in_parts
+from umo.evaluation.strangers import strangers, warning
 from umo.faces.base import FaceModel
 from umo.files import write_text
 from umo.images import ImageError
-from umo.matching import NONE, assign, cosine_matrix
+from umo.matching import NONE, assign, assigned_cosines, cosine_matrix
 from umo.rewards import mimr, sir
 
 CASES_AT_ONCE = 4
+LARGEST = "the largest is taken; crop it to the person to be sure"
+STRANGERS_AT_MOST = 2_000  # people; their pairs go with the square
 
 
 def reference_vectors(references: Sequence[Sequence[str]], gallery: Gallery) -> np.ndarray:
@@ -73,7 +77,7 @@ def diagnose(references: Sequence[str], image: str, faces: FaceModel) -> dict[st
         "same_person_cosine": faces.same_person_cosine,
         "references": list(references),
         "image": image,
-        **metrics.score(cosines, faces.same_person_cosine),
+        **metrics.score(cosines, faces.same_person_cosine, references=vectors, faces=seen.embeddings),
         "boxes": seen.boxes.tolist(),
         "sir": float(sir(batch, valid)),
         "mimr": float(mimr(batch, valid)),
@@ -91,7 +95,7 @@ class Scored:
 def score_case(case: Case, gallery: Gallery) -> Scored:
     """Score every picture of a case. Nothing raises: a failure is in the row or in the failures, and the rest goes on.
 
-    A bad reference makes the case impossible to judge (null metrics); a bad target costs copy_paste alone; a bad drawn
+    A bad reference makes the case impossible to judge (null metrics); a bad target costs what needs one; a bad drawn
     picture counts as a picture without a face.
     """
     gallery.look(case.paths)
@@ -105,6 +109,11 @@ def score_case(case: Case, gallery: Gallery) -> Scored:
         return Scored(
             [_row(case, seed, gallery.judge.name, error=reason) for seed in range(len(case.images))], failures
         )
+    failures = [
+        {"case_id": case.case_id, "path": path, "error": f"reference with {len(gallery[path].sides)} faces: {LARGEST}"}
+        for path in dict.fromkeys(photo for person in case.references for photo in person)
+        if len(gallery[path].sides) > 1
+    ]
     vectors = reference_vectors(case.references, gallery)
     target = gallery[case.target] if case.target else None
     if case.target and target and not len(target.sides):
@@ -114,11 +123,18 @@ def score_case(case: Case, gallery: Gallery) -> Scored:
         seen = gallery[path]
         if seen.error:
             failures.append({"case_id": case.case_id, "path": path, "error": seen.error})
-        scores = metrics.score(cosine_matrix(vectors, seen.embeddings), gallery.judge.same_person_cosine)
-        pasted = _copy_paste(vectors, seen, target, scores["assignment"]) if target else None
-        boxes = seen.boxes.tolist()
-        name = gallery.judge.name
-        rows.append(_row(case, seed, name, **scores, copy_paste=pasted, boxes=boxes, error=seen.error))
+        name, threshold = gallery.judge.name, gallery.judge.same_person_cosine
+        scores = metrics.score(
+            cosine_matrix(vectors, seen.embeddings),
+            threshold,
+            references=vectors,
+            faces=seen.embeddings,
+            boxes=seen.boxes,
+            places=case.asked_places,
+        )
+        if target and len(target.sides):
+            scores |= _against_target(vectors, seen, target, scores["assignment"], threshold)
+        rows.append(_row(case, seed, name, **scores, boxes=seen.boxes.tolist(), error=seen.error))
     return Scored(rows, failures)
 
 
@@ -134,17 +150,27 @@ def _row(case: Case, seed: int, judge: str, **values: Any) -> dict[str, Any]:
     return dict.fromkeys(records.SCORES.names) | known | values
 
 
-def _copy_paste(references: np.ndarray, drawn: Seen, target: Seen, assignment: Sequence[int]) -> float | None:
-    """Angles between reference, drawn face and target face of each person; the target's faces are assigned likewise."""
+def _against_target(
+    references: np.ndarray, drawn: Seen, target: Seen, assignment: Sequence[int], threshold: float
+) -> dict[str, Any]:
+    """What needs a target that shows somebody, named as in `records.SCORES`; its faces are assigned likewise."""
     theirs = target.embeddings.astype(float)  # near 1 an angle needs the digits
     to_target = cosine_matrix(references, theirs)
     in_target = assign(to_target)
     values = np.full((3, len(references)), np.nan)
     for person, (face, other) in enumerate(zip(assignment, in_target, strict=True)):
+        if other != NONE:
+            values[2, person] = to_target[person, other]
         if NONE not in (face, other):
             vector = drawn.embeddings[face].astype(float)
-            values[:, person] = vector @ references[person], vector @ theirs[other], to_target[person, other]
-    return metrics.copy_paste(*values)
+            values[:2, person] = vector @ references[person], vector @ theirs[other]
+    of_reference, of_target, apart = np.where(values[0] >= threshold, values, np.nan)  # of the covered alone
+    return {
+        "target_cosines": [None if np.isnan(cosine) else float(cosine) for cosine in values[2]],
+        "sim_target": metrics.sim_target(values[1], values[2]),
+        "copy_paste": metrics.copy_paste(*values),
+        "copy_paste_covered": metrics.copy_paste(of_reference, of_target, apart, metrics.CLEAR_ANGLE),
+    }
 
 
 def evaluate(
@@ -187,6 +213,9 @@ def evaluate(
     result = {
         **summarise(rows),
         "by_n": {str(n): summarise([row for row in rows if row["n"] == n]) for n in sorted({r["n"] for r in rows})},
+        **_by_tag(cases, rows),
+        **_gap(cases, rows),
+        "strangers": _strangers(cases, gallery),
         "judge": described,
         "cases": len(cases),
         "images": len(rows),
@@ -216,6 +245,62 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         name: asdict(metrics.over_cases(rows, [metrics.of_row(row, name) for row in rows])) for name in metrics.METRICS
     }
+
+
+def _by_tag(cases: Sequence[Case], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`summarise` of the cases of each tag, where there are any."""
+    tags = {case.case_id: case.tags or () for case in cases}
+    every = sorted({tag for own in tags.values() for tag in own})
+    found = {tag: summarise([row for row in rows if tag in tags[row["case_id"]]]) for tag in every}
+    return {"by_tag": found} if found else {}
+
+
+def _gap(cases: Sequence[Case], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`metrics.gap` of people who are in a group, each over all their pictures; where there is one."""
+    groups = {
+        person: group for case in cases for person, group in zip(case.people or (), case.groups or (), strict=False)
+    }
+    drawn: dict[str, list[float]] = defaultdict(list)
+    real: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        if row["n_faces"] is None:
+            continue
+        cosines = assigned_cosines(np.array(row["cosines"]), np.array(row["assignment"]))
+        for k, person in enumerate(row["people"] or ()):
+            if person in groups:
+                drawn[person].append(float(np.nan_to_num(cosines[k])))
+                if row["target_cosines"]:
+                    real[person].append(row["target_cosines"][k] or 0.0)
+    found = metrics.gap(
+        {person: float(np.mean(own)) for person, own in drawn.items()},
+        {person: float(np.mean(own)) for person, own in real.items()},
+        groups,
+    )
+    return {"gap": found} if found else {}
+
+
+def _strangers(cases: Sequence[Case], gallery: Gallery) -> dict[str, Any] | None:
+    """`strangers` among the people of all cases, each by the references that come first, with their `warning`.
+
+    People without an id are told apart by their photographs.
+    """
+
+    def shown(photos: Sequence[str]) -> frozenset[str]:
+        return frozenset(map(gallery.digest, photos))
+
+    ids = {shown(p): name for case in cases for p, name in zip(case.references, case.people or (), strict=False)}
+    photos: dict[str | frozenset[str], tuple[str, ...]] = {}
+    for case in cases:
+        for k, own in enumerate(case.references):
+            photos.setdefault(case.people[k] if case.people else ids.get(shown(own), shown(own)), own)
+    people = list(photos.values())
+    if len(people) > STRANGERS_AT_MOST:
+        chosen = np.random.default_rng(0).choice(len(people), STRANGERS_AT_MOST, replace=False)
+        people = [people[k] for k in sorted(chosen)]
+    gallery.look(path for own in people for path in own)
+    usable = [own for own in people if all(len(gallery[path].sides) for path in own)]
+    found = strangers(reference_vectors(usable, gallery), gallery.judge.same_person_cosine) if usable else None
+    return found and found | {"warning": warning(found)}
 
 
 @contextmanager

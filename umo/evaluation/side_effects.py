@@ -63,7 +63,7 @@ def _of_picture(row: Mapping[str, Any], case: Case, root: Path) -> dict[str, Any
     target = _picture(root / case.target) if case.target else None
     return {
         "people_right": people_right(row["n"], row["n_faces"]) if judged else None,
-        "order_right": order_right(row["assignment"], row["boxes"]) if judged else None,
+        "order_right": order_right(row["assignment"], row["boxes"], case.asked_places) if judged else None,
         "background_right": False if picture is None else background_right(picture, case.prompt),
         "sharpness_error": None if picture is None or target is None else sharpness_error(picture, target),
     }

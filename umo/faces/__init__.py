@@ -59,7 +59,7 @@ def load_named(name: str, device: str = "cpu", **options: Any) -> FaceModel:
     if not Path(name).exists():
         known = ", ".join(MODELS)
         raise BadInput(f"no face model {name!r}: choose one of {known}, an insightface folder, or a recogniser.onnx")
-    return load("insightface", pack=name, **given)
+    return load("insightface", pack=name, named=True, **given)
 
 
 @cache

@@ -46,6 +46,8 @@ NEAR = slice(6, 10)  # the CNN's windows, 8 px apart, whose middle is within 18 
 CHIP_POINTS = np.array([[0.8595675, 0.2134982], [0.6460605, 0.229], [0.1205751, 0.2137274], [0.3340851, 0.2290643]])
 CHIP_POINTS = np.vstack([CHIP_POINTS, [0.4901123, 0.6277976]])
 MARGIN, CHIP = 0.25, 150
+# px of a chip: what an attack through another network adds is fine-grained, and half of it is lost.
+BLUR = 2.0
 
 
 class Dlib:
@@ -200,7 +202,8 @@ class Dlib:
         """(n, 128): the mean of a chip and its mirror image, which is nearer to the person's other photographs."""
         if not chips:
             return np.zeros((0, self.dimension))
-        both = np.stack([side for chip in chips for side in (chip, chip[:, ::-1])])
+        soft = [cv2.GaussianBlur(chip, (0, 0), BLUR) for chip in chips]
+        both = np.stack([side for chip in soft for side in (chip, chip[:, ::-1])])
         return unit(self._run(self._describer, both, 8).astype(np.float64)).reshape(-1, 2, self.dimension).mean(1)
 
     def _run(self, network: Any, crops: np.ndarray, at_once: int) -> np.ndarray:
@@ -240,7 +243,7 @@ class Views:
 def chip_map(shape: Any) -> np.ndarray:
     """dlib's five points -> the map (2, 3) from their picture to the chip."""
     points = np.array([[point.x, point.y] for point in shape.parts()], np.float64)
-    return similarity(points[None], CHIP * (MARGIN + CHIP_POINTS) / (2 * MARGIN + 1))[0]
+    return similarity(points[None], CHIP * (MARGIN + CHIP_POINTS) / (2 * MARGIN + 1) - 0.5)[0]
 
 
 def reduced(picture: np.ndarray, max_side: int) -> np.ndarray:

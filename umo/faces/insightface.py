@@ -47,6 +47,7 @@ class InsightFace:
         device: cpu, cuda, cuda:1, ...; CUDA needs onnxruntime-gpu.
         calibrated: false leaves `same_person_cosine` undefined (nan).
         calibration: a file of `umo calibrate`, instead of the pack's own.
+        named: whether its name is the folder's or the file's, so that several packs can judge side by side.
     """
 
     licence = "the pack's own (antelopev2, buffalo_l: non-commercial research only)"
@@ -61,6 +62,7 @@ class InsightFace:
         device: str = "cpu",
         calibrated: bool = True,
         calibration: Path | None = None,
+        named: bool = False,
     ) -> None:
         chosen = pack or os.environ.get(PACK_VARIABLE) or DEFAULT_PACK
         alone = Path(chosen).suffix == ".onnx"
@@ -68,7 +70,7 @@ class InsightFace:
         if detector not in ("pack", *FINDERS):
             raise BadInput(f"detector {detector!r}: one of pack, {', '.join(FINDERS)} is needed")
         place = Path(chosen).expanduser() if alone else _pack_folder(chosen, Path(root).expanduser())
-        self.name = "insightface" if pack is None or not Path(pack).exists() else place.stem
+        self.name = place.stem if named else "insightface"
         self._detector: Any = None
         self._other: FaceModel | None = None
         if detector == "pack":

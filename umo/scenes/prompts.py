@@ -1,5 +1,6 @@
 """Prompts from a layout: how many people, who stands where in the order of the references, what background."""
 
+import re
 from collections.abc import Sequence
 
 # The backgrounds that can be asked for by name: "TEXTURE COLOUR".
@@ -18,6 +19,8 @@ TEXTURES = ("plain", "striped", "checked", "cloudy")
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 THIRDS = ("on the left", "in the middle", "on the right")
+COUNTED = tuple(f"{ordinal} from the left" for ordinal in ORDINALS)
+_STANDS = re.compile(rf"person ({'|'.join((*THIRDS, *COUNTED))})")
 
 
 def positions(centres: Sequence[float]) -> list[str]:
@@ -30,8 +33,7 @@ def positions(centres: Sequence[float]) -> list[str]:
     if n == 1:
         return [THIRDS[min(2, int(centres[0] * 3))]]
     rank = sorted(range(n), key=lambda k: centres[k])
-    counted = tuple(f"{ORDINALS[k]} from the left" for k in range(n))
-    words = {2: (THIRDS[0], THIRDS[2]), 3: THIRDS}.get(n, counted)
+    words = {2: (THIRDS[0], THIRDS[2]), 3: THIRDS}.get(n, COUNTED)
     return [words[rank.index(k)] for k in range(n)]
 
 
@@ -44,6 +46,22 @@ def places(centres: Sequence[float]) -> str:
     """Who stands where (see `prompt`): "the first person on the left and the second person on the right"."""
     who = [f"the {ORDINALS[k]} person {place}" for k, place in enumerate(positions(centres))]
     return who[0] if len(who) == 1 else f"{', '.join(who[:-1])} and {who[-1]}"
+
+
+def read_places(prompt: str, n: int) -> list[float] | None:
+    """The inverse of `places`: horizontal centres of n people, in the order of the references, for which it ends so.
+
+    None where the prompt does not end as the writers here end it, or says it of another number of people.
+    """
+    said = prompt.removesuffix(".").rpartition(": ")[2]
+    words = _STANDS.findall(said)
+    if len(words) != n or not 1 <= n <= len(ORDINALS):
+        return None
+    centres = [
+        (THIRDS.index(word) + 0.5) / len(THIRDS) if word in THIRDS else (COUNTED.index(word) + 0.5) / len(COUNTED)
+        for word in words
+    ]
+    return centres if places(centres) == said else None
 
 
 def prompt(centres: Sequence[float], background: str | None = None) -> str:

@@ -9,20 +9,27 @@ from umo.scenes.prompts import COLOURS, TEXTURES, prompt
 
 
 @pytest.mark.parametrize(
-    ("assignment", "lefts", "expected"),
+    ("assignment", "lefts", "places", "expected"),
     [
-        ([0, 1], [10, 50], True),
-        ([1, 0], [10, 50], False),
-        ([1, 0], [50, 10], True),
-        ([2, 0, 1], [50, 90, 10], True),
-        ([0, 2, 1], [10, 50, 90], False),
-        ([0], [10], None),
-        ([0, -1], [10], None),
-        ([0, 1], [10, 50, 90], None),
+        ([0, 1], [10, 50], [0, 1], True),
+        ([1, 0], [10, 50], [0, 1], False),
+        ([1, 0], [10, 50], [0.9, 0.2], True),
+        ([1, 0], [50, 10], [0, 1], True),
+        ([0, 1], [10, 10], [0, 1], False),
+        ([2, 0, 1], [50, 90, 10], [0, 1, 2], True),
+        ([0, 2, 1], [10, 50, 90], [0, 1, 2], False),
+        ([0, 2, 1], [10, 50, 90], [0, None, 2], True),
+        ([0, 2, 1], [10, 50, 90], [0, 1, 1], True),
+        ([0], [10], [0], None),
+        ([0, -1], [10], [0, 1], None),
+        ([0, 1], [10, 50, 90], [0, 1], None),
+        ([0, 1], [10, 50], [0, None], None),
+        ([0, 1], [10, 50], [1, 1], None),
+        ([0, 1], [10, 50], None, None),
     ],
 )
-def test_order_is_that_of_the_references(assignment, lefts, expected):
-    assert adherence.order_right(assignment, [(x, 0, x + 20, 20) for x in lefts]) is expected
+def test_order_is_as_asked(assignment, lefts, places, expected):
+    assert adherence.order_right(assignment, [(x, 0, x + 20, 20) for x in lefts], places) is expected
 
 
 @pytest.mark.parametrize("texture", TEXTURES)
@@ -40,5 +47,7 @@ def test_another_background_is_not_right():
     blue = np.full((64, 128, 3), COLOURS["blue"], np.uint8)
     assert adherence.background_right(blue, prompt([0.5], "plain red")) is False
     assert adherence.background_right(blue, "A photo of one person.") is None
+    for other in ("A photo of people who paint a plain red background.", "Two people in front of a red background."):
+        assert adherence.background_right(blue, other) is None, other
     grey = np.full((64, 128, 3), 90, np.uint8)
     assert adherence.background_right(grey, prompt([0.5], "plain white"))

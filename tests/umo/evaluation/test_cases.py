@@ -18,6 +18,9 @@ FULL = {
     "images": ["rg.png"],
     "target": "rg.png",
     "people": ["R", "G"],
+    "places": [1, None],
+    "tags": ["two", "indoors"],
+    "groups": ["warm", "cold"],
 }
 
 
@@ -59,6 +62,16 @@ BAD_LINES = [
     (GOOD | {"case_id": "b", "people": ["R"]}, "1 people for 2 references"),
     (GOOD | {"case_id": "b", "people": [1, 2]}, "people must be"),
     (GOOD | {"case_id": "b", "people": ["R", "R"]}, "a person twice"),
+    (GOOD | {"case_id": "b", "places": [1]}, "1 places for 2 references"),
+    (GOOD | {"case_id": "b", "places": "left"}, "places must be a list of numbers or nulls"),
+    (GOOD | {"case_id": "b", "places": [True, 2]}, "places must be"),
+    (GOOD | {"case_id": "b", "places": [float("nan"), 2]}, "places must be"),
+    (GOOD | {"case_id": "b", "places": [10**400, 2]}, "places must be"),
+    (GOOD | {"case_id": "b", "tags": "two"}, "tags must be a list of texts"),
+    (GOOD | {"case_id": "b", "tags": []}, "tags must be"),
+    (GOOD | {"case_id": "b", "groups": ["warm", "cold"]}, "groups need people"),
+    (GOOD | {"case_id": "b", "people": ["R", "G"], "groups": ["warm"]}, "1 groups for 2 references"),
+    (GOOD | {"case_id": "b", "people": ["R", "G"], "groups": [1, 2]}, "groups must be a list of texts"),
 ]
 
 
@@ -119,6 +132,22 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     write_cases(path, cases)
     assert read_cases(path) == cases
     assert [file.name for file in tmp_path.iterdir()] == ["CASES.jsonl"]
+
+
+def test_a_person_has_one_group(tmp_path: Path) -> None:
+    lines = [FULL | {"case_id": name, "people": ["R", name]} for name in "ab"]
+    assert len(read_cases(write(tmp_path / "same.jsonl", *lines))) == 2
+    other = write(tmp_path / "other.jsonl", lines[0], lines[1] | {"groups": ["cold", "cold"]})
+    with pytest.raises(BadInput, match=r"other.jsonl:2: 'R' is of group 'cold' here and of 'warm' in an earlier line"):
+        read_cases(other)
+
+
+def test_places_are_those_of_the_case_or_else_of_its_prompt() -> None:
+    said = "A photo of two people: the first person on the right and the second person on the left."
+    assert parse_case(json.dumps(FULL | {"prompt": said})).asked_places == (1, None)
+    first, second = parse_case(json.dumps(GOOD | {"prompt": said})).asked_places
+    assert first > second
+    assert parse_case(json.dumps(GOOD)).asked_places is None
 
 
 def test_a_line_is_short() -> None:

@@ -10,13 +10,18 @@ import pytest
 
 from umo import records
 from umo.errors import BadInput
-from umo.evaluation.comparison import compare, compare_rows
+from umo.evaluation.comparison import compare, compare_rows, correct
 from umo.evaluation.metrics import METRICS, score
 
 JUDGE = {"name": "bands", "same_person_cosine": 0.9}
 BOTH = [[1.0, 0.0], [0.0, 1.0]]
 FIRST_TWICE = [[1.0, 1.0], [0.0, 0.0]]
 BOTH_FIRST_TWICE = [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
+NOTHING = dict.fromkeys(("difference", "low", "high", "p", "p_holm")) | {
+    "n": 0,
+    "verdict": "cannot tell",
+    "holds": False,
+}
 Cosines = Sequence[Sequence[float]]
 
 
@@ -50,11 +55,23 @@ def two_runs(tmp_path: Path) -> tuple[Path, Path]:
 def test_compare(two_runs: tuple[Path, Path]) -> None:
     a, b = two_runs
     result = compare(a, b)
-    assert result["coverage"] == {"difference": 0.25, "low": 0.25, "high": 0.25, "n": 4, "verdict": "better"}
+    least, tests = 1 / 10_001, sum(result[name]["p"] is not None for name in METRICS)
+    numbers = {
+        "difference": 0.25,
+        "low": 0.25,
+        "high": 0.25,
+        "n": 4,
+        "p": least,
+        "p_holm": pytest.approx(least * tests),
+    }
+    assert result["coverage"] == numbers | {"verdict": "better", "holds": True}
     assert result["duplicates"]["difference"] == -0.5
     assert result["duplicates"]["verdict"] == "better"
     assert result["extra"]["verdict"] == "cannot tell"
-    assert result["copy_paste"] == {"difference": None, "low": None, "high": None, "n": 0, "verdict": "cannot tell"}
+    assert (result["extra"]["p"], result["extra"]["p_holm"], result["extra"]["holds"]) == (1, 1, False)
+    assert result["copy_paste"] == NOTHING
+    assert result["count_difference"]["verdict"] == "cannot tell"
+    assert result["count_difference"]["high"] < 0, "fewer faces are neither better nor worse"
     assert (result["cases"], result["pairs"], result["unpaired"]) == (4, 8, {"a": 2, "b": 0})
     assert result["judge"] == "bands"
     back = compare(b, a)
@@ -115,7 +132,8 @@ def test_any_values_are_paired_by_case_and_seed() -> None:
     b = table({("2", 0): 7.0, ("1", 1): 3.0, ("1", 0): 2.0, ("2", 1): 0.0, ("4", 0): 1.0})
     found = compare_rows(a, b, ["variety", "diffusion_loss"])
     # The mean over the cases 1, (2 + 3) / 2, and 2, 1: a case counts once, whatever its pictures.
-    expected = {"difference": 1.75, "low": 1.0, "high": 2.5, "n": 2}
+    least = 1 / 10_001
+    expected = {"difference": 1.75, "low": 1.0, "high": 2.5, "n": 2, "p": least, "p_holm": 2 * least, "holds": True}
     assert found == {
         "variety": {**expected, "verdict": "better"},
         "diffusion_loss": {**expected, "verdict": "worse"},
@@ -126,7 +144,30 @@ def test_shares_and_absent_values_compare() -> None:
     right, wrong = (table({(str(case), 0): value for case in range(5)}) for value in (True, False))
     assert compare_rows(right, wrong, ["variety"])["variety"]["difference"] == 1
     nothing = compare_rows(right, table({(str(case), 0): None for case in range(5)}), ["variety"])["variety"]
-    assert nothing == {"difference": None, "low": None, "high": None, "n": 0, "verdict": "cannot tell"}
+    assert nothing == NOTHING
+
+
+def test_a_verdict_holds_against_the_number_of_comparisons() -> None:
+    found = [
+        {"verdict": verdict, "p": p}
+        for verdict, p in [
+            ("better", 0.02),
+            ("worse", 0.001),
+            ("cannot tell", 0.0001),
+            ("cannot tell", None),
+            ("better", 0.03),
+        ]
+    ]
+    correct(found)
+    assert [one["p_holm"] for one in found] == pytest.approx([0.04, 0.003, 0.0004, None, 0.04])
+    assert [one["holds"] for one in found] == [True, True, False, False, True]
+    many = [{"verdict": "better", "p": 0.01} for _ in range(6)]
+    correct(many)
+    assert [one["holds"] for one in many] == [False] * 6
+    correct(many[:5])
+    assert [one["holds"] for one in many] == [False] * 6
+    correct(many[:4])
+    assert [one["holds"] for one in many] == [True] * 4 + [False] * 2
 
 
 def test_comparing_needs_no_face_model() -> None:

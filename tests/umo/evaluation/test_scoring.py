@@ -68,6 +68,10 @@ def test_scores_and_metrics(folder: Path, band_judge) -> None:
     rows = scores(folder / "out")
     counts = [[row[name] for name in ("covered", "missing", "duplicated", "extra")] for row in rows]
     assert counts == [[2, 0, 0, 0], [1, 1, 0, 0], [2, 0, 0, 1], [2, 0, 1, 0], [0, 2, 0, 0], [1, 0, 0, 0]]
+    counts = [[row[name] for name in ("absent", "surplus", "doubled")] for row in rows]
+    assert counts == [[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1], [2, 0, 0], [0, 0, 0]]
+    assert [row["collapse"] for row in rows] == [0, 1, 0, pytest.approx(1 / 3), None, None]
+    assert [row["blend"] for row in rows] == [0, 0.5, 0, 0, None, None]
     assert rows[0]["assignment"] == [1, 0]
     assert rows[0]["cosines"] == [[0, 1], [1, 0]]
     assert rows[0]["boxes"][1] == [32, 0, 64, 32]
@@ -94,6 +98,20 @@ def test_several_photographs_of_a_person_are_averaged(folder: Path, band_judge) 
     assert scores(folder / "out")[0]["cosines"] == [[pytest.approx(0.5**0.5)]]
 
 
+def test_people_are_swapped_where_places_are_asked(folder: Path, band_judge) -> None:
+    said = "A photo of two people: the first person on the left and the second person on the right."
+    cases = write_cases(
+        folder,
+        GOOD | {"prompt": said, "images": ["rg.png", "rgb.png", "rr.png"]},
+        GOOD | {"case_id": "b", "prompt": said, "places": [2, 1]},
+        GOOD | {"case_id": "c"},
+    )
+    result = evaluate(cases, folder / "out", band_judge)
+    found = [(row["swapped"], row["placed"]) for row in scores(folder / "out")]
+    assert found == [(1, 1), (0, 1), (None, 0), (0, 1), (None, 0)]
+    assert (result["swapped"]["mean"], result["swapped"]["n"]) == (0.25, 2)
+
+
 def test_copy_paste_needs_a_target(folder: Path, band_judge) -> None:
     pasted = GOOD | {"images": ["rg.png"], "target": "mixed.png"}
     drawn = GOOD | {"case_id": "b", "images": ["mixed.png"], "target": "mixed.png"}
@@ -104,6 +122,76 @@ def test_copy_paste_needs_a_target(folder: Path, band_judge) -> None:
     assert values == [pytest.approx(1, abs=5e-3), pytest.approx(-1, abs=5e-3), None, None]
     assert result["copy_paste"]["n"] == 2
     assert [(bad["case_id"], bad["path"]) for bad in result["failures"]] == [("d", "nobody.png")]
+
+
+def test_likeness_to_the_target_and_copying_by_who_is_covered(folder: Path, band_judge, bands) -> None:
+    Image.fromarray(bands((220, 80, 0), (40, 220, 0))).save(folder / "far.png")
+    red, green = np.arctan([80 / 220, 40 / 220])  # 0.35 and 0.18 radians from the references: the second is too near
+    drawn = GOOD | {"images": ["rg.png", "far.png", "rr.png", "nobody.png"], "target": "far.png"}
+    half = GOOD | {"case_id": "b", "target": "r.png"}
+    evaluate(write_cases(folder, drawn, half), folder / "out", band_judge)
+    rows = scores(folder / "out")
+    both = pytest.approx([np.cos(red), np.cos(green)], abs=1e-5)
+    assert [row["target_cosines"] for row in rows] == [both, both, both, both, [1, None]]
+    expected = [np.mean([np.cos(red), np.cos(green)]), 1, np.mean([np.cos(red), np.sin(green)]), 0, 1]
+    assert [row["sim_target"] for row in rows] == pytest.approx(expected, abs=1e-5)
+    far = [row["copy_paste_covered"] for row in rows]
+    assert far == [pytest.approx(1, abs=5e-3), pytest.approx(-1, abs=5e-3), pytest.approx(1, abs=5e-3), None, None]
+    assert rows[2]["copy_paste"] < 0.9, "over both, though the second person was not drawn"
+
+
+def test_cases_with_tags_are_summarised_by_tag(folder: Path, band_judge) -> None:
+    cases = [
+        GOOD | {"tags": ["two", "right"]},
+        GOOD | {"case_id": "b", "images": ["rgb.png"], "tags": ["two"]},
+        GOOD | {"case_id": "c", "images": ["rr.png"]},
+    ]
+    found = evaluate(write_cases(folder, *cases), folder / "out", band_judge)["by_tag"]
+    assert {tag: own["count_difference"]["mean"] for tag, own in found.items()} == {"right": 0, "two": 0.5}
+    assert found["two"]["coverage"]["n"] == 2
+    assert found["two"].keys() == set(METRICS)
+    assert "by_tag" not in evaluate(write_cases(folder, GOOD), folder / "plain", band_judge)
+
+
+def test_the_gap_is_between_groups_of_people(folder: Path, band_judge) -> None:
+    """Red people are drawn, green ones in every second of two pictures; both are in their real pictures."""
+    cases = []
+    for k in range(5):
+        people = {"people": [f"R{k}", f"G{k}"], "groups": ["red", "green"], "target": "rg.png"}
+        cases.append(GOOD | people | {"case_id": str(k), "images": ["rg.png", "r.png"]})
+    cases.append(GOOD | {"case_id": "of no group", "people": ["R9", "G9"], "images": ["nobody.png"]})
+    result = evaluate(write_cases(folder, *cases), folder / "out", band_judge)
+    assert result["gap"]["groups"] == {
+        "green": {"people": 5, "drawn": 0.5, "judge": 1},
+        "red": {"people": 5, "drawn": 1, "judge": 1},
+    }
+    assert result["gap"]["difference"] == {"gap": 0.5, "low": 0.5, "high": 0.5}
+    few = evaluate(write_cases(folder, *cases[1:]), folder / "few", band_judge)
+    assert "gap" not in few
+    without = [{key: value for key, value in case.items() if key != "target"} for case in cases]
+    assert evaluate(write_cases(folder, *without), folder / "unreal", band_judge)["gap"]["difference"] is None
+
+
+def test_strangers_are_different_people_once_each(folder: Path, band_judge) -> None:
+    shutil.copy(folder / "r.png", folder / "same.png")
+    named = [
+        GOOD | {"case_id": "a", "people": ["R", "G"]},
+        GOOD | {"case_id": "b", "references": ["r2.png", "b.png"], "people": ["R", "B"]},
+        GOOD | {"case_id": "c", "references": ["same.png", "g.png"]},  # the same photographs, unnamed
+    ]
+    found = evaluate(write_cases(folder, *named), folder / "out", band_judge)["strangers"]
+    assert (found["people"], found["pairs"], found["passing"], found["warning"]) == (3, 3, 0, None)
+    unnamed = [{key: value for key, value in case.items() if key != "people"} for case in named]
+    bad = GOOD | {"case_id": "d", "references": ["nobody.png"]}
+    found = evaluate(write_cases(folder, *unnamed, bad), folder / "unnamed", band_judge)["strangers"]
+    assert (found["people"], found["pairs"], found["passing"]) == (4, 6, pytest.approx(1 / 6))  # r and r2 pass as one
+    assert evaluate(write_cases(folder, GOOD), folder / "two", band_judge)["strangers"] is None
+
+
+def test_only_so_many_strangers_are_compared(folder: Path, band_judge, monkeypatch) -> None:
+    monkeypatch.setattr(evaluation, "STRANGERS_AT_MOST", 3)
+    cases = write_cases(folder, GOOD | {"references": ["r.png", "g.png", "b.png", "r2.png"], "images": ["rgb.png"]})
+    assert evaluate(cases, folder / "out", band_judge)["strangers"]["people"] == 3
 
 
 @pytest.mark.parametrize(

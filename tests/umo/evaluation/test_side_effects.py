@@ -1,6 +1,7 @@
 """What a reward could ruin, against formulas worked out by hand."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,14 @@ def test_every_case_has_a_row(rows, tmp_path):
     }
     records.write(tmp_path / "table.parquet", rows, records.SIDE_EFFECTS)
     assert records.read(tmp_path / "table.parquet", records.SIDE_EFFECTS).to_pylist() == rows
+
+
+def test_order_is_judged_against_what_the_case_asks(tmp_path):
+    case = Case("1", "Two people", (("a",), ("b",)), ("gone.png",), None, None, places=(2, 1))
+    found = {"n_faces": 2, "boxes": [[0, 0, 9, 9], [20, 0, 29, 9]], "assignment": [1, 0]}
+    row = {"case_id": "1", "seed": 0, "n": 2, "people": None, "image": "gone.png", **found}
+    said = [side_effects([one], tmp_path, [row], {}, {})[0] for one in (case, replace(case, places=None))]
+    assert [one["order_right"] for one in said] == [True, None]
 
 
 def test_the_summary_is_over_the_cases_that_have_a_value(rows):

@@ -119,7 +119,7 @@ def test_a_descriptor_does_not_depend_on_its_neighbours(raw, portrait, group):
 
 
 def test_the_finder_is_dlibs(raw, portrait):
-    """dlib looks at a picture 11 px inside a black frame; where it is surest at the picture's own size, we are as sure."""
+    """dlib looks at a picture in a black frame of 11 px; where it is surest at the picture's own size, we are as sure."""
     original, compared = dlib.cnn_face_detection_model_v1(str(raw.files[2])), 0
     for person in (1, 3, 5):
         wide = np.pad(portrait(person, 1), ((100, 100), (100, 100), (0, 0)), mode="edge")
@@ -136,7 +136,7 @@ def test_the_finder_is_dlibs(raw, portrait):
 
 
 def test_the_chip_is_dlibs(raw, portrait):
-    picture = portrait(3, 1)
+    picture = portrait(3, 1)  # its face is about as large as a chip, so that neither of the two scales it much
     box = dlib.get_frontal_face_detector()(picture, 0)[0]
     shape = raw._predictor(picture, box)
     expected = dlib.get_face_chip(picture, shape, size=150, padding=0.25).astype(float)
@@ -152,7 +152,7 @@ def test_an_upright_face_is_described_as_dlib_describes_it(raw, portrait):
     for picture in (portrait(1, 1), portrait(7, 5)):
         box = dlib.get_frontal_face_detector()(picture, 0)[0]
         expected = original.compute_face_descriptor(picture, raw._predictor(picture, box))
-        assert cosine_distance(raw.embed([picture], raw.detect([picture])), expected).max() < 0.02
+        assert cosine_distance(raw.embed([picture], raw.detect([picture])), expected).max() < 0.03
 
 
 @pytest.mark.parametrize("angle", [-35, 20, 60, 180])
@@ -198,25 +198,25 @@ def test_what_yunet_alone_believes_in_is_no_face(raw, portrait):
     assert raw.detect([picture]) == [[]]
 
 
-def test_an_attack_on_the_reward_gains_nothing_under_the_judge(zoo, portrait, tensor_of):
+def test_an_attack_on_the_reward_gains_nothing_under_the_judge(zoo, orl, tensor_of):
     """Twenty steps on the pixels towards another person, by the gradient of the network that rewards."""
-    judge, picture, other = faces.load("dlib"), portrait(1, 1), portrait(9, 1)
-    found, wanted = zoo.detect([picture]), torch.from_numpy(zoo.embed([other], zoo.detect([other])))
-    attacked = tensor_of(picture).requires_grad_()
-    for _ in range(20):
-        (gradient,) = torch.autograd.grad((zoo.embed(attacked, found) * wanted).sum(), attacked)
-        with torch.no_grad():
-            attacked += gradient / gradient.abs().max() * 0.1
-            attacked.clamp_(-1, 1)
-    after = ((attacked.detach()[0].permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
-
-    def gain(model):
-        drawn = [model.embed([image], model.detect([image]))[:1] for image in (picture, after)]
-        target = model.embed([other], model.detect([other]))[0]
-        return float((drawn[1] - drawn[0])[0] @ target)
-
-    assert gain(zoo) > 0.3
-    assert gain(judge) < 0.1 * gain(zoo)
+    judge, gains = faces.load("dlib"), {"zoo": 0.0, "judge": 0.0}
+    for person, stranger in ((1, 9), (3, 5), (10, 8)):
+        picture, other = orl(person, 1), orl(stranger, 1)
+        found = [zoo.detect([picture])[0][:1]]
+        wanted = torch.from_numpy(zoo.embed([other], [zoo.detect([other])[0][:1]]))
+        attacked = tensor_of(picture).requires_grad_()
+        for _ in range(20):
+            (gradient,) = torch.autograd.grad((zoo.embed(attacked, found) * wanted).sum(), attacked)
+            with torch.no_grad():
+                attacked += gradient / gradient.norm() * 0.8
+                attacked.clamp_(-1, 1)
+        after = ((attacked.detach()[0].permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
+        for name, model in (("zoo", zoo), ("judge", judge)):
+            before, now, target = (model.embed([one], [model.detect([one])[0][:1]])[0] for one in (picture, after, other))
+            gains[name] += float((now - before) @ target)
+    assert gains["zoo"] > 3 * 0.6
+    assert gains["judge"] < 0.1 * gains["zoo"]
 
 
 def test_dlib_is_centred(portrait):
