@@ -1,6 +1,8 @@
 """Calibration: the arithmetic on a made-up model, the files that are shipped, and the command's bad input."""
 
 import json
+from collections import defaultdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +12,10 @@ from umo import faces
 from umo.errors import BadInput
 from umo.faces import calibration
 from umo.faces.base import Face
+from umo.faces.calibration import SHIPPED, Pairs, Photo, load_calibration, quantile
 from umo.faces.weights import sha256
 
-SHIPPED = ["opencv_zoo", "dlib"]
+MODELS = ["opencv_zoo", "dlib"]
 
 
 class Coloured:
@@ -41,7 +44,7 @@ def coloured_photos():
     generator = np.random.default_rng(0)
     colours = [(250, 20, 20), (20, 250, 20), (20, 20, 250), (250, 250, 20), (20, 250, 250)]
     return [
-        (np.clip(generator.normal(colour, 12, (120, 120, 3)), 1, 255).astype(np.uint8) // 16 * 16 + k * 3, f"p{i}")
+        Photo(np.clip(generator.normal(colour, 12, (120, 120, 3)), 1, 255).astype(np.uint8) // 16 * 16 + k * 3, f"p{i}")
         for i, colour in enumerate(colours)
         for k in range(3)
     ]
@@ -60,14 +63,14 @@ def test_the_mean_is_of_people_and_is_stored_for_centred_models_only():
     photos = coloured_photos()
     model = Coloured(True)
     result = calibration.calibrate(model, photos + photos[:3] * 5)
-    found = [[face_of(image)] for image, _ in photos]
-    vectors = model.embed([image for image, _ in photos], found).reshape(5, 3, 4)
+    found = [[face_of(photo.image)] for photo in photos]
+    vectors = model.embed([photo.image for photo in photos], found).reshape(5, 3, 4)
     np.testing.assert_allclose(result["mean"], vectors.mean(1).mean(0), atol=1e-5)
     assert calibration.calibrate(Coloured(False), photos)["mean"] is None
 
 
 def test_it_is_the_same_to_the_byte_and_counts_faceless_photos(tmp_path):
-    photos = [*coloured_photos(), (np.zeros((40, 40, 3), np.uint8), "p0")]
+    photos = [*coloured_photos(), Photo(np.zeros((40, 40, 3), np.uint8), "p0")]
     texts = []
     for name in ("a.json", "b.json"):
         calibration.write_calibration(calibration.calibrate(Coloured(True), photos), tmp_path / name)
@@ -77,41 +80,115 @@ def test_it_is_the_same_to_the_byte_and_counts_faceless_photos(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json"]
 
 
-def test_measure_knows_its_statistics():
-    strangers, same = np.linspace(-0.5, 0.5, 1001), np.array([0.2, 0.6, 0.7, 0.8])
-    result = calibration.measure(strangers, same, found=1.0)
-    assert result["same_person_cosine"] == pytest.approx(0.49)
-    assert result["true_accept"] == 0.75
-    assert result["auc"] == pytest.approx(np.mean(same[:, None] > strangers) + np.mean(same[:, None] == strangers) / 2)
-    assert calibration.measure(np.ones(3), np.ones(5), 1.0)["auc"] == 0.5
+def test_men_and_women_weigh_alike_and_among_them_grey_and_coloured_photographs():
+    """Of 12 grey and 10 coloured men and 3 women, of whom one is grey, which is too few for a group."""
+    kinds = ["men, grey"] * 12 + ["men, colour"] * 10 + ["women, colour"] * 2 + ["women, grey"]
+    generator, photos = np.random.default_rng(1), []
+    for number, kind in enumerate(kinds):
+        colour = generator.integers(60, 250, 3) if "colour" in kind else np.full(3, 100 + number)
+        picture = np.tile(np.array(colour, np.uint8), (80, 80, 1))
+        photos += [Photo(picture, f"p{number:02d}", kind.split(",")[0])] * 2
+    result = calibration.calibrate(Coloured(True), photos)
+    images = [photo.image for photo in photos[::2]]
+    vectors = Coloured(True).embed(images, [[face_of(image)] for image in images])
+    expected = (vectors[:12].mean(0) / 2 + vectors[12:22].mean(0) / 2) / 2 + vectors[22:].mean(0) / 2
+    np.testing.assert_allclose(result["mean"], expected, atol=1e-5)
+    assert {name: found["people"] for name, found in result["holds_for"].items()} == {
+        name: kinds.count(name) for name in set(kinds)
+    }
+
+
+def made_pairs(seed=3):
+    """Seven people, four of a group and three of another, with one to three photographs each; any cosines."""
+    generator = np.random.default_rng(seed)
+    groups, photos = np.array(list("aaaabbb")), [1, 3, 2, 2, 3, 1, 2]
+    first, second = [], []
+    for a in range(7):
+        for b in range(7):
+            count = photos[a] * photos[b] - (photos[a] if a == b else 0)
+            first += [a] * count
+            second += [b] * count
+    people = SimpleNamespace(names=np.arange(7), groups=groups, strata=groups)
+    return Pairs(people, np.array(first), np.array(second), generator.normal(0, 0.3, len(first)), 1.0), groups
+
+
+def test_pairs_weigh_alike_by_groups_then_people_then_photographs():
+    pairs, groups = made_pairs()
+    by_cell, by_people = defaultdict(float), defaultdict(lambda: defaultdict(float))
+    for a, b, weight in zip(pairs.first, pairs.second, pairs.weights, strict=True):
+        if a != b:
+            by_cell[groups[a], groups[b]] += weight
+            by_people[groups[a], groups[b]][a, b] += weight
+    np.testing.assert_allclose(list(by_cell.values()), 1 / 4)
+    for cell, weights in by_people.items():
+        np.testing.assert_allclose(list(weights.values()), by_cell[cell] / len(weights))
+
+
+def test_the_threshold_is_as_defined():
+    """Against sorting copies of each pair, in numbers that stand for the weights."""
+    pairs, _ = made_pairs()
+    times = np.round(pairs.weights * 8640).astype(int)
+    np.testing.assert_allclose(times / 8640, pairs.weights, atol=1e-9)
+    strangers, same = (np.repeat(pairs.cosines[kind], times[kind]) for kind in (~pairs.same, pairs.same))
+    middle = (np.quantile(strangers, 0.99, method="inverted_cdf") + np.quantile(same, 0.01, method="inverted_cdf")) / 2
+    threshold = pairs.threshold()
+    assert threshold >= middle
+    assert np.mean(strangers >= threshold) <= 0.001
+    assert threshold == pytest.approx(max(middle, strangers.max()), abs=2e-6)
+    summary = pairs.summary()
+    assert summary["true_accept"] == pytest.approx(np.mean(same >= threshold), abs=1e-6)
+    higher = np.mean(same[:, None] > strangers) + np.mean(same[:, None] == strangers) / 2
+    assert summary["auc"] == pytest.approx(higher, abs=1e-6)
+    assert summary["interval"][0] <= threshold <= summary["interval"][1]
+
+
+def test_quantile_is_numpys_where_all_weigh_alike():
+    values = np.random.default_rng(0).normal(size=101)
+    for share in (0.01, 0.5, 0.99, 1.0):
+        expected = np.quantile(values, share, method="inverted_cdf")
+        assert quantile(values, np.full(101, 0.3), share) == pytest.approx(expected)
 
 
 def test_a_photo_is_never_paired_with_itself():
-    people = np.array(["a", "a", "b", "b", "c", "c"])
-    reference = np.eye(6)
-    strangers, same = calibration.cosines(people, reference, np.arange(6), reference, centred=False)
-    assert len(strangers) == 24 and len(same) == 6
-    assert same.max() == 0
+    photos = coloured_photos()
+    people = calibration.People(Coloured(False), [(photo, face_of(photo.image)) for photo in photos], False)
+    pairs = people.at(112)
+    assert pairs.same.sum() == 15 * 2 and (~pairs.same).sum() == 15 * 12
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+def test_the_held_out_are_other_people_and_are_counted_by_kind():
+    photos = coloured_photos()
+    fitted, others = photos[:9], photos[9:]
+    result = calibration.calibrate(Coloured(False), fitted, others)
+    found = result["held_out"]["colour"]
+    assert (found["people"], found["same"]["photo_pairs"], found["strangers"]["photo_pairs"]) == (2, 12, 18)
+    vectors = Coloured(False).embed([p.image for p in others], [[face_of(p.image)] for p in others])
+    threshold = result["sides"]["64"]["same_person_cosine"]
+    shares = ((vectors[:3] @ vectors[3:].T) >= threshold).mean()
+    assert found["strangers"]["accepted"] == pytest.approx(shares, abs=1e-6)
+    with pytest.raises(BadInput, match="p0 is among the photographs to fit and among those held out"):
+        calibration.calibrate(Coloured(False), photos, photos[:3])
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_the_shipped_calibration_is_of_the_installed_files(name):
-    shipped, model = calibration.find_calibration(name), faces.load(name)
+    model = faces.load(name)
     weights = faces.load(name, calibrated=False).files
+    shipped = load_calibration(SHIPPED / f"{name}.calibration.json", weights)
     assert shipped.files == {path.name: sha256(path) for path in weights}
-    assert shipped.people >= 20 and shipped.photos >= 200
+    assert shipped.people >= 60 and shipped.photos >= 300
     assert sorted(shipped.sides) == [32, 48, 64, 112]
     for side in shipped.sides.values():
         assert side["auc"] > 0.995 and side["found"] > 0.95
         assert abs(side["strangers"]["mean"]) < 0.15
-        assert side["strangers"]["p99"] == pytest.approx(side["same_person_cosine"])
+        assert side["false_accept"] <= 0.001
     assert model.same_person_cosine == shipped.same_person_cosine_at(64)
     assert (shipped.mean is not None) == (name == "dlib")
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", MODELS)
 def test_thresholds_between_the_sides(name):
-    shipped = calibration.find_calibration(name)
+    shipped = load_calibration(SHIPPED / f"{name}.calibration.json")
     at = shipped.same_person_cosine_at
     low, high = sorted([at(48), at(64)])
     assert low <= at(56) <= high
@@ -119,7 +196,7 @@ def test_thresholds_between_the_sides(name):
     assert at(5) == at(32) and at(500) == at(112)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", MODELS)
 def test_the_shipped_threshold_holds_for_other_people(name, portrait):
     """Six ORL people of the test split, whom no calibration has seen (the first photo against the sixth)."""
     model, people = faces.load(name), (8, 13, 23, 27, 28, 30)
@@ -134,17 +211,20 @@ def test_the_shipped_threshold_holds_for_other_people(name, portrait):
 
 def test_the_command_reads_a_csv_and_writes_the_file(tmp_path, monkeypatch, capsys):
     lines = ["path,person"]
-    for index, (image, person) in enumerate(coloured_photos()):
-        Image.fromarray(image).save(tmp_path / f"{index}.png")
-        lines.append(f"{index}.png,{person}")
+    for index, photo in enumerate(coloured_photos()):
+        Image.fromarray(photo.image).save(tmp_path / f"{index}.png")
+        lines.append(f"{index}.png,{photo.person}")
     (tmp_path / "photos.csv").write_text("\n".join(lines))
     options = []
-    monkeypatch.setattr(faces, "load", lambda name, **given: options.append(given) or Coloured(True))
+    monkeypatch.setattr(faces, "load_named", lambda name, **given: options.append(given) or Coloured(True))
     calibration.calibrate_command(tmp_path / "photos.csv", "coloured", tmp_path / "out.json")
+    monkeypatch.undo()
     loaded = calibration.load_calibration(tmp_path / "out.json")
     assert (loaded.people, loaded.photos, loaded.mean.shape) == (5, 15, (4,))
     assert options == [{"calibrated": False}], "the model it measures must be raw"
     assert "15 photos of 5 people" in capsys.readouterr().out
+    with pytest.raises(BadInput, match=r"out\.json: a calibration of other weights than .*umo calibrate with these"):
+        faces.load_named("dlib", calibration=tmp_path / "out.json")
 
 
 @pytest.mark.parametrize(

