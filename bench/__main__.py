@@ -22,8 +22,12 @@ QUICK = {
     "measure-floor": "bench.measure_floor",
     "measure-peer": "bench.measure_peer",
     "export": "bench.export",
+    "evaluate-floor": "bench.evaluate_floor",
+    "evaluate-peer": "bench.evaluate_peer",
+    "judge-attack": "bench.judge_attack",
 }
 LONG = {
+    "judge-recall": "bench.judge_recall",
     "rerefl-evaluations": "bench.rerefl_evaluations",
     "incremental": "bench.incremental",
     "curate-million": "bench.curate_million",

