@@ -263,7 +263,7 @@ class TestWho:
         assert all(f"{person_of(small.path, number)} (0." in str(error.value) for number in (1, 2))
 
     def test_a_photograph_of_somebody_unknown_and_of_nobody(self, tmp_path, monkeypatch):
-        """A stranger who passes for somebody, at a lower threshold than the calibrated one, is named and nobody removed."""
+        """A stranger who passes for somebody, at a lower threshold than is calibrated, is named; nobody is removed."""
         with pytest.raises(BadInput, match=r"nobody known \(a match needs 0\.40; nearest p\w+ "):
             forget.main(["--photo", str(photograph(20, 1)), "--dry-run"])
         monkeypatch.setattr(faces.load("opencv_zoo"), "same_person_cosine", 0.32)
