@@ -96,6 +96,7 @@ def _report(params: Params, shard: Shard, folder: Path) -> Counts:
     page = environment.get_template(TEMPLATE.name).render(
         notice=params.notice,
         judge=judge,
+        warnings=sorted({found["strangers"]["warning"] for found in scores.values() if found["strangers"]} - {None}),
         **_results(scores),
         **_cases(params, list(scores), judge["same_person_cosine"]),
         trainings=trainings,
