@@ -5,6 +5,7 @@ Its people need the network once: `make calibrate`, or `python -m bench.people .
 
 import csv
 from collections.abc import Callable
+from functools import partial
 
 import cv2
 import numpy as np
@@ -66,13 +67,17 @@ def read_photos(each: int) -> dict[str, list[np.ndarray]]:
 def changes() -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """What is done to a picture, by name."""
     result: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        f"turned {angle}": lambda picture, angle=angle: turned(picture, angle) for angle in ANGLES
+        f"turned {angle}": partial(turned, angle=angle) for angle in ANGLES
     }
     for gain in (0.25, 0.12, 1.8):
-        result[f"light x {gain}"] = lambda picture, gain=gain: np.clip(picture * gain, 0, 255).astype(np.uint8)
+        result[f"light x {gain}"] = partial(lit, gain=gain)
     for side in (96, 48, 32, 24):
-        result[f"reduced to {side} px"] = lambda picture, side=side: reduced(picture, side)
+        result[f"reduced to {side} px"] = partial(reduced, side=side)
     return result
+
+
+def lit(picture: np.ndarray, gain: float) -> np.ndarray:
+    return np.clip(picture * gain, 0, 255).astype(np.uint8)
 
 
 def turned(picture: np.ndarray, angle: float) -> np.ndarray:

@@ -104,6 +104,7 @@ class BandJudge:
     """
 
     name, licence, dimension, differentiable, same_person_cosine = "bands", "none", 3, True, 0.9
+    calibration = None
 
     def __init__(self, file: Path) -> None:
         file.write_bytes(b"weights")

@@ -63,7 +63,8 @@ def refuse_shared(judge: FaceModel, others: Iterable[str]) -> None:
 
 
 def identity(judge: FaceModel) -> dict[str, Any]:
-    """What makes two evaluations comparable: the judge's name, weight files, threshold and mean face; its licence."""
+    """What makes two evaluations comparable: the judge's name, weight files, threshold and mean face; its licence, and
+    on whom it was calibrated."""
     mean = getattr(judge, "mean", None)
     return {
         "name": judge.name,
@@ -71,6 +72,7 @@ def identity(judge: FaceModel) -> dict[str, Any]:
         "same_person_cosine": judge.same_person_cosine,
         "mean_face": None if mean is None else hashlib.sha256(np.ascontiguousarray(mean).tobytes()).hexdigest(),
         "licence": judge.licence,
+        "calibration": judge.calibration and judge.calibration.described(),
     }
 
 

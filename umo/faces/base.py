@@ -12,6 +12,8 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+    from umo.faces.calibration import Calibration
+
 
 @dataclass(frozen=True, slots=True)
 class Face:
@@ -49,6 +51,7 @@ class FaceModel(Protocol):
         files: the weight files, whose checksums are the model's identity.
         embedder: the one of them that tells people apart.
         same_person_cosine: two faces at or above it are the same person (see `umo.faces.calibration`).
+        calibration: what it comes from, and on whom that was fitted; None where there is none.
     """
 
     name: str
@@ -58,6 +61,7 @@ class FaceModel(Protocol):
     files: tuple[Path, ...]
     embedder: Path
     same_person_cosine: float
+    calibration: Calibration | None
 
     def detect(self, images: Sequence[np.ndarray] | torch.Tensor) -> list[list[Face]]:
         """Faces of each picture, the most certain first; never a gradient."""

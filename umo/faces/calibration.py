@@ -46,12 +46,22 @@ class Calibration:
     photos: int
     files: dict[str, str]  # sha256 of each weight file by name
     mean: np.ndarray | None  # (d,) mean face vector in float64, to be subtracted before unit length, where needed
-    sides: dict[int, dict[str, Any]]  # by face side in px, what `measure` returns
+    sides: dict[int, dict[str, Any]]  # by face side in px, what `Pairs.summary` returns
+    holds_for: dict[str, dict[str, Any]]  # by stratum, what `Pairs.by_stratum` returns; empty in a file of before
 
     @property
     def same_person_cosine(self) -> float:
         """At 64 px."""
         return self.same_person_cosine_at(SIDE_IN_USE)
+
+    def described(self) -> dict[str, Any]:
+        """On whom it was fitted, for those who read a score."""
+        return {
+            "people": self.people,
+            "photos": self.photos,
+            "same_person_cosine_interval": self.sides.get(SIDE_IN_USE, {}).get("interval"),
+            "people_by_kind": {stratum: found["people"] for stratum, found in self.holds_for.items()},
+        }
 
     def same_person_cosine_at(self, side: float) -> float:
         """The threshold for drawn faces of this side in px; linear between the sides, constant outside them."""
@@ -72,6 +82,7 @@ def load_calibration(path: Path, files: Sequence[Path] = ()) -> Calibration:
             files=content["files"],
             mean=None if content["mean"] is None else np.array(content["mean"], np.float64),
             sides={int(side): values for side, values in content["sides"].items()},
+            holds_for=content.get("holds_for", {}),
         )
     except OSError as error:
         raise BadInput(f"{path}: no calibration ({error.strerror}): run umo calibrate and name its file") from error

@@ -94,7 +94,7 @@ class Dlib:
             path = calibration or SHIPPED / f"{self.name}.calibration.json"
             found = load_calibration(path, self.files if calibration else ())
             self.files = (*self.files, path)
-        self.mean = found.mean if found else None
+        self.calibration, self.mean = found, found.mean if found else None
         self.same_person_cosine = found.same_person_cosine if found else nan
 
     @cached_property

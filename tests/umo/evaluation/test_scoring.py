@@ -339,6 +339,10 @@ def test_photographs_of_people(tmp_path: Path, dlib_judge, orl, group_photo) -> 
     assert result["failures"] == []
     assert result["clustered"]
     assert set(result["judge"]["files"]) == {path.name for path in dlib_judge.files}
+    fitted = result["judge"]["calibration"]
+    low, high = fitted["same_person_cosine_interval"]
+    assert low < result["judge"]["same_person_cosine"] < high
+    assert sum(fitted["people_by_kind"].values()) == fitted["people"] == 65
 
 
 def test_a_reference_with_several_faces_is_said_and_its_largest_taken(folder: Path, band_judge, monkeypatch) -> None:
