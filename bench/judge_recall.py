@@ -22,7 +22,7 @@ ANGLES = (0, 15, 25, 35, 45, 60, 90, 180)
 MAX_SIDE = 640
 
 
-def run(each: int = 3) -> Result:
+def run(each: int = 2) -> Result:
     """The least share found upright or leaning to 35 degrees, of grey and of coloured photographs.
 
     Args:
