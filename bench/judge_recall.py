@@ -14,6 +14,7 @@ from bench.result import Result
 from pipelines.core.shards import WORK
 from umo import faces
 from umo.errors import BadInput
+from umo.faces.calibration import Photo
 from umo.images import read_image
 
 NAME = "judge-recall"
@@ -60,7 +61,7 @@ def read_photos(each: int) -> dict[str, list[np.ndarray]]:
                 seen[row["person"]] = seen.get(row["person"], 0) + 1
                 if seen[row["person"]] <= each:
                     picture = read_image(folder / row["path"], max_side=MAX_SIDE)
-                    photos["grey" if row["person"].startswith("orl") else "colour"].append(picture)
+                    photos[Photo(picture, row["person"]).stratum].append(picture)
     return photos
 
 

@@ -79,7 +79,7 @@ def _evaluate(params: Params, looked: Path, shard: Shard, folder: Path) -> Count
 
     assert isinstance(shard.task, Path)
     seen = {path.stem: Seen(**np.load(path)) for path in looked.glob("*/*.npz")}
-    # The scorer keeps finished cases beside its results, under keys of their content: a killed stage goes on there.
+    # The scorer keeps what the judge has seen beside its results, which move as a whole: a killed stage goes on there.
     kept = scratch(folder)
     result = scoring.evaluate(shard.task / products.CASES_FILE, kept, faces.load(params.judge), seen)
     for name in (products.METRICS, products.SCORES_TABLE):

@@ -149,9 +149,9 @@ def _pack_folder(pack: str | Path, root: Path) -> Path:
 
 def _load_pack(folder: Path, min_score: float, device: str) -> tuple[Any, Any]:
     """Detector and recogniser through `insightface.app.FaceAnalysis`."""
-    app, wanted = _import_insightface(), ["detection", "recognition"]
+    app, wanted, providers = _import_insightface(), ["detection", "recognition"], _providers(device)
     try:
-        analysis = app.FaceAnalysis(str(folder), allowed_modules=wanted, providers=_providers(device))
+        analysis = app.FaceAnalysis(str(folder), allowed_modules=wanted, providers=providers)
         analysis.prepare(ctx_id=_index(device), det_thresh=min_score)
     except AssertionError as error:
         raise BadInput(f"{folder}: the pack has no detector: add one, or choose detector='opencv_zoo'") from error
@@ -164,10 +164,10 @@ def _load_pack(folder: Path, min_score: float, device: str) -> tuple[Any, Any]:
 
 def _load_recogniser(paths: Sequence[Path], place: Path, device: str) -> Any:
     """The first recogniser among files through `insightface.model_zoo`."""
-    zoo = _import_insightface().face_analysis.model_zoo
+    zoo, providers = _import_insightface().face_analysis.model_zoo, _providers(device)
     for path in paths:
         try:
-            model = zoo.get_model(str(path), providers=_providers(device))
+            model = zoo.get_model(str(path), providers=providers)
         except Exception as error:
             raise BadInput(f"{path}: insightface cannot load this file ({_line(error)}): copy it again") from error
         if model is not None and model.taskname == "recognition":

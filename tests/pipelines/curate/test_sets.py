@@ -227,8 +227,8 @@ def test_the_ceiling_the_copy_and_the_floor(repro):
         }
         for method in found
     }
-    assert mean["target"]["coverage"] >= 0.9
-    assert abs(mean["shuffled"]["id_sim_strict"]) < 0.3 < 0.6 < mean["target"]["id_sim_strict"]
+    assert mean["shuffled"]["coverage"] < 0.05 < 0.9 <= mean["target"]["coverage"]
+    assert abs(mean["shuffled"]["id_sim_strict"]) < 0.3 < 0.75 < mean["target"]["id_sim_strict"]
     assert mean["target"]["id_sim_strict"] < mean["pasted"]["id_sim_strict"]
     assert mean["target"]["copy_paste"] < -0.9 < 0.2 < mean["pasted"]["copy_paste"]
     assert mean["shuffled"]["id_sim_strict"] < mean["base"]["id_sim_strict"] < mean["target"]["id_sim_strict"]

@@ -116,6 +116,14 @@ def test_a_judge_that_cannot_judge_is_one_line(tmp_path, make, message):
     assert "\n" not in str(error.value)
 
 
+def test_cuda_without_cuda_is_said_and_the_file_is_not_blamed(tmp_path):
+    for judge in (recogniser(tmp_path / "mine.onnx"), tmp_path):
+        with pytest.raises(
+            BadInput, match=r"^--device cuda:1: onnxruntime has no CUDA here: pip install onnxruntime-gpu"
+        ):
+            faces.load_named(str(judge), "cuda:1")
+
+
 def broken(folder: Path) -> Path:
     """A pickle of something else under a recogniser's name."""
     (folder / "broken.onnx").write_bytes(b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00\x8c\x07nothing\x94.")
