@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from umo.errors import BadInput
 from umo.files import replacing
 
-VERSION = "3"
+VERSION = "4"
 
 _box = pa.list_(pa.float32(), 4)
 _landmarks = pa.list_(pa.float32(), 10)
@@ -32,6 +32,9 @@ IMAGES = _record(
     ("image_id", pa.string()),
     ("shard", pa.string()),  # folder of the product that holds the picture
     ("key", pa.string()),  # member of the shard's tar; null where the picture cannot be used
+    ("offset", pa.int64()),  # where in the tar its bytes begin
+    ("size", pa.int64()),  # how many there are
+    ("sha256", pa.string()),  # of them: what is made from the picture is made again only where they change
     ("width", pa.int32()),  # of the stored picture: upright, tight crops padded
     ("height", pa.int32()),  # of the stored picture, as width
     ("source", pa.string()),  # key of datasets/sources.yaml, or the generator of a synthesised picture

@@ -11,11 +11,13 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from pipelines.core.ledger import Split
 from pipelines.core.params import Section
+from pipelines.synthesise.base import PLACE
 from umo.errors import BadInput
 from umo.scenes.prompts import COLOURS, TEXTURES, scene_prompt
 
 PEOPLE = "{people}"
-NOT_DRAWN = ("centre", "embedding", "licence", "consent")  # of a person: no drawing depends on them
+# Of a person: no drawing depends on them, nor on where the photograph lies; what it shows is known by its sha256.
+NOT_DRAWN = {"centre", "embedding", "licence", "consent", *PLACE}
 
 
 def _with_people(scene: str) -> str:

@@ -36,7 +36,7 @@ SMALL = {
             },
         }
     },
-    "ingest": {"shards": 4, "max_pixels": 50_000_000},
+    "ingest": {"shard_size": 30, "max_pixels": 50_000_000},
     "synthesise": {"scenes": {"train": 18, "validation": 3, "test": 36}, "shard_size": 12},
     "validate": {"min_sets": 1},
     "cases": {"per_n": 2},
@@ -255,7 +255,7 @@ class Ingested:
         """As it was stored."""
         from pipelines.core import products, store
 
-        return store.Pictures(products.INGESTED).read(row["shard"], row["key"])
+        return store.Pictures(products.INGESTED).read(row)
 
     def files(self) -> dict[str, bytes]:
         """Everything that was published."""

@@ -540,7 +540,7 @@ def test_forgotten_pictures_do_not_come_back(ingested, photos, overlapping):
 @pytest.mark.parametrize("call", [2, 5])
 def test_killed_and_started_again_it_ends_in_the_same_bytes(call, ingested, overlapping):
     """SIGKILL as the picture of that rank is written; after the last, two processes finish the work."""
-    ingested(overlapping, shards=2)
+    ingested(overlapping, shard_size=2)
     expected = ingested.files()
     subprocess.run(["rm", "-rf", ".work", "datasets/ingested"], check=True)
     script = textwrap.dedent(
@@ -559,7 +559,7 @@ def test_killed_and_started_again_it_ends_in_the_same_bytes(call, ingested, over
 
         if __name__ == "__main__":
             store.Writer.add = add
-            params = yaml.safe_load(open({str(ROOT / "params.yaml")!r}))["ingest"] | {{"shards": 2}}
+            params = yaml.safe_load(open({str(ROOT / "params.yaml")!r}))["ingest"] | {{"shard_size": 2}}
             ingest.run(ingest.Params(**params), Machine(executor=sys.argv[2], workers=2))
         """
     )

@@ -110,7 +110,7 @@ def test_an_accepted_scene_meets_the_filter_measured_anew(drawn, monkeypatch):
     source = {row["face_id"]: row for row in products.faces(products.MEASURED_PHOTOS).to_dicts()}
     for scene in products.scenes().to_dicts():
         row = place[scene["image_id"]]
-        picture = pictures.read(row["shard"], row["key"])
+        picture = pictures.read(row)
         found = model.detect([picture])[0]
         embedded = model.embed([picture], [found])
         layout = products.layout().filter(image_id=scene["image_id"]).sort("position").to_dicts()
@@ -152,7 +152,8 @@ def test_the_base_is_given_references_as_export_cuts_them(studio, monkeypatch):
     for person, (name,) in zip(case.people, case.references, strict=True):
         face = photo[Path(name).stem]
         assert face["image_id"].startswith(person[1:])
-        picture = store.Pictures(products.INGESTED).read("0000", f"{face['image_id']}.png")
+        (row,) = products.images(products.INGESTED).filter(image_id=face["image_id"]).to_dicts()
+        picture = store.Pictures(products.INGESTED).read(row)
         cut, _ = square_crop(picture, np.array(face["box"]), params.reference_crop, params.reference_side)
         assert read_image(kept / name).shape == cut.shape
         assert (kept / name).read_bytes() == encode_jpeg(cut)
@@ -324,7 +325,7 @@ def test_halves_of_a_diptych_become_reference_and_target(studio, painter):
     }
     reference, target = rows["train/0/0/reference"], rows["train/0/0/target"]
     pictures = store.Pictures(products.SYNTHESISED)
-    halves = [pictures.read(row["shard"], row["key"]) for row in (reference, target)]
+    halves = [pictures.read(row) for row in (reference, target)]
     assert (np.concatenate(halves, axis=1) == painter.pictures[0]).all()
     assert {row["group"] for row in rows.values()} == {"diffusion/train/0"}
     assert {(row["consent"], row["licence"]) for row in rows.values()} == {("drawn", "CC-BY-4.0")}
@@ -386,7 +387,7 @@ def test_composite_scenes_show_what_their_layout_says(studio):
     place = {row["image_id"]: row for row in attempts().to_dicts()}
     centre = {row["person_id"]: np.array(row["centre"]) for row in products.people().to_dicts()}
     for row in products.layout().to_dicts():
-        picture = pictures.read(place[row["image_id"]]["shard"], place[row["image_id"]]["key"])
+        picture = pictures.read(place[row["image_id"]])
         found = model.detect([picture])[0]
         nearest = min(found, key=lambda face: np.abs(face.box - np.array(row["box"])).sum())
         (vector,) = model.embed([picture], [[nearest]])
