@@ -126,11 +126,10 @@ def packed(files: Iterable[Found], size: int, known: Mapping[str, str]) -> dict[
     for file in files:
         of = shards.setdefault(known[file.image_id], {}) if file.image_id in known else new
         of.setdefault(file.image_id, []).append(file)
-    last = max(shards, key=int, default="0000")
-    room = size - len(shards.get(last, ())) if 2 * len(shards.get(last, ())) < size else 0
-    number = int(last) + 1 if shards else 0
+    last = max(shards, key=int, default="-1")
+    room = size - len(shards[last]) if shards and 2 * len(shards[last]) < size else 0
     for place, (identity, copies) in enumerate(sorted(new.items())):
-        name = last if place < room else f"{number + (place - room) // size:04d}"
+        name = last if place < room else f"{int(last) + 1 + (place - room) // size:04d}"
         shards.setdefault(name, {})[identity] = copies
     return {name: sorted(chain.from_iterable(of.values())) for name, of in sorted(shards.items())}
 

@@ -20,7 +20,11 @@ import webdataset
 import yaml
 from PIL import Image
 
+from pipelines.core import products, store
 from pipelines.core.shards import ROOT
+from pipelines.ingest import stage as ingest
+from pipelines.ingest.readers.base import Found
+from pipelines.ingest.stage import packed
 from umo.errors import BadInput
 from umo.images import read_image
 
@@ -510,6 +514,59 @@ def test_a_new_archive_is_the_only_work(ingested, photos, overlapping):
     (ingested.folder / "photos/new.jpg").write_bytes(photos[6])
     ingested(overlapping | {"more": {"path": "b.tar", **TERMS}})
     assert len(ingested.work() - before) == 1
+
+
+def test_files_stay_in_their_shards_and_new_ones_fill_the_last_and_then_new_ones():
+    def files(*names: str) -> list[Found]:
+        return [Found(name, "album", f"{name}{copy}.jpg", Path("x")) for name in names for copy in (1, 2)]
+
+    def ids(shards: dict[str, list[Found]]) -> dict[str, str]:
+        assert all(len(of) == 2 * len({one.image_id for one in of}) for of in shards.values()), "copies lie together"
+        return {shard: "".join(sorted({one.image_id for one in of})) for shard, of in shards.items()}
+
+    first = ids(packed(files(*"caebdfg"), 4, {}))
+    assert first == {"0000": "abcd", "0001": "efg"}
+    known = {image_id: shard for shard, of in first.items() for image_id in of}
+    assert ids(packed(files(*"abcdefgA"), 4, known)) == first | {"0002": "A"}, "0001 is more than half full"
+    fewer = known | {"A": "0002"}
+    assert ids(packed(files(*"abcdgABCDEF"), 4, fewer)) == {"0000": "abcd", "0001": "g", "0002": "ABCD", "0003": "EF"}
+    many = {f"{k:05d}": f"{k // 2:04d}" for k in range(20_004)}
+    assert list(packed(files(*many, "x", "y"), 2, many))[-1] == "10002", "numbers outgrow their digits"
+
+
+def test_new_files_are_all_that_is_decoded(ingested, photos, monkeypatch):
+    """In the shard that they fill up, too; and a table that cannot be read costs its pictures their place, not more."""
+    album = {"album": {"path": "photos", **TERMS}}
+    folder = ingested.folder / "photos"
+    folder.mkdir()
+    decoded: list[int] = []
+    read = ingest.read_image
+    monkeypatch.setattr(ingest, "read_image", lambda *arguments: decoded.append(1) or read(*arguments))
+    for k in range(5):
+        (folder / f"{k}.jpg").write_bytes(photos[k])
+    ingested(album, shard_size=4)
+    assert len(decoded) == 5
+    decoded.clear()
+    for k in range(5, 8):
+        (folder / f"{k}.jpg").write_bytes(photos[k])
+    (folder / "0.jpg").unlink()
+    rows = ingested(album, shard_size=4)
+    assert len(decoded) == 3
+    assert {row["path"] for row in rows if row["status"] == "ok"} == {f"{k}.jpg" for k in range(1, 8)}
+    assert {row["path"]: sha256(row_bytes(row)) for row in rows} == {row["path"]: row["sha256"] for row in rows}
+    grown = ingested.files()
+    subprocess.run(["rm", "-rf", ".work"], check=True)
+    ingested(album, shard_size=4)
+    assert ingested.files() == grown, "the manifest is the product itself"
+    table = sorted(products.INGESTED.glob("*/images.parquet"))[-1]
+    table.unlink()
+    table.write_bytes(b"cut short")
+    again = ingested(album, shard_size=4)
+    assert [row["sha256"] for row in again] == [row["sha256"] for row in rows]
+
+
+def row_bytes(row: dict) -> bytes:
+    return store.Pictures(products.INGESTED).bytes(row)
 
 
 def test_forgotten_pictures_do_not_come_back(ingested, photos, overlapping):

@@ -18,8 +18,9 @@ import umo.generate
 from pipelines.core import products, store
 from pipelines.core.params import load
 from pipelines.core.shards import ROOT, WORK, Machine, tree_digest
-from pipelines.synthesise import customized, diptychs
+from pipelines.synthesise import composite, customized, diptychs
 from pipelines.synthesise import stage as synthesise
+from pipelines.synthesise.base import Photographs
 from pipelines.synthesise.diffusion import Diffused
 from tests.pipelines.album import N_PEOPLE, write_album
 from tests.small_models import write_text_to_image
@@ -212,8 +213,8 @@ def test_one_more_photograph_changes_few_choices():
         return pl.DataFrame(names, schema=["person_id", "face_id"], orient="row")
 
     def choices(frame: pl.DataFrame) -> list[list[str]]:
-        photographs = customized._Photographs(frame)
-        return [[face["face_id"] for face in photographs.choose(2, f"7/train/{k}")] for k in range(600)]
+        photographs = Photographs(frame)
+        return [[own[0]["face_id"] for own in photographs.choose(2, f"7/train/{k}")] for k in range(600)]
 
     before = choices(rows(20, 4))
     people = Counter(name.split("-")[0] for chosen in before for name in chosen)
@@ -392,6 +393,46 @@ def test_composite_scenes_show_what_their_layout_says(studio):
         nearest = min(found, key=lambda face: np.abs(face.box - np.array(row["box"])).sum())
         (vector,) = model.embed([picture], [[nearest]])
         assert max(centre, key=lambda person: centre[person] @ vector) == row["person_id"]
+
+
+def test_a_photograph_that_goes_or_comes_draws_its_own_scenes_again_and_no_others(studio, monkeypatch):
+    drawn: list[int] = []
+    draw = composite._draw
+    monkeypatch.setattr(composite, "_draw", lambda *arguments: drawn.append(1) or draw(*arguments))
+    change(generator="composite", scenes={"train": 20}, people=[2], shard_size=10)
+    run()
+    assert len(drawn) == 20
+    layout = products.layout()
+    gone = layout["source_face_id"][0]
+    shows = layout.filter((pl.col("source_face_id") == gone) | (pl.col("guide_face_id") == gone))["image_id"]
+    rows = products.people_faces().with_columns(keep=pl.col("face_id") != gone)
+    records.write(products.PEOPLE / products.PEOPLE_FACES_TABLE, rows.to_arrow(), records.PEOPLE_FACES)
+    drawn.clear()
+    run()
+    assert 0 < len(drawn) == shows.n_unique() < 10
+    kept = set(layout["image_id"]) & set(products.layout()["image_id"])
+    assert kept == set(layout["image_id"]) - set(shows)
+    grown = {path: path.read_bytes() for path in products.SYNTHESISED.glob("*/*")}
+    shutil.rmtree(WORK)
+    run()
+    assert {path: path.read_bytes() for path in products.SYNTHESISED.glob("*/*")} == grown
+
+
+def test_a_photograph_that_goes_has_few_drawings_drawn_again(studio, monkeypatch):
+    """By the base, to which it is dear; the others are taken over."""
+    asked: list[dict] = []
+    gone = products.layout()["source_face_id"][0]
+    rows = products.people_faces().with_columns(keep=pl.col("face_id") != gone)
+    records.write(products.PEOPLE / products.PEOPLE_FACES_TABLE, rows.to_arrow(), records.PEOPLE_FACES)
+    generate = umo.generate.generate_cases
+
+    def counted(folder: Path, cases: Path, *arguments: object, **options: object) -> object:
+        asked.extend(json.loads(line) for line in cases.read_text().splitlines())
+        return generate(folder, cases, *arguments, **options)
+
+    monkeypatch.setattr(umo.generate, "generate_cases", counted)
+    run()
+    assert 0 < len(asked) < 4
 
 
 @pytest.mark.parametrize("generator", ["composite", "diffusion"])
