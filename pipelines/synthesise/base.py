@@ -132,12 +132,13 @@ def scene_of(params: Params, split: Split, number: int) -> tuple[int, np.random.
 
 def photos() -> pl.DataFrame:
     """A row a usable face: whose, where, and in which stored picture."""
-    people = products.people().filter("keep").select("person_id", "split")
-    faces = products.people_faces().filter("keep").select("face_id", "image_id", "person_id")
-    landmarks = products.faces(products.MEASURED_PHOTOS, ["face_id", "box", "landmarks"])
-    images = products.images(products.INGESTED).filter(status="ok")
+    people = products.people().lazy().filter("keep").select("person_id", "split")
+    faces = products.people_faces().lazy().filter("keep").select("face_id", "image_id", "person_id")
+    measured = products.scan(products.MEASURED_PHOTOS, products.FACES_TABLE, records.measured_faces(1))
+    landmarks = measured.select("face_id", "box", "landmarks")
+    images = products.scan(products.INGESTED, products.IMAGES_TABLE, records.IMAGES).filter(status="ok")
     wanted = images.select("image_id", "shard", "key", "offset", "size", "sha256", "licence", "consent")
-    return faces.join(people, on="person_id").join(landmarks, on="face_id").join(wanted, on="image_id")
+    return faces.join(people, on="person_id").join(landmarks, on="face_id").join(wanted, on="image_id").collect()
 
 
 class Photographs:
