@@ -115,11 +115,11 @@ def _converted(image: Image.Image, profile: bytes | None) -> Image.Image:
     """In sRGB where the profile says otherwise and fits the picture; else as it is."""
     if image.mode == "LAB":
         lab = ImageCms.buildTransform(ImageCms.createProfile("LAB"), _srgb(), "LAB", "RGB")
-        return ImageCms.applyTransform(image, lab)
+        return lab.apply(image)
     space, transform = _transform(profile) if profile else ("", None)
     if transform is None or image.mode not in _MODES[space]:
         return image
-    return ImageCms.applyTransform(image.convert(_mode(space)), transform)
+    return transform.apply(image.convert(_mode(space)))
 
 
 def _mode(space: str) -> str:
@@ -149,7 +149,7 @@ def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
     if space == "GRAY":
         grid = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, -1, 3)
     probe = Image.fromarray(grid).convert(_mode(space))
-    moved = np.abs(np.asarray(ImageCms.applyTransform(probe, transform)).astype(int) - grid).max()
+    moved = np.abs(np.asarray(transform.apply(probe)).astype(int) - grid).max()
     return space, transform if moved > SAME else None
 
 

@@ -6,7 +6,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -28,9 +28,10 @@ SUFFIXES = {
     "PPM": (".ppm", ".pgm", ".pbm"),
 }
 NAMES = "JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, PPM, PGM and PBM"
-MAX_PROFILE = 1 << 26  # bytes of an ICC profile, unpacked
+MAX_PROFILE = 1 << 24  # bytes of an ICC profile, unpacked
 MAX_TEXT = 1 << 20  # bytes of a PNG's text, unpacked: what Pillow takes
-_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf", b"gAMA", b"cHRM", b"sRGB")
+_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")
+_COLOURS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1}  # chunk -> its length
 _TURNS = (b"XML:com.adobe.xmp\0\0", b"Raw profile type exif\0")  # texts in which Pillow looks for the orientation
 _DEPTHS = ({1}, {2}, {4}, {8}, {16})  # bits of a TIFF's samples as Pillow reads them
 _DEEP = ((0, 1, ()), (1, 1, ()), (2, 3, ()), (2, 4, (2,)))  # colours, samples, those beyond the colours
@@ -38,7 +39,7 @@ _PILLOWS = (34925, 50000)  # compressions that OpenCV does not know
 _NO_WEBP = 50001  # a TIFF's compression that Pillow lists, and its libtiff is built without
 # What decoders say of a form they do not know; anything else is damage.
 _FORM = re.compile(r"cannot handle|unknown pixel mode|not (yet )?supported|unsupported|invalid ftyp", re.IGNORECASE)
-_JPEG_FORM = re.compile(rb"\xff[\xc3\xc5-\xc7\xcb\xcd-\xcf]\0[\x0b-\x17][\x02-\x10]")  # lossless, hierarchical
+_JPEG_FORM = re.compile(rb"\xff[\xc3\xc5-\xc7\xcb\xcd-\xcf\xf7]\0[\x0b-\x17][\x02-\x10]")  # lossless, hierarchical, LS
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -69,7 +70,11 @@ def opened(data: bytes) -> Opened | None:
     if kind == "TIFF" and (deep := _deep_tiff(data)):
         return deep
     image = _png(data) if kind == "PNG" else Image.OPEN[kind][0](io.BytesIO(data), "")
-    if kind == "TIFF" and image.palette and max(colours := image.tag_v2[TiffImagePlugin.COLORMAP]) < 256:
+    if (
+        isinstance(image, TiffImagePlugin.TiffImageFile)
+        and image.palette
+        and max(colours := image.tag_v2[TiffImagePlugin.COLORMAP]) < 256
+    ):
         image.palette = ImagePalette.raw("RGB;L", bytes(colours))  # of 8 bits where 16 should be, as libtiff allows
     if kind == "AVIF" and "icc_profile" not in image.info and (at := data.find(b"colrnclx")) > 0:
         image.info["cicp"] = struct.unpack_from(">HH", data, at + 8)
@@ -99,12 +104,18 @@ def _orientation(image: Image.Image) -> int:
 
 def _png(data: bytes) -> Image.Image:
     """A PNG without what concerns no pixel: texts, whose size Pillow limits, damaged remarks, further frames."""
-    kept, info = [data[:8]], {}
+    kept = [data[:8]]
+    info: dict[str | tuple[int, int], Any] = {}
     for kind, chunk in _chunks(data):
         optional, body = bool(kind[0] & 32), chunk[8:-4]
         if optional and zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:]):
             continue
-        if kind in _PIXELS or not kind.isalpha() or (body.startswith(_TURNS) and _is_short(kind, body)):
+        if (
+            kind in _PIXELS
+            or not kind.isalpha()
+            or _COLOURS.get(kind) == len(body)
+            or (body.startswith(_TURNS) and _is_short(kind, body))
+        ):
             kept.append(chunk)
         elif not optional:
             raise ValueError(f"unsupported chunk {kind.decode()}")

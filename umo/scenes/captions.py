@@ -15,8 +15,8 @@ OPENINGS = frozenset(_OPENINGS.split())
 # In names of files and folders everywhere, and in honest captions too.
 _GENERIC = """
 a an and at by for from in of on the to with img image images photo photos picture pictures pic dsc dscn scan face faces
-people person crop jpg jpeg png pgm ppm webp bmp tif tiff gif avif mp4 mkv avi mov frame frames shot video clip test train
-validation data set sample target reference
+people person crop jpg jpeg png pgm ppm webp bmp tif tiff gif mp4 mkv avi mov frame frames shot video clip test train
+validation data set sample target reference avif
 """
 GENERIC = frozenset(_GENERIC.split())
 MIN_WORDS, MAX_WORDS = 3, 60
