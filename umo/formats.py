@@ -69,13 +69,7 @@ def opened(data: bytes) -> Opened | None:
         return None
     if kind == "TIFF" and (deep := _deep_tiff(data)):
         return deep
-    image = _png(data) if kind == "PNG" else Image.OPEN[kind][0](io.BytesIO(data), "")
-    if (
-        isinstance(image, TiffImagePlugin.TiffImageFile)
-        and image.palette
-        and max(colours := image.tag_v2[TiffImagePlugin.COLORMAP]) < 256
-    ):
-        image.palette = ImagePalette.raw("RGB;L", bytes(colours))  # of 8 bits where 16 should be, as libtiff allows
+    image = _OWN[kind](data) if kind in _OWN else Image.OPEN[kind][0](io.BytesIO(data), "")
     if kind == "AVIF" and "icc_profile" not in image.info and (at := data.find(b"colrnclx")) > 0:
         image.info["cicp"] = struct.unpack_from(">HH", data, at + 8)
     return Opened(image.size, partial(_decoded, image))
@@ -133,6 +127,16 @@ def _png(data: bytes) -> Image.Image:
     return image
 
 
+def _tiff(data: bytes) -> Image.Image:
+    image = TiffImagePlugin.TiffImageFile(io.BytesIO(data))
+    if image.palette and max(colours := image.tag_v2[TiffImagePlugin.COLORMAP]) < 256:
+        image.palette = ImagePalette.raw("RGB;L", bytes(colours))  # of 8 bits where 16 should be, as libtiff allows
+    return image
+
+
+_OWN: dict[str, Callable[[bytes], Image.Image]] = {"PNG": _png, "TIFF": _tiff}
+
+
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Type and whole bytes of a PNG's chunks, the last as far as it is there."""
     start = 8
@@ -156,7 +160,7 @@ def _inflated(packed: bytes, most: int) -> bytes:
 
 
 def _deep_tiff(data: bytes) -> Opened | None:
-    """A TIFF whose samples only OpenCV reads rightly: floats, signed, 10 to 14 bits, over 16 bits, 16-bit grey."""
+    """A TIFF whose samples only OpenCV reads rightly: floats, signed, 10 to 14 bits, over 16 bits, 16-bit inverted."""
     if data.startswith(b"MM\0+"):
         raise ValueError("unsupported TIFF: BigTIFF, big-endian")
     tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if data[2] == 43 else 8])
@@ -168,16 +172,15 @@ def _deep_tiff(data: bytes) -> Opened | None:
         raise ValueError(f"unsupported TIFF: Compression {compression}")
     bits, samples = set(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))), tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
     kinds = set(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,)))
-    if kinds == {1} and bits in _DEPTHS and (samples > 1 or bits != {16}):
-        return None
     photometric = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 1)
+    if kinds == {1} and bits in _DEPTHS and (photometric != 0 or bits != {16}):
+        return None
     extra, planar = tags.get(TiffImagePlugin.EXTRASAMPLES, ()), tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1)
+    packing = f"Compression {compression}, PlanarConfiguration {planar}"
     is_half, apart = kinds == {3} and bits == {16}, planar == 2 and samples > 1
     if (photometric, samples, extra) not in _DEEP or is_half or apart or compression in _PILLOWS:
         form = f"BitsPerSample {max(bits)}, SamplesPerPixel {samples}, SampleFormat {max(kinds)}"
-        raise ValueError(
-            f"unsupported TIFF: {form}, Compression {compression}, PhotometricInterpretation {photometric}"
-        )
+        raise ValueError(f"unsupported TIFF: {form}, PhotometricInterpretation {photometric}, {packing}")
     size = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
     return Opened(size, partial(_decoded_deep, data, photometric == 0, tags.get(TiffImagePlugin.ICCPROFILE)))
 
