@@ -36,6 +36,7 @@ _TURNS = (b"XML:com.adobe.xmp\0\0", b"Raw profile type exif\0")  # texts in whic
 _DEPTHS = ({1}, {2}, {4}, {8}, {16})  # bits of a TIFF's samples as Pillow reads them
 _DEEP = ((0, 1, ()), (1, 1, ()), (2, 3, ()), (2, 4, (2,)))  # colours, samples, those beyond the colours
 _PILLOWS = (34925, 50000)  # compressions that OpenCV does not know
+_SUBFILE = 254  # the tag that says of a page what it is to the others
 _NO_WEBP = 50001  # a TIFF's compression that Pillow lists, and its libtiff is built without
 # What decoders say of a form they do not know; anything else is damage.
 _FORM = re.compile(r"cannot handle|unknown pixel mode|not (yet )?supported|unsupported|invalid ftyp", re.IGNORECASE)
@@ -170,6 +171,8 @@ def _deep_tiff(data: bytes) -> Opened | None:
     compression = tags.get(TiffImagePlugin.COMPRESSION, 1)
     if compression not in TiffImagePlugin.COMPRESSION_INFO or compression == _NO_WEBP:
         raise ValueError(f"unsupported TIFF: Compression {compression}")
+    if tags.get(_SUBFILE, 0) & 1:
+        raise ValueError("unsupported TIFF: its first page is a thumbnail, as in a camera's raw files")
     bits, samples = set(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))), tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
     kinds = set(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,)))
     photometric = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 1)

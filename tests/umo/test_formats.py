@@ -209,6 +209,7 @@ def _other_tiff(picture: Image.Image, tag: int, value: int) -> bytes:
         (lambda p: _other_tiff(p, 259, 34_712), "Compression 34712"),
         (lambda p: _other_tiff(p, 259, 50_001), "Compression 50001"),
         (lambda p: _other_tiff(p, 262, 32_803), "unknown pixel mode"),
+        (lambda p: encoded(p, "TIFF", tiffinfo={254: 1}), "thumbnail"),
         (lambda p: b"MM\0+" + encoded(p, "TIFF")[4:], "BigTIFF"),
         (lambda p: with_chunks(encoded(p), chunk(b"CgBI", b"1234")), "CgBI"),
         (lambda p: encoded(p, "AVIF").replace(b"avif", b"heic").replace(b"ftypheic", b"ftypmif1"), "Invalid ftyp"),
