@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-PURE = {"records", "matching", "flow", "images", "errors", "quality"}
+PURE = {"records", "matching", "flow", "images", "formats", "colour", "errors", "quality"}
 ADAPTERS = {"faces", "customizers"}
 USES = {"evaluation", "training", "generate", "cli"}
 

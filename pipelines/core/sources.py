@@ -9,6 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from pipelines.core.params import Section
+from umo import formats
 from umo.errors import BadInput
 
 SOURCES = Path("datasets/sources.yaml")
@@ -21,7 +22,7 @@ WITHOUT_PHOTOS = (
 Consent = Literal["unknown", "public", "research", "given"]
 Kind = Literal["folder", "archive", "table", "uno", "video"]
 SUFFIXES: dict[Kind, frozenset[str]] = {
-    "folder": frozenset({".jpg", ".jpeg", ".png", ".webp", ".pgm", ".ppm", ".bmp", ".tif", ".tiff"}),
+    "folder": frozenset(suffix for suffixes in formats.SUFFIXES.values() for suffix in suffixes),
     "archive": frozenset({".tar", ".tgz", ".gz"}),
     "table": frozenset({".parquet", ".arrow"}),
     "uno": frozenset({".json"}),
