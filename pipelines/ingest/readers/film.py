@@ -19,7 +19,7 @@ from umo.images import MIN_SIDE, ImageError
 
 # A playlist under a video's name would make the library open other files of this machine.
 FORMATS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg"
-READ = "MP4, MOV, Matroska, WebM, AVI, MPEG, FLV, WMV or Ogg"
+READ = "MP4, MOV, Matroska, WebM, AVI, MPEG, FLV, WMV and Ogg"
 BEGINNINGS = (b"ftyp", b"FLV\x01", b"\x30\x26\xb2\x75")  # of MP4, FLV and WMV, whose joined files end with the first
 STILLS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 STILL_CODECS = frozenset({"mjpeg", "png", "webp", "gif", "bmp", "tiff"})
@@ -118,6 +118,8 @@ class Film:
 
     def _film(self, file: av.container.InputContainer) -> av.VideoStream:
         """The film among covers and thumbnails; of several, the one that players show."""
+        if not len(file.streams):
+            raise ImageError(f"not readable as a video (nothing in it): {COPY}")
         if not file.streams.video:
             raise ImageError("no picture stream in it: take it out of the source")
         moving = [one for one in file.streams.video if not one.disposition & STILLS and one.frames != 1]
@@ -208,7 +210,7 @@ class Film:
 
 def _remedy(error: Exception) -> str:
     if isinstance(error, av.error.ArgumentError):  # the list of formats does not have it
-        return f"only {READ} is read: convert it, or name a picture as one"
+        return f"only {READ} are read: convert it, or name it as what it is"
     if isinstance(error, av.error.InvalidDataError | EOFError):
         return COPY
     return "check the path and its permissions" if isinstance(error, OSError) else CONVERT
