@@ -173,12 +173,13 @@ class Film:
         """
         if stream.start_time is None or not stream.time_base:  # the length is but a guess, by the size of the file
             return None
-        end = float((self._end - start) * stream.time_base)
+        end = float(self._end * stream.time_base)
         if stream.duration:
             length = float(stream.duration * stream.time_base)
+            end -= float(start * stream.time_base)
         else:
             length = (file.duration or 0) / 1e6
-            end = max(end, self._others_end - (file.start_time or 0) / 1e6)
+            end = max(end, self._others_end) - (file.start_time or 0) / 1e6
         return f"cut short: it ends after {end:.1f} of {length:.1f} s: {COPY}" if end + MAX_SHORTFALL < length else None
 
     def _followed(self) -> bool:

@@ -45,6 +45,7 @@ def write(
     codec: str = "libx264",
     form: str | None = None,
     sound: float = 0,
+    first: int = 0,
     dispositions: tuple[Disposition, ...] = (),
     pix_fmt: str = "yuv420p",
     matrix: tuple[int, ...] | None = None,
@@ -68,7 +69,7 @@ def write(
         for stream, frames in zip(streams, films, strict=True):
             for k, picture in enumerate(frames):
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture))
-                frame.pts = k
+                frame.pts = first + k
                 file.mux(stream.encode(frame))
             file.mux(stream.encode(None))
         if sound:
@@ -224,6 +225,11 @@ def test_sound_that_is_longer_than_the_picture_is_no_damage(form, codec, shot, t
     cut = tmp_path / "cut"
     cut.write_bytes(data[: len(data) // 2])
     assert "cut short: it ends after" in members(cut)[-1].error
+
+
+def test_a_picture_that_begins_after_the_sound_is_no_damage(shot, tmp_path):
+    path = write(tmp_path / "a.mkv", shot(0), sound=2, first=30)
+    assert [(one.error, round(one.time, 2) < SECONDS) for one in members(path)] == [(None, True)] * 2
 
 
 def test_a_last_picture_that_stands_for_long_is_no_damage(shot, tmp_path):
