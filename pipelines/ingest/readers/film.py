@@ -20,7 +20,7 @@ from umo.images import MIN_SIDE, ImageError
 # A playlist under a video's name would make the library open other files of this machine.
 FORMATS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg"
 READ = "MP4, MOV, Matroska, WebM, AVI, MPEG, FLV, WMV and Ogg"
-BEGINNINGS = (b"ftyp", b"FLV\x01", b"\x30\x26\xb2\x75")  # of MP4, FLV and WMV, whose joined files end with the first
+FLV, WMV = b"FLV", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"  # what their files begin with
 STILLS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 STILL_CODECS = frozenset({"mjpeg", "png", "webp", "gif", "bmp", "tiff"})
 DETECTOR_WIDTH = 256
@@ -118,10 +118,9 @@ class Film:
 
     def _film(self, file: av.container.InputContainer) -> av.VideoStream:
         """The film among covers and thumbnails; of several, the one that players show."""
-        if not len(file.streams):
-            raise ImageError(f"not readable as a video (nothing in it): {COPY}")
         if not file.streams.video:
-            raise ImageError("no picture stream in it: take it out of the source")
+            remedy = "take it out of the source" if file.streams.audio else COPY
+            raise ImageError(f"not readable as a video (no picture stream in it): {remedy}")
         moving = [one for one in file.streams.video if not one.disposition & STILLS and one.frames != 1]
         if not moving:
             raise ImageError("no film in it, only a still, as cover art is: take it out of the source")
@@ -142,7 +141,7 @@ class Film:
         """A damaged packet costs the frames up to the next that depends on no other, not the rest."""
         stream.codec_context.options = {"err_detect": "explode"}  # or damage is painted over, and not told
         damaged, whole = 0, True
-        for packet in file.demux():
+        for packet in self._packets(file):
             self._read_bytes = max(self._read_bytes, (packet.pos or 0) + packet.size)
             if packet.stream.index != stream.index:
                 if packet.pts is not None and packet.time_base:
@@ -157,6 +156,7 @@ class Film:
                 continue
             for frame in frames:
                 whole = whole or frame.key_frame
+                damaged += frame.is_corrupt
                 if frame.is_corrupt or not whole:
                     continue
                 self._check_size(frame.width, frame.height)
@@ -165,6 +165,15 @@ class Film:
                 yield frame
         if damaged:
             self.faults.append(f"{damaged} packets are damaged and their frames left out: {COPY}")
+
+    def _packets(self, file: av.container.InputContainer) -> Iterator[av.Packet]:
+        try:
+            yield from file.demux()
+        except (
+            IndexError
+        ):  # the library knows the streams that were there at the start, and trips over others at the end
+            what = "a stream that begins in the middle was not read"
+            self.faults.append(f"{what}: if it is a film, make it a file of its own")
 
     def _shortfall(self, file: av.container.InputContainer, stream: av.VideoStream, start: int) -> str | None:
         """Where the header tells how long the film is, and it is shorter.
@@ -185,7 +194,9 @@ class Film:
     def _followed(self) -> bool:
         """Whether a file begins once more behind what was read, of a form that is read to the first's end."""
         with self._path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return any(data.find(mark, self._read_bytes) >= 0 for mark in BEGINNINGS if mark in data[:8])
+            head = data[:12]
+            mark = head[4:] if head[4:8] == b"ftyp" else head[:9] if head.startswith((FLV, WMV)) else None
+            return mark is not None and data.find(mark, self._read_bytes) >= 0
 
     def _check_size(self, width: int, height: int) -> None:
         if width * height > self._limits.max_pixels:

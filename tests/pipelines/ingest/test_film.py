@@ -46,13 +46,14 @@ def write(
     form: str | None = None,
     sound: float = 0,
     first: int = 0,
+    numbers: dict[str, str] | None = None,
     dispositions: tuple[Disposition, ...] = (),
     pix_fmt: str = "yuv420p",
     matrix: tuple[int, ...] | None = None,
     **options: str,
 ) -> Path:
     """Each film is a stream; one of a single frame is a JPEG, as thumbnails are."""
-    with av.open(str(path), "w", format=form) as file:
+    with av.open(str(path), "w", format=form, options=numbers or {}) as file:
         streams = []
         for n, frames in enumerate(films):
             still = len(frames) == 1
@@ -131,6 +132,17 @@ def test_a_second_video_in_the_same_file_is_told(form, shot, tmp_path):
     (tmp_path / "joined").write_bytes(part.read_bytes() * 2)
     assert all(one.error is None for one in members(part))
     assert members(tmp_path / "joined")[-1].error.startswith("another video follows in the same file and was not read")
+
+
+def test_a_film_that_begins_in_the_middle_with_other_numbers_is_told(shot, tmp_path):
+    """As where two transmitters' recordings are joined."""
+    path = write(tmp_path / "a.ts", [*shot(0), *shot(1), *shot(2)], form="mpegts")
+    whole = members(path)
+    other = write(tmp_path / "b.ts", shot(3), form="mpegts", numbers={"mpegts_start_pid": "512"})
+    path.write_bytes(path.read_bytes() + other.read_bytes())
+    *found, told = members(path)
+    assert found == whole
+    assert told.error == "a stream that begins in the middle was not read: if it is a film, make it a file of its own"
 
 
 SECOND = 1000  # ticks
