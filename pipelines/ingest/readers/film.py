@@ -167,11 +167,10 @@ class Film:
             self.faults.append(f"{damaged} packets are damaged and their frames left out: {COPY}")
 
     def _packets(self, file: av.container.InputContainer) -> Iterator[av.Packet]:
+        """PyAV lists the streams that were there at the start, and at the end trips over any other."""
         try:
             yield from file.demux()
-        except (
-            IndexError
-        ):  # the library knows the streams that were there at the start, and trips over others at the end
+        except IndexError:
             what = "a stream that begins in the middle was not read"
             self.faults.append(f"{what}: if it is a film, make it a file of its own")
 

@@ -134,15 +134,25 @@ def test_a_second_video_in_the_same_file_is_told(form, shot, tmp_path):
     assert members(tmp_path / "joined")[-1].error.startswith("another video follows in the same file and was not read")
 
 
-def test_a_film_that_begins_in_the_middle_with_other_numbers_is_told(shot, tmp_path):
+@pytest.mark.parametrize(
+    ("numbers", "fault"),
+    [
+        ({"mpegts_start_pid": "512"}, "it holds 2 films, and only stream 0 was read: make each a file of its own"),
+        (
+            {"mpegts_start_pid": "512", "mpegts_pmt_start_pid": "5000"},
+            "a stream that begins in the middle was not read: if it is a film, make it a file of its own",
+        ),
+    ],
+)
+def test_a_film_that_goes_on_under_other_numbers_is_told(numbers, fault, shot, tmp_path):
     """As where two transmitters' recordings are joined."""
-    path = write(tmp_path / "a.ts", [*shot(0), *shot(1), *shot(2)], form="mpegts")
+    path = write(tmp_path / "a.ts", [*shot(0), *shot(1)], form="mpegts")
     whole = members(path)
-    other = write(tmp_path / "b.ts", shot(3), form="mpegts", numbers={"mpegts_start_pid": "512"})
+    other = write(tmp_path / "b.ts", shot(2), form="mpegts", numbers=numbers)
     path.write_bytes(path.read_bytes() + other.read_bytes())
     *found, told = members(path)
     assert found == whole
-    assert told.error == "a stream that begins in the middle was not read: if it is a film, make it a file of its own"
+    assert told.error == fault
 
 
 SECOND = 1000  # ticks
