@@ -50,9 +50,14 @@ def to_srgb(picture: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
         brightest = light.max(axis=-1, keepdims=True)
         over = np.maximum(brightest - KNEE, 0) / (1 - KNEE)
         light *= np.where(over > 0, (KNEE + (1 - KNEE) * over / (1 + over)) / np.maximum(brightest, KNEE), 1)
-    light = np.minimum(light, 1)
-    encoded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    return np.round(255 * encoded).astype(np.uint8)
+    return _srgb_codes()[np.round(65535 * np.minimum(light, 1)).astype(np.uint16)]
+
+
+@cache
+def _srgb_codes() -> np.ndarray:
+    """(65536,) uint8: the code of every light from 0 to 1 (IEC 61966-2-1)."""
+    light = np.linspace(0, 1, 1 << 16)
+    return np.round(255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)).astype("u1")
 
 
 @cache
