@@ -240,7 +240,7 @@ def test_of_several_films_the_one_that_players_show_is_read_and_the_others_are_t
 @pytest.mark.parametrize(("form", "codec"), [("matroska", "libx264"), ("webm", "libvpx"), ("flv", "libx264")])
 def test_sound_that_is_longer_than_the_picture_is_no_damage(form, codec, shot, tmp_path):
     fast = {"deadline": "realtime", "cpu-used": "8", "b": "1000000"} if codec == "libvpx" else {"preset": "ultrafast"}
-    whole = write(tmp_path / "whole", shot(0), codec=codec, form=form, sound=5, **fast)
+    whole = write(tmp_path / "whole", shot(0), codec=codec, form=form, sound=3.2, **fast)
     found = members(whole)
     assert [one.error for one in found] == [None, None]
     data = whole.read_bytes()
