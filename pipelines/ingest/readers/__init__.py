@@ -55,7 +55,7 @@ def _container(name: str, source: Source, kind: Kind, root: Path, file: Path) ->
     except OSError:
         sha256 = digest(name, path)
     is_now = forms.form(forms.head(file))
-    if is_now and {kind, is_now.kind} == {"archive", "table"}:  # under the other's name
+    if is_now and is_now.kind and {kind, is_now.kind} == {"archive", "table"}:  # under the other's name
         kind = is_now.kind
     container = Container(kind, name, path, file, sha256)
     if kind == "table":
@@ -76,9 +76,9 @@ def members(
         frames: which of a video are taken; the other kinds need none.
         others: what is in the container and not read is counted here, by what it is.
     """
-    others = Counter() if others is None else others
+    own = Counter[str]()
     if container.kind == "archive":
-        found = archive.read(container, limits, tuple(source.columns.values()), others)
+        found = archive.read(container, limits, tuple(source.columns.values()), own)
     elif container.kind == "table":
         found = table.read(container, limits, source.image_column, tuple(source.columns.values()))
     else:
@@ -92,8 +92,10 @@ def members(
             left = 1 + sum(1 for _ in found)
             fault = f"holds more than {limits.max_members} pictures: {left} are not read"
             yield Member(container.path, error=f"{fault}; split it, or raise ingest.max_members")
-            return
+            break
         yield member
+    if others is not None:
+        others.update(own)
     if n == 0:
-        there = f" but {forms.told(others)}" if others else ""
+        there = f" but {forms.told(own)}" if own else ""
         yield Member(container.path, error=f"holds no picture{there}: remove it, or see what is in it")

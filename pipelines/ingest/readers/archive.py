@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from tarfile import EmptyHeaderError, EOFHeaderError, TruncatedHeaderError  # type: ignore[attr-defined]
 from typing import IO, cast
 
 import pyarrow as pa
@@ -123,7 +124,7 @@ def _members(
     try:
         with _opened(container.file) as archive:
             while header := archive.next():
-                archive.members.clear()  # or they all stay in memory
+                archive.members.clear()  # type: ignore[attr-defined]  # or they all stay in memory
                 n += 1
                 if member := _member(container, archive, header, limits, with_json, others):
                     folder, _, base = header.name.rpartition("/")
@@ -132,7 +133,9 @@ def _members(
     except _Limit as error:
         yield None, Member(container.path, error=f"{error} ({n} members are read)")
     except _DAMAGE as error:
-        if archive and archive.ended:
+        if "too much memory" in reason(error):
+            fault = f"packed with a larger window than is read ({reason(error)}): pack it again without --long"
+        elif archive and archive.ended:
             fault = (
                 f"behind the end mark after {n} members it is damaged, or no tar ({reason(error)}): see what is there"
             )
@@ -160,7 +163,6 @@ def _member(
         target = posixpath.normpath(posixpath.join(folder, header.linkname))
         return _Link(path, name=posixpath.normpath(header.name), target=target)
     with cast(IO[bytes], archive.extractfile(header)) as file:
-        is_json = with_json and header.name.lower().endswith(".json")
         start = b""
 
         def head() -> bytes:
@@ -168,6 +170,7 @@ def _member(
             start = start or file.read(forms.HEAD_BYTES)
             return start
 
+        is_json = with_json and forms.belongs("uno", header.name, head)
         if not is_json and not forms.belongs("folder", header.name, head):
             others[forms.label(header.name, head)] += 1
             return None
@@ -210,25 +213,25 @@ class _Header(tarfile.TarInfo):
     def fromtarfile(cls, tarfile_: "_Tar") -> "_Header":  # type: ignore[override]
         try:
             header = super().fromtarfile(tarfile_)
-        except tarfile.EOFHeaderError:
+        except EOFHeaderError:
             tarfile_.ended = True
             raise
-        except tarfile.EmptyHeaderError as error:
+        except EmptyHeaderError as error:
             if tarfile_.ended:
                 raise
             raise tarfile.ReadError("unexpected end of data") from error
-        except tarfile.TruncatedHeaderError as error:
+        except TruncatedHeaderError as error:
             raise tarfile.ReadError("unexpected end of data") from error
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"damaged header: {error}") from error
         tarfile_.ended = False
-        return cast(_Header, header)
+        return header
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
         if buf and not any(buf):  # padding may be of any length
-            raise tarfile.EOFHeaderError("end of file header")
-        header = cast(_Header, super().frombuf(buf, encoding, errors))
+            raise EOFHeaderError("end of file header")
+        header = super().frombuf(buf, encoding, errors)
         if header.size < 0 or (header.type in _EXTENDED and header.size > MAX_HEADER_BYTES):
             raise tarfile.ReadError("damaged header: its size")
         return header

@@ -5,6 +5,7 @@ Which of them a file is, is read from its bytes.
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +15,7 @@ from pipelines.ingest.readers import forms
 from pipelines.ingest.readers.base import Container, Limits, Member, over_limit, reason
 from umo.errors import BadInput
 
-Table = pq.ParquetFile | pa.RecordBatchReader | pa.RecordBatchFileReader
+Table: TypeAlias = pq.ParquetFile | pa.RecordBatchReader | pa.RecordBatchFileReader
 ARROW_MAGIC = b"ARROW1\0\0"
 ROWS = 16  # at a time: as many encoded pictures are in memory
 PAGE_BYTES = 1 << 20
@@ -77,6 +78,7 @@ def _groups(table: Table, names: list[str]) -> Iterator[tuple[int, Iterable[pa.R
 
 def _sound(batch: pa.RecordBatch) -> pa.RecordBatch:
     """An Arrow file is taken as it lies, and offsets that lead out of it would be followed; Parquet is decoded."""
+    batch.validate()  # or it could not be taken apart
     for column in batch.columns:
         for part in _parts(column):
             part.validate(full=True)
