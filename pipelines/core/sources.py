@@ -23,7 +23,7 @@ Kind = Literal["folder", "archive", "table", "uno", "video"]
 SUFFIXES: dict[Kind, frozenset[str]] = {
     "folder": frozenset({".jpg", ".jpeg", ".png", ".webp", ".pgm", ".ppm", ".bmp", ".tif", ".tiff"}),
     "archive": frozenset({".tar", ".tgz", ".gz", ".tbz2", ".bz2", ".txz", ".xz", ".tzst", ".zst"}),
-    "table": frozenset({".parquet", ".arrow", ".feather"}),
+    "table": frozenset({".parquet", ".arrow", ".feather", ".ipc"}),
     "uno": frozenset({".json"}),
     "video": frozenset(
         {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".ogv"}

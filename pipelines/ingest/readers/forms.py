@@ -23,15 +23,21 @@ class Form(NamedTuple):
     kind: Kind | None = None  # of the sources that read it
 
 
+# A picture's suffix tells whether we read it.
+_PICTURES = {
+    ".jpg": (rb"\xff\xd8\xff", "a JPEG picture"),
+    ".png": (rb"\x89PNG\r\n\x1a\n", "a PNG picture"),
+    ".webp": (rb"RIFF....WEBP", "a WebP picture"),
+    ".tif": (rb"II[*+]\0|MM\0[*+]", "a TIFF picture"),
+    ".bmp": (rb"BM.{8}....[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", "a BMP picture"),
+    ".pgm": (rb"P[2356]\s+(#[^\n]*\n\s*)*\d+\s", "a PGM or PPM picture"),
+    ".pbm": (rb"P[14]\s+(#[^\n]*\n\s*)*\d+\s", "a PBM picture"),
+    ".gif": (rb"GIF8[79]a", "a GIF picture"),
+    ".avif": (rb"....ftypavi[fs]", "an AVIF picture"),
+    ".heic": (rb"....ftyp(hei|hev|mif1|msf1)", "a HEIC picture"),
+}
 _PATTERNS: list[tuple[bytes, Form]] = [
-    (rb"\xff\xd8\xff", Form("a JPEG picture", "folder")),
-    (rb"\x89PNG\r\n\x1a\n", Form("a PNG picture", "folder")),
-    (rb"RIFF....WEBP", Form("a WebP picture", "folder")),
-    (rb"II\*\0|MM\0\*", Form("a TIFF picture", "folder")),
-    (rb"BM.{8}....[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", Form("a BMP picture", "folder")),
-    (rb"P[2356]\s+(#[^\n]*\n\s*)*\d+\s", Form("a PGM or PPM picture", "folder")),
-    (rb"GIF8[79]a", Form("a GIF picture")),
-    (rb"....ftyp(avi[fs]|hei|hev|mif1|msf1)", Form("an AVIF or HEIC picture")),
+    *((rx, Form(name, "folder" if suffix in SUFFIXES["folder"] else None)) for suffix, (rx, name) in _PICTURES.items()),
     (rb"\x1f\x8b\x08", Form("gzip", "archive")),
     (rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", Form("bzip2", "archive")),
     (rb"\xfd7zXZ\0", Form("xz", "archive")),

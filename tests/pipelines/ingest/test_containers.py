@@ -251,6 +251,27 @@ def test_a_mac_or_a_stranger_between_a_samples_members_costs_no_licence(tmp_path
     assert others == {"._* of macOS": 14, ".nothing": 7, ".DS_Store": 7, ".json without a picture": 7}
 
 
+def test_a_link_has_the_terms_of_its_own_sample(tmp_path):
+    members = [("1.jpg", "", picture(1)), ("1.json", "", b'{"license": "CC0"}')]
+    members += [("2.jpg", "1.jpg", b""), ("2.json", "", b'{"license": "CC BY 4.0"}')]
+    members += [("3.jpg", "", picture(3)), ("3.json", "1.json", b"")]
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, target, data in members:
+            member = tarfile.TarInfo(name)
+            member.size, member.linkname = len(data), target
+            member.type = tarfile.LNKTYPE if target else tarfile.REGTYPE
+            archive.addfile(member, io.BytesIO(data))
+    source = Source(path=tmp_path / "a.tar", licence_column="license")
+    (container,) = readers.find("s", source, "archive", source.path).containers
+    found = {member.path: member for member in readers.members(container, source, LIMITS)}
+    assert found["a.tar/2.jpg"].data == picture(1)
+    assert {path: member.fields.get("license") for path, member in found.items() if not member.error} == {
+        "a.tar/1.jpg": "CC0",
+        "a.tar/2.jpg": "CC BY 4.0",
+    }
+    assert found["a.tar/3.jpg"].error == "a.tar/3.json: a link: put the file itself into the archive"
+
+
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 @pytest.mark.parametrize("packing", ["tar", "tar.gz"])
 def test_links_long_names_and_sparse_files_in_a_tar(form, packing, tmp_path):
@@ -330,13 +351,13 @@ def test_polars_and_hugging_face_write_arrow_that_is_read(tmp_path):
     datasets = pytest.importorskip("datasets")
     frame = pl.DataFrame({"image": [picture(0), picture(1)], "rights": ["CC0", "CC BY 4.0"]})
     frame.write_ipc(tmp_path / "polars.arrow", compression="zstd")
-    frame.write_ipc_stream(tmp_path / "stream.ipc")
+    frame.write_ipc_stream(tmp_path / "stream.bin")
     found = datasets.Dataset.from_dict({"image": [{"bytes": picture(2), "path": None}], "rights": ["CC0"]})
     found.cast_column("image", datasets.Image()).save_to_disk(tmp_path / "hf")
     (tmp_path / "hf/cache-1.arrow").write_bytes(b"left by map")
     found, others = look(tmp_path, kind="table", licence=None, licence_column="rights")
     (name,) = (path for path in found if path.startswith("hf/"))
-    assert found == {f"{file}#{k}": sha(k) for file in ("polars.arrow", "stream.ipc") for k in range(2)} | {
+    assert found == {f"{file}#{k}": sha(k) for file in ("polars.arrow", "stream.bin") for k in range(2)} | {
         name: sha(2)
     }
     assert others == {".json": 2, "cache-* of Hugging Face's map and filter": 1}
@@ -413,7 +434,7 @@ THINGS = {
     "._a.jpg": APPLE_DOUBLE,
     "._j.jpg": picture(10),
     "raw.dng": picture(11, "TIFF"),
-    "k.gif": picture(12, "GIF"),
+    "k.jp2": picture(12, "JPEG2000"),
     "text.jpg": b"this is not a picture",
     "empty.jpg": b"",
     "empty": b"",
