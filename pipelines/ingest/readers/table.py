@@ -15,10 +15,29 @@ from pipelines.ingest.readers import forms
 from pipelines.ingest.readers.base import Container, Limits, Member, over_limit, reason
 from umo.errors import BadInput
 
-Table: TypeAlias = pq.ParquetFile | pa.RecordBatchReader | pa.RecordBatchFileReader
 ARROW_MAGIC = b"ARROW1\0\0"
 ROWS = 16  # at a time: as many encoded pictures are in memory
 PAGE_BYTES = 1 << 20
+
+
+class _Streams:
+    """The batches of Arrow streams that lie one behind the other, as cat leaves them."""
+
+    def __init__(self, file: pa.MemoryMappedFile) -> None:
+        self._file = file
+        self._first = pa.ipc.open_stream(file)
+        self.schema = self._first.schema
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        yield from self._first
+        while self._file.tell() < self._file.size():
+            following = pa.ipc.open_stream(self._file)
+            if not following.schema.equals(self.schema):
+                raise pa.ArrowInvalid("a stream of other columns follows")
+            yield from following
+
+
+Table: TypeAlias = pq.ParquetFile | _Streams | pa.RecordBatchFileReader
 
 
 class _FormError(pa.ArrowException):
@@ -67,7 +86,7 @@ def _groups(table: Table, names: list[str]) -> Iterator[tuple[int, Iterable[pa.R
     if isinstance(table, pa.RecordBatchFileReader):
         yield 0, (_sound(table.get_batch(k).select(names)) for k in range(table.num_record_batches))
         return
-    if isinstance(table, pa.RecordBatchReader):
+    if isinstance(table, _Streams):
         yield 0, (_sound(batch.select(names)) for batch in table)
         return
     first = 0
@@ -142,20 +161,20 @@ def _open(container: Container) -> Iterator[Table]:
         with pq.ParquetFile(container.file, buffer_size=PAGE_BYTES, pre_buffer=False) as table:
             yield table
     elif name in ("an Arrow file", "an Arrow stream", ""):
-        with pa.memory_map(str(container.file)) as file, _arrow(file, name == "an Arrow file") as table:
-            yield table
+        with pa.memory_map(str(container.file)) as file:
+            yield _arrow(file, is_file=name == "an Arrow file")
     else:
         raise _FormError(f"this is {name}, which is not read as a table")
 
 
-def _arrow(file: pa.MemoryMappedFile, is_file: bool) -> pa.RecordBatchReader | pa.RecordBatchFileReader:
+def _arrow(file: pa.MemoryMappedFile, is_file: bool) -> "_Streams | pa.RecordBatchFileReader":
     """A file is a stream with an index behind it; of one cut short the stream is left."""
     if is_file:
         try:
             return pa.ipc.open_file(file)
         except pa.ArrowInvalid:
             file.seek(len(ARROW_MAGIC))
-    return pa.ipc.open_stream(file)
+    return _Streams(file)
 
 
 def _is_picture(kind: pa.DataType) -> bool:

@@ -374,6 +374,23 @@ def test_an_arrow_file_cut_short_gives_its_whole_batches(tmp_path):
     assert found == {f"a.arrow#{k}": sha(k) for k in range(4)}
 
 
+def test_arrow_streams_behind_one_another_are_all_read(tmp_path):
+    def stream(column: str, *pictures: bytes) -> bytes:
+        sink = pa.BufferOutputStream()
+        table = pa.table({column: list(pictures)})
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=1)
+        return sink.getvalue().to_pybytes()
+
+    first, second = stream("image", picture(0), picture(1)), stream("image", picture(2))
+    for name, behind in {"a": b"", "b": b"something else" * 9, "c": stream("other", picture(3))}.items():
+        (tmp_path / f"{name}.arrow").write_bytes(first + second + behind)
+    found, _ = look(tmp_path, kind="table")
+    for name in "bc":
+        assert found.pop(f"{name}.arrow").startswith("cut short or damaged from row 3 on")
+    assert found == {f"{name}.arrow#{k}": sha(k) for name in "abc" for k in range(3)}
+
+
 def test_bad_text_in_arrow_costs_its_row_and_only_where_it_is_wanted(tmp_path):
     bad = pa.Array.from_buffers(pa.string(), 2, pa.array([b"\xff\xfe", b"CC0"], pa.binary()).buffers())
     table = pa.table({"image": [picture(0), picture(1)], "rights": bad})
