@@ -111,9 +111,12 @@ def _note(member: Member, columns: tuple[str, ...]) -> dict[str, object] | str:
         return f"{text(member.path)}: {member.error or 'a link: put the file itself into the archive'}"
     try:
         found = json.loads(member.data)
-        return {column: found.get(column) for column in columns}
+        note = {column: found.get(column) for column in columns}
     except (ValueError, RecursionError, AttributeError):
         return f"{text(member.path)} is no JSON object: write it again, or remove it"
+    if odd := [column for column, value in note.items() if isinstance(value, list | dict)]:
+        return f"{text(member.path)}: '{odd[0]}' is neither text nor a number: write it as text"
+    return note
 
 
 def _members(

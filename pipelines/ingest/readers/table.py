@@ -59,6 +59,10 @@ def check(container: Container, source: Source) -> None:
     for key, column in {"image_column": source.image_column, **source.columns}.items():
         if column not in schema.names:
             raise BadInput(f"{where} has no column '{column}' (it has: {present}); name the right one as {key}")
+        if schema.names.count(column) > 1:
+            raise BadInput(f"{where} has several columns '{column}' (it has: {present}); give each its own name")
+        if key != "image_column" and not _is_plain(kind := schema.field(column).type):
+            raise BadInput(f"{where}: column '{column}' is {kind}, neither text nor numbers; write it as text")
     kind = schema.field(source.image_column).type
     if not _is_picture(kind):
         fault = f"column '{source.image_column}' is {kind}, not encoded pictures (binary, or a struct with bytes)"
@@ -175,6 +179,13 @@ def _arrow(file: pa.MemoryMappedFile, is_file: bool) -> "_Streams | pa.RecordBat
         except pa.ArrowInvalid:
             file.seek(len(ARROW_MAGIC))
     return _Streams(file)
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_plain(kind.value_type)
+    tests = ("string", "large_string", "string_view", "integer", "floating", "boolean", "null")
+    return any(getattr(pa.types, f"is_{name}")(kind) for name in tests)
 
 
 def _is_picture(kind: pa.DataType) -> bool:

@@ -407,6 +407,27 @@ def test_a_column_of_paths_is_said_to_be_one(tmp_path):
         look(tmp_path / "a.parquet")
 
 
+@pytest.mark.parametrize(
+    ("table", "line"),
+    [
+        (pa.table([[b"x"], [b"y"]], names=["image", "image"]), "has several columns 'image'"),
+        (pa.table({"image": [b"x"], "terms": [["CC0"]]}), "'terms' is list<element: string>, neither text nor numbers"),
+        (pa.table({"image": [[b"x"]], "terms": ["CC0"]}), "'image' is list<element: binary>, not encoded pictures"),
+    ],
+)
+def test_a_column_that_cannot_be_used_is_one_line(table, line, tmp_path):
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(BadInput, match=line):
+        look(tmp_path / "a.parquet", licence_column="terms" if "terms" in table.column_names else None)
+
+
+def test_terms_that_are_no_text_do_not_become_the_sources(tmp_path):
+    members = {"1.jpg": picture(1), "1.json": b'{"license": ["all rights reserved"]}'}
+    (tmp_path / "a.tar").write_bytes(tar(members))
+    found, _ = look(tmp_path / "a.tar", licence_column="license")
+    assert found == {"a.tar/1.jpg": "a.tar/1.json: 'license' is neither text nor a number: write it as text"}
+
+
 def test_encrypted_columns_are_said_to_be_so(tmp_path):
     encryption = pytest.importorskip("pyarrow.parquet.encryption")
 
