@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipelines.core.sources import SOURCES, Source
 from pipelines.ingest.readers import forms
-from pipelines.ingest.readers.base import Container, Limits, Member, over_limit, reason
+from pipelines.ingest.readers.base import Container, Limits, Member, over_limit, reason, shut
 from umo.errors import BadInput
 
 ARROW_MAGIC = b"ARROW1\0\0"
@@ -132,7 +132,9 @@ def _rows(
 
 def _damage(container: Container, rank: int, error: Exception) -> Member:
     said = reason(error)
-    if isinstance(error, _FormError):
+    if closed := shut(error):
+        fault = closed
+    elif isinstance(error, _FormError):
         fault = f"{said}: write it again as Parquet"
     elif isinstance(error, pa.ArrowNotImplementedError) or "crypt" in said:
         fault = f"in a form that is not read, from row {rank} on ({said}): write it again as plain Parquet"

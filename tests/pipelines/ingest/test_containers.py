@@ -24,7 +24,7 @@ from PIL import Image
 from pipelines.core.sources import Source
 from pipelines.ingest import readers
 from pipelines.ingest.readers import forms
-from pipelines.ingest.readers.base import Limits, image_id
+from pipelines.ingest.readers.base import Container, Limits, image_id
 from umo.errors import BadInput
 
 LIMITS = Limits(max_bytes=1 << 20, max_members=100, max_pixels=10**6, max_side=1024)
@@ -450,6 +450,13 @@ def test_encrypted_columns_are_said_to_be_so(tmp_path):
     found, _ = look(tmp_path, kind="table")
     assert "encrypted Parquet" in found["False.parquet"]
     assert "in a form that is not read" in found["True.parquet"]
+
+
+@pytest.mark.parametrize("kind", ["archive", "table"])
+def test_a_container_that_is_gone_is_not_called_damaged(kind, tmp_path):
+    gone = Container(kind, "s", "a.arrow", tmp_path / "a.arrow", "")
+    (member,) = readers.members(gone, Source(path=tmp_path), LIMITS)
+    assert member.error == "cannot be read (No such file or directory): check the path and its permissions"
 
 
 def test_beyond_the_limit_of_members_it_says_how_many_are_left(tmp_path):
