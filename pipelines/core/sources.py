@@ -25,9 +25,8 @@ SUFFIXES: dict[Kind, frozenset[str]] = {
     "archive": frozenset({".tar", ".tgz", ".gz", ".tbz2", ".bz2", ".txz", ".xz", ".tzst", ".zst"}),
     "table": frozenset({".parquet", ".arrow", ".feather", ".ipc"}),
     "uno": frozenset({".json"}),
-    "video": frozenset(
-        {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".ogv"}
-    ),
+    "video": frozenset({".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".flv", ".wmv", ".ogv"})
+    | {".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts"},
 }
 DRAWN = "drawn"  # of a synthesised picture made from no photograph: it shows nobody who could be asked
 CONSENT_WEAKEST_FIRST: tuple[str, ...] = (*get_args(Consent), DRAWN)

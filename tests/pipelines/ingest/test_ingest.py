@@ -421,7 +421,7 @@ def test_an_arrow_file_whose_offsets_lead_out_of_it_is_not_followed(ingested, ph
             "no column 'terms' (it has: photo, n); name the right one as licence_column",
         ),
         ({"path": "gone.tar"}, "there is no gone.tar of kind 'archive'; correct its path"),
-        ({"path": "photos", "kind": "video"}, "no video in photos fits '**/*' (.avi, "),
+        ({"path": "photos", "kind": "video"}, "no video in photos fits '**/*' (.3gp, .avi, "),
         ({"path": "photos", "licence_column": "rights"}, "licence_column mean nothing for kind 'folder'; remove them"),
         ({"path": "photos", "kind": "film"}, "'kind': Input should be 'folder', 'archive', 'table', 'uno' or 'video'"),
         ({"path": "broken.json"}, "broken.json is not readable JSON"),
