@@ -5,6 +5,7 @@ shard of its own. First all members are listed with their digests, to know copie
 (pipelines/ingest/listing.py); then each picture is decoded once.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -58,8 +59,8 @@ class Plan(NamedTuple):
 def run(params: Params, machine: Machine) -> None:
     """Read every source of datasets/sources.yaml."""
     sources, tombstones = read_sources(), Tombstones.read()
-    everything = _find(sources, params.shards)
-    listings = listing.listings(everything, sources, _limits(params), machine)
+    everything, others = _find(sources, params.shards)
+    listings = listing.listings(everything, sources, _limits(params), machine, others)
     copies = listing.copies(listings, params.allow_missing_licence)
     image_ids = {row.image_id for row in tombstones.rows()}
     shards = []
@@ -74,20 +75,26 @@ def run(params: Params, machine: Machine) -> None:
     run_shards("ingest", work, shards, INGESTED, params=Section(), machine=machine)  # params: see _inputs
 
 
-def _find(sources: Mapping[str, Source], n_buckets: int) -> dict[str, list[Found] | Container]:
-    """By the name of their shard, buckets of files in order, then containers."""
+def _find(
+    sources: Mapping[str, Source], n_buckets: int
+) -> tuple[dict[str, list[Found] | Container], dict[str, Counter[str]]]:
+    """By the name of their shard, buckets of files in order, then containers; by source, what is not read."""
     buckets: dict[str, list[Found]] = {}
+    others: dict[str, Counter[str]] = {}
     containers: dict[str, Container] = {}
     for name, source in sources.items():
         kind, root = source.locate(name)
         if root.is_relative_to(PHOTOS) and TRACKED.exists():
             remedy = f"git -C {PHOTOS.parent} rm {TRACKED.relative_to(PHOTOS.parent)} (docs/versions.md)"
             print(f"ingest: {name}: so that a clone can do without its photographs: {remedy}", flush=True)
-        for file in readers.files(name, source, kind, root):
+        held = readers.find(name, source, kind, root)
+        others[name] = held.others
+        for file in held.files:
             buckets.setdefault(f"{int(file.image_id[:8], 16) % n_buckets:04d}", []).append(file)
-        for container in readers.containers(name, source, kind, root):
+        for container in held.containers:
             containers[f"{kind}-{digest(name, container.path)[:16]}"] = container
-    return {**{name: sorted(files) for name, files in sorted(buckets.items())}, **dict(sorted(containers.items()))}
+    filled = {name: sorted(files) for name, files in sorted(buckets.items())}
+    return filled | dict(sorted(containers.items())), others
 
 
 def _limits(params: Params) -> Limits:
