@@ -23,12 +23,11 @@ Consent = Literal["unknown", "public", "research", "given"]
 Kind = Literal["folder", "archive", "table", "uno", "video"]
 SUFFIXES: dict[Kind, frozenset[str]] = {
     "folder": frozenset(suffix for suffixes in formats.SUFFIXES.values() for suffix in suffixes),
-    "archive": frozenset({".tar", ".tgz", ".gz"}),
-    "table": frozenset({".parquet", ".arrow"}),
+    "archive": frozenset({".tar", ".tgz", ".gz", ".tbz2", ".bz2", ".txz", ".xz", ".tzst", ".zst"}),
+    "table": frozenset({".parquet", ".arrow", ".feather", ".ipc"}),
     "uno": frozenset({".json"}),
-    "video": frozenset(
-        {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".ogv"}
-    ),
+    "video": frozenset({".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".flv", ".wmv", ".ogv"})
+    | {".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts"},
 }
 DRAWN = "drawn"  # of a synthesised picture made from no photograph: it shows nobody who could be asked
 CONSENT_WEAKEST_FIRST: tuple[str, ...] = (*get_args(Consent), DRAWN)

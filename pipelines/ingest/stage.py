@@ -6,6 +6,7 @@ table, a video is a shard of its own. First all members are listed with their di
 what was forgotten (pipelines/ingest/listing.py); then each picture is decoded once.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain
@@ -63,8 +64,8 @@ class Plan(NamedTuple):
 def run(params: Params, machine: Machine) -> None:
     """Read every source of datasets/sources.yaml."""
     sources, tombstones = read_sources(), Tombstones.read()
-    everything = _find(sources, params.shard_size)
-    listings = listing.listings(everything, sources, _limits(params), machine)
+    everything, others = _find(sources, params.shard_size)
+    listings = listing.listings(everything, sources, _limits(params), machine, others)
     copies = listing.copies(listings, params.allow_missing_licence)
     image_ids = {row.image_id for row in tombstones.rows()}
     shards = []
@@ -79,19 +80,24 @@ def run(params: Params, machine: Machine) -> None:
     run_shards("ingest", work, shards, INGESTED, params=Section(), machine=machine)  # params: see _inputs
 
 
-def _find(sources: Mapping[str, Source], shard_size: int) -> dict[str, list[Found] | Container]:
-    """By the name of their shard, files in order, then containers."""
+def _find(
+    sources: Mapping[str, Source], shard_size: int
+) -> tuple[dict[str, list[Found] | Container], dict[str, Counter[str]]]:
+    """By the name of their shard, files in order, then containers; by source, what is not read."""
     every: list[Found] = []
+    others: dict[str, Counter[str]] = {}
     containers: dict[str, Container] = {}
     for name, source in sources.items():
         kind, root = source.locate(name)
         if root.is_relative_to(PHOTOS) and TRACKED.exists():
             remedy = f"git -C {PHOTOS.parent} rm {TRACKED.relative_to(PHOTOS.parent)} (docs/versions.md)"
             print(f"ingest: {name}: so that a clone can do without its photographs: {remedy}", flush=True)
-        every += readers.files(name, source, kind, root)
-        for container in readers.containers(name, source, kind, root):
+        held = readers.find(name, source, kind, root)
+        others[name] = held.others
+        every += held.files
+        for container in held.containers:
             containers[f"{kind}-{digest(name, container.path)[:16]}"] = container
-    return {**packed(every, shard_size, published()), **dict(sorted(containers.items()))}
+    return packed(every, shard_size, published()) | dict(sorted(containers.items())), others
 
 
 def published() -> dict[str, str]:
