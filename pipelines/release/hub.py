@@ -78,8 +78,8 @@ class Hub:
         return False
 
     def copy(self, contents: Contents) -> None:
-        """Upload, commit, tag. No version is there where it raises: WorkFailed where a file is not what SHA256SUMS says,
-        or the hub fails, and BadInput where it refuses.
+        """Upload, commit, tag. No version is there where it raises: WorkFailed where a file is not what SHA256SUMS says
+        or the hub fails, BadInput where it refuses.
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 

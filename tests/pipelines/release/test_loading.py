@@ -1,5 +1,7 @@
 """docs/loading.md from a bucket and from the hub: each block run on a data set that was laid down there."""
 
+import ast
+import json
 import os
 import re
 import subprocess
@@ -74,3 +76,29 @@ def test_from_the_hub(exported, tmp_path):
     hub.stop()
     assert done.returncode == 0, done.stderr + "\n".join(hub.asked)
     assert sorted(line.partition(" (")[0] for line in done.stdout.splitlines())[:4] == TRAIN
+
+
+def test_the_notebook(exported, tmp_path, monkeypatch):
+    """Its cells one after another, as Jupyter would run them beside the documents."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets/exported").symlink_to(exported)
+    monkeypatch.chdir(tmp_path / "docs")
+    cells = json.loads((ROOT / "docs/open-an-export.ipynb").read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in code), "no faces in git"
+    space: dict[str, object] = {}
+    names, splits, terms, kinds, first, two, prompts = (shown("".join(cell["source"]), space) for cell in code)
+    assert {"target", "references", "pool", "licence"} <= set(names)
+    assert splits.rows() == [("test", 2, 2, 4), ("train", 5, 3, 18)]
+    both = "CC-BY + CC0"
+    assert sorted(terms.rows()) == [("CC-BY", "public", 1), (both, "drawn", 1), (both, "public", 5)]
+    assert (kinds["sets"].sum(), prompts.height) == (7, 5)
+    assert (first.height, two.height) == (4 * 166, 3 * 166), "four of five sets, and all three of two people"
+
+
+def shown(cell: str, space: dict[str, object]) -> object:
+    """What a cell shows: the value of its last line."""
+    *body, last = ast.parse(cell).body
+    exec(compile(ast.Module(body, []), "a cell", "exec"), space)
+    return eval(compile(ast.Expression(last.value), "a cell", "eval"), space)
