@@ -62,7 +62,7 @@ def place_of(text: str) -> "Place":
             raise BadInput(f"{text}: name a prefix in the bucket, as in s3://BUCKET/PREFIX")
         return Place(text.rstrip("/"))
     if "://" in text:
-        raise BadInput(f"{text}: a release goes to a folder, to s3://BUCKET/PREFIX or to hf://datasets/OWNER/NAME")
+        raise BadInput(f"{text}: a release goes to a folder or to s3://BUCKET/PREFIX or hf://datasets/OWNER/NAME")
     return Place(str(Path(text).resolve()))
 
 
