@@ -12,7 +12,7 @@ from pipelines.core import products
 from umo import records
 from umo.errors import BadInput
 
-FACES = 16  # shown of a person
+FACES, SUREST = 16, 4  # shown of a person; of those with more, so many are the surest and the others the most doubtful
 REASONS = 60  # told apart; the rest is counted
 EXAMPLES = 24  # of each reason, unless it was asked for
 NAMED = 8  # values that a refusal lists
@@ -72,7 +72,7 @@ def people(wanted: Wanted) -> Part:
     rows = []
     for row in chosen.to_dicts():
         mine = faces.get((row["person_id"],), own.head(0).collect()).select("face_id", "cosine").to_dicts()
-        first = FACES // 4 if len(mine) > FACES else FACES
+        first = SUREST if len(mine) > FACES else FACES
         shown = [*mine[:first], *mine[max(first, len(mine) - FACES + first) :]]
         nearest = faces.get((row["nearest_person"],))
         rows.append(
@@ -125,7 +125,7 @@ def rejected(wanted: Wanted) -> Part:
 def sets(wanted: Wanted) -> Part:
     """Kept sets, as they stand; those of the people who were asked for alone.
 
-    Rows: `set_id`, `n`, `person_ids`, `target_image_id`, `references` (face_ids), `prompt`, `licence`, `consent`, `split`.
+    Rows: some columns of records.SETS, and `references`: the first face_id of each person's pool.
     """
     if not there(products.CURATED, products.SETS_TABLE):
         return Part(lacking="no sets yet: dvc repro curate")
@@ -172,7 +172,7 @@ def _turned_away() -> dict[str, pl.LazyFrame | None]:
         who = products.scan_file(products.PEOPLE / products.PEOPLE_TABLE, records.PEOPLE).filter(~pl.col("keep"))
         surest = (
             _people_faces()
-            .filter(pl.col("person_id").is_not_null())
+            .join(who.select("person_id"), on="person_id", how="semi")
             .sort("cosine", "face_id", descending=[True, False])
         )
         surest = surest.group_by("person_id").agg(pl.col("face_id").first())

@@ -22,6 +22,7 @@ PAGE = WORK / "browse"
 THUMBNAILS = "thumbnails"
 ROWS = 50  # on a page
 NAMES = {"people": "People", "rejected": "Turned away", "sets": "Sets"}
+NOUNS = {"people": "people", "rejected": "reasons", "sets": "sets"}
 ABOUT = {
     "index": "Thumbnails of some of the people, of what was turned away and why, and of sets. They are real faces: "
     "this folder is neither in git nor in DVC, and forget removes it.",
@@ -62,7 +63,7 @@ def browse(wanted: Wanted) -> str:
         written = thumbnails.write(*asked, folder / THUMBNAILS)
         for name, text in _pages(parts, written).items():
             (folder / name).write_text(text, encoding="utf-8")
-    shown = ", ".join(f"{len(part.rows):,} of {part.total:,} {NAMES[kind].lower()}" for kind, part in parts.items())
+    shown = ", ".join(f"{len(part.rows):,} of {part.total:,} {NOUNS[kind]}" for kind, part in parts.items())
     lost = len(asked[0] | asked[1]) - len(written)
     more = f", {lost:,} without a picture that can be read" if lost else ""
     return f"{PAGE / 'index.html'}: {shown}; {len(written):,} thumbnails{more}"
@@ -110,7 +111,7 @@ def _pages(parts: dict[str, Part], written: set[str]) -> dict[str, str]:
     for number, row in enumerate(parts["rejected"].rows):
         row |= {"number": number, "address": f"rejected-{number // ROWS + 1}.html#reason-{number}"}
     common = {"menu": menu, "written": written, "rows": [], "parts": [], "before": None, "after": None}
-    overview = [(NAMES[kind], part, first.get(kind)) for kind, part in parts.items()]
+    overview = [(NAMES[kind], NOUNS[kind], part, first.get(kind)) for kind, part in parts.items()]
     index = {"page": "index", "here": "index.html", "title": "What the data is made of", "about": ABOUT["index"]}
     pages = {"index.html": template.render(common | index | {"parts": overview})}
     for kind, part in parts.items():
