@@ -33,13 +33,14 @@ TOOLS = {
         "service.leftovers.clear_stale",
         "removes what killed runs left of DVC's: locks, empty records, half of dvc.lock",
     ),
+    "browse": ("browse.stage.main", "writes a page of thumbnails to look at and to correct (browse --help)"),
     "forget": ("forget.stage.main", "removes a person from every product (forget --help)"),
     "serve": ("service.serve.serve", "starts Prefect's server, worker and deployments on this machine"),
     "stop": ("service.serve.stop", "ends what serve started"),
     "release": ("release.stage.main", "makes a version of the data set that others can get (release --help)"),
     "smoke": ("smoke.run_smoke", "runs the whole graph on little data, in a copy"),
 }
-OWN_ARGUMENTS = ("forget", "release")
+OWN_ARGUMENTS = ("browse", "forget", "release")
 HELP = "; ".join(f"{name} {what}" for name, (_, what) in TOOLS.items())
 
 

@@ -94,7 +94,7 @@ def release_dataset(
 
     Args:
         version: As in 1.2.0.
-        destination: A folder or s3://bucket/prefix for a copy that needs no DVC.
+        destination: A folder, s3://bucket/prefix or hf://datasets/owner/name (private) for a copy that needs no DVC.
         remote: The DVC remote to push to; empty: the default one.
         wait_minutes: How long to wait while another run is at work in this workspace.
     """
