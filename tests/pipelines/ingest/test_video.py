@@ -316,7 +316,7 @@ def test_a_forgotten_frame_does_not_come_back(ingested, videos):
     again = {row["image_id"]: row for row in mine(ingested, source())}
     assert again[rows[0]["image_id"]]["status"] == "error"
     assert again[rows[0]["image_id"]]["error"].startswith("forgotten: ")
-    assert all(again[row["image_id"]] == row for row in rows[1:])
+    assert all(again[row["image_id"]] | {"offset": row["offset"]} == row for row in rows[1:])
     assert len(ingested.work() - before) == 1
 
 
