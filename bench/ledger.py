@@ -62,7 +62,9 @@ def write(path: Path, faces: int) -> None:
     rng = np.random.default_rng(0)
     face_ids, people = _hex(rng.bytes(8 * faces), 16), rng.integers(0, faces // FACES_PER_PERSON, faces)
     names = _hex(rng.bytes(6 * (faces // FACES_PER_PERSON)), 12)
-    owned = pl.DataFrame({"person": people, "face": face_ids}).group_by("person").agg(faces=pl.col("face").str.join(" "))
+    owned = (
+        pl.DataFrame({"person": people, "face": face_ids}).group_by("person").agg(faces=pl.col("face").str.join(" "))
+    )
     split = pl.Series(np.array(SPLITS)[rng.choice(3, len(owned), p=(0.9, 0.05, 0.05))])
     owned = owned.with_columns(person_id="p" + names.gather(owned["person"]), split=split)
     owned.select(COLUMNS).write_csv(path)

@@ -1,0 +1,147 @@
+"""datasets/corrections.csv: what somebody who looked at the people says of them. In git; `identify` obeys it.
+
+A row is an action, who it is about by person_id or face_id, and a note that nobody reads but people:
+
+    merge,P,Q        two people are one
+    split,P,F G ...  these faces of P are of another person
+    drop,P           a person, or a face, is not used
+    same,F,G         two faces are of one person
+    different,F,G    two faces are of two people
+"""
+
+import csv
+import io
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from umo.errors import BadInput
+from umo.files import write_text
+
+CORRECTIONS = Path("datasets/corrections.csv")
+COLUMNS = ("action", "first", "second", "note")
+ACTIONS = ("merge", "split", "drop", "same", "different")
+JOINING, PARTING = ("merge", "same"), ("split", "different")
+_PERSON, _FACE = re.compile("p[0-9a-f]{12}"), re.compile("[0-9a-f]{16}-[0-9]+")
+
+
+class Correction(NamedTuple):
+    """A row.
+
+    Attributes:
+        line: of the file, from 1.
+        first: person_id or face_id.
+        second: of merge, same, different: one of them; of split: face_ids; of drop: nothing.
+    """
+
+    line: int
+    action: str
+    first: str
+    second: tuple[str, ...]
+    note: str = ""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Everybody it names."""
+        return (self.first, *self.second)
+
+    @property
+    def where(self) -> str:
+        """For a reason."""
+        return f"{CORRECTIONS} line {self.line}"
+
+
+class Corrections:
+    """The rows in the order of the file."""
+
+    def __init__(self, rows: Iterable[Correction] = ()) -> None:
+        self._rows = list(rows)
+
+    @classmethod
+    def read(cls, path: Path = CORRECTIONS) -> "Corrections":
+        """The corrections of a file, none where there is no file.
+
+        Raises:
+            BadInput: a row does not fit, or contradicts another.
+        """
+        if not path.exists():
+            return cls()
+        try:
+            reader = csv.reader(io.StringIO(path.read_text("utf-8-sig"), newline=""), strict=True)
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{path}: not UTF-8 text: save it as UTF-8") from error
+        rows, line, first = [], 1, True
+        try:
+            for cells in reader:
+                cells = [cell.strip() for cell in cells]
+                if first and tuple(cells) != COLUMNS:
+                    raise BadInput(f"{path}:1: first line must be {','.join(COLUMNS)}")
+                if any(cells) and not first:
+                    rows.append(_row(cells, line, f"{path}:{line}"))
+                first, line = False, reader.line_num + 1
+        except csv.Error as error:
+            raise BadInput(f"{path}:{line}: not a row of {','.join(COLUMNS)} ({error})") from error
+        if first:
+            raise BadInput(f"{path}:1: first line must be {','.join(COLUMNS)}")
+        _refuse_contradictions(rows, path)
+        return cls(rows)
+
+    def rows(self) -> list[Correction]:
+        """All rows."""
+        return self._rows
+
+    def drop(self, image_ids: Collection[str], person_id: str | None) -> int:
+        """Take out the rows that name a face of these pictures or the person; returns how many there were."""
+        pictures = {image_id[:16] for image_id in image_ids}
+        before = len(self._rows)
+        theirs = {person_id} - {None}
+        self._rows = [
+            row for row in self._rows if not any(one in theirs or one.split("-")[0] in pictures for one in row.ids)
+        ]
+        return before - len(self._rows)
+
+    def write(self, path: Path = CORRECTIONS) -> None:
+        """Replace the file whole."""
+        text = io.StringIO()
+        rows = [(row.action, row.first, " ".join(row.second), row.note) for row in self._rows]
+        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
+        write_text(path, text.getvalue())
+
+
+def _row(cells: list[str], line: int, where: str) -> Correction:
+    if len(cells) > len(COLUMNS):
+        raise BadInput(f"{where}: {len(cells)} columns instead of {len(COLUMNS)}: put a note with commas in quotes")
+    action, first, second, note = cells + [""] * (len(COLUMNS) - len(cells))
+    if action not in ACTIONS:
+        raise BadInput(f"{where}: no action '{action}': choose one of {', '.join(ACTIONS)}")
+    row = Correction(line, action, first, tuple(dict.fromkeys(second.split())), note)
+    wanted = {"drop": "first alone", "split": "a person in first, face_ids with spaces between in second"}
+    fits = len(row.second) == 1
+    if action == "drop":
+        fits = not row.second
+    elif action == "split":
+        fits = bool(row.second) and all(map(_FACE.fullmatch, row.second))
+    if not first or not fits:
+        raise BadInput(f"{where}: {action} takes {wanted.get(action, 'one id in first and one in second')}")
+    for one in row.ids:
+        if not (_PERSON.fullmatch(one) or _FACE.fullmatch(one)):
+            raise BadInput(f"{where}: '{one}' is no person_id and no face_id")
+    if first in row.second:
+        raise BadInput(f"{where}: names {first} twice")
+    return row
+
+
+def _refuse_contradictions(rows: list[Correction], path: Path) -> None:
+    """By the ids as they are written: who is joined, at once or through others, is neither parted nor dropped."""
+    group = {one: {one} for row in rows for one in row.ids}
+    for row in rows:
+        if row.action not in JOINING:
+            continue
+        joined = group[row.first] | group[row.second[0]]
+        group.update(dict.fromkeys(joined, joined))
+        for other in rows:
+            parted = other.action in PARTING and other.first in joined and joined & set(other.second)
+            if parted or (other.action == "drop" and other.first in row.ids):
+                lines = sorted((row.line, other.line))
+                raise BadInput(f"{path}:{lines[1]}: contradicts line {lines[0]}: remove one of them")
