@@ -25,7 +25,7 @@ COLUMNS = ("person_id", "split", "faces")
 OLD_COLUMNS = ("face_id", "image_id", "person_id", "split")  # a row a face
 RESTORE = "restore it from git, or from DVC if that keeps it"
 _SPLIT = pl.Enum(SPLITS)
-_SCHEMA = {"person_id": pl.String, "split": _SPLIT, "face": pl.String}
+_SCHEMA = pl.Schema({"person_id": pl.String(), "split": _SPLIT, "face": pl.String()})
 _FIRST = "-0"
 
 

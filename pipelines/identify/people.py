@@ -232,7 +232,7 @@ class People:
             faces = pl.DataFrame({"face_id": self.faces["face_id"][kept], "person_id": self.names[self.person[kept]]})
             self.split[shown] = numbers(ledger.draw(people, faces, fractions, seed)["split"])
         known = np.where(self.elsewhere, -1, numbers(ledger.find(self.faces["face_id"])["split"]))
-        mine = np.where(self.person >= 0, self.split[self.person], -1)
+        mine = np.append(self.split, -1)[self.person]
         told = np.flatnonzero((known >= 0) & (mine >= 0))
         votes = np.zeros((len(self.names), len(SPLITS)), np.int64)
         np.add.at(votes, (self.person[told], known[told]), 1)

@@ -86,7 +86,8 @@ def run(params: Params, machine: Machine) -> None:
         work = partial(_identify, params, ledger, corrected)
         run_shards("identify", work, [shard], products.PEOPLE, params=params, machine=machine)
         check = json.loads((products.PEOPLE / products.PEOPLE_CHECK).read_text())
-        print(f"identify: {json.dumps({key: value for key, value in check.items() if key != 'histograms'})}")
+        shown = {key: value for key, value in check.items() if key not in ("histograms", "corrections")}
+        print(f"identify: {json.dumps(shown)}")
         for line in _said(check["corrections"]):
             print(f"identify: {line}", flush=True)
         # The ledger comes after the people: a run that is killed between the two finds the same people again.

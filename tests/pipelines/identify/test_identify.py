@@ -11,15 +11,13 @@ import pytest
 
 from pipelines.core import products
 from pipelines.core.ledger import COLUMNS, OLD_COLUMNS, SPLITS, Ledger, numbers
-from pipelines.core.shards import Machine
 from pipelines.identify.corrected import Corrected
 from pipelines.identify.people import Bounds, People, Reasons
-from pipelines.identify.stage import Params, repeated_images, run
+from pipelines.identify.stage import repeated_images
 from tests.pipelines import killed
-from umo import records
+from tests.pipelines.identify import made_up
+from tests.pipelines.identify.made_up import FRACTIONS, album
 from umo.errors import BadInput
-
-FRACTIONS = {"train": 0.5, "validation": 0.25, "test": 0.25}
 
 
 def test_near_duplicates_keep_the_sharpest_copy():
@@ -228,73 +226,13 @@ def test_every_face_turned_away_has_a_reason(repro):
 class TestComponents:
     """Pictures that people share join them, unless the component would grow too large."""
 
-    def identify(
-        self, tmp_path, monkeypatch, pictures, alone=range(8), alike=(), group=lambda number: "album", **changes
-    ):
-        """Run identify on made-up faces.
-
-        pictures: of people by number; alone: who is also shown four times alone; alike: people who look alike;
-        group: of a picture, by its number.
-        """
+    def identify(self, tmp_path, monkeypatch, pictures, alone=range(8), alike=(), group=album, **changes):
+        """Run identify on made-up faces (made_up.write) with other params."""
         monkeypatch.chdir(tmp_path)
-        rng = np.random.default_rng(0)
-        centres = rng.normal(size=(8, 128))
-        for person in alike:
-            centres[person] = centres[alike[0]] * 0.7 + centres[person] * 0.7
-        images, faces, measured = [], [], []
-        portraits = [(person,) for person in alone for _ in range(4)]
-        for number, shown in enumerate([*portraits, *pictures]):
-            image_id = f"{number:064x}"[::-1]
-            images.append(
-                dict.fromkeys(records.IMAGES.names)
-                | {"image_id": image_id, "status": "ok", "source": "s", "licence": "l", "consent": "given"}
-                | {"group": group(number)}
-            )
-            phash = f"{rng.integers(2**63):016x}"
-            measured.append(
-                {"image_id": image_id, "phash": phash, "sharpness": 1.0, "n_faces": len(shown), "error": None}
-            )
-            for rank, person in enumerate(shown):
-                vector = centres[person] + 0.3 * rng.normal(size=128)
-                faces.append(
-                    {
-                        "face_id": f"{image_id[:16]}-{rank}",
-                        "image_id": image_id,
-                        "box": [0, 0, 60, 60],
-                        "landmarks": [0.0] * 10,
-                        "score": 0.9,
-                        "side_px": 60,
-                        "pose": [0, 0, 0],
-                        "sharpness": 1.0,
-                        "embedding": (vector / np.linalg.norm(vector)).astype(np.float16),
-                        "embedder": "made up",
-                    }
-                )
-        for folder in (products.INGESTED / "0000", products.MEASURED_PHOTOS / "0000"):
-            folder.mkdir(parents=True)
-        records.write(products.INGESTED / "0000" / products.IMAGES_TABLE, images, records.IMAGES)
-        records.write(
-            products.MEASURED_PHOTOS / "0000" / products.MEASURED_IMAGES_TABLE, measured, records.MEASURED_IMAGES
-        )
-        records.write(products.MEASURED_PHOTOS / "0000" / products.FACES_TABLE, faces, records.measured_faces(128))
-        defaults = {
-            "min_score": 0.5,
-            "min_side": 40,
-            "min_sharpness": 0,
-            "max_duplicate_bits": 0,
-            "min_cosine": 0.4,
-            "min_cosine_across": 0.8,
-            "max_group": 1000,
-            "min_face_cosine": 0.5,
-            "min_faces": 3,
-            "max_person_cosine": 0.6,
-            "max_component": 3,
-            "fractions": FRACTIONS,
-            "seed": 1,
-        }
-        run(Params(**(defaults | changes)), Machine())
+        made_up.write(pictures, alone, alike, group)
+        found = made_up.identify(**changes)
         assert Path("datasets/splits.csv").exists()
-        return products.people(), products.people_faces()
+        return found
 
     def test_people_of_one_picture_share_a_split(self, tmp_path, monkeypatch):
         people, _ = self.identify(tmp_path, monkeypatch, [(0, 1), (1, 2)])
