@@ -12,6 +12,7 @@ A row is an action, who it is about by person_id or face_id, and a note that nob
 import csv
 import io
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from umo.files import write_text
 CORRECTIONS = Path("datasets/corrections.csv")
 COLUMNS = ("action", "first", "second", "note")
 ACTIONS = ("merge", "split", "drop", "same", "different")
-JOINING, PARTING = ("merge", "same"), ("split", "different")
+JOINING = ("merge", "same")
 _PERSON, _FACE = re.compile("p[0-9a-f]{12}"), re.compile("[0-9a-f]{16}-[0-9]+")
 
 
@@ -135,13 +136,14 @@ def _row(cells: list[str], line: int, where: str) -> Correction:
 def _refuse_contradictions(rows: list[Correction], path: Path) -> None:
     """By the ids as they are written: who is joined, at once or through others, is neither parted nor dropped."""
     group = {one: {one} for row in rows for one in row.ids}
+    about = defaultdict(list)
     for row in rows:
         if row.action not in JOINING:
-            continue
+            about[row.first].append(row)
+    for row in (row for row in rows if row.action in JOINING):
         joined = group[row.first] | group[row.second[0]]
         group.update(dict.fromkeys(joined, joined))
-        for other in rows:
-            parted = other.action in PARTING and other.first in joined and joined & set(other.second)
-            if parted or (other.action == "drop" and other.first in row.ids):
+        for other in (other for one in sorted(joined) for other in about.get(one, ())):
+            if other.action == "drop" or joined & set(other.second):
                 lines = sorted((row.line, other.line))
                 raise BadInput(f"{path}:{lines[1]}: contradicts line {lines[0]}: remove one of them")

@@ -88,11 +88,12 @@ def _refuse_splits_of_all(rows: Sequence[Correction], faces: dict[str, list[str]
                 raise BadInput(f"{CORRECTIONS}:{row.line}: splits off all faces of {person}: {why}")
 
 
-def dropped_faces(found: Sequence[Resolved], face_ids: pl.Series) -> Iterator[tuple[np.ndarray, str]]:
-    """Which of the faces (n,) are dropped, as a mask, and why."""
-    for row, _, _ in found:
-        if row.action == "drop" and "-" in row.first:
-            yield (face_ids == row.first).to_numpy(), f"dropped by {row.where}"
+def dropped_faces(found: Sequence[Resolved], face_ids: pl.Series) -> Iterator[tuple[int, str]]:
+    """Which of the faces (n,) are dropped, by index, and why."""
+    texts = {row.first: f"dropped by {row.where}" for row, _, _ in found if row.action == "drop" and "-" in row.first}
+    rows = face_ids.is_in(pl.Series(list(texts), dtype=pl.String).implode()).arg_true()
+    for row, face_id in zip(rows, face_ids[rows], strict=True):
+        yield row, texts[face_id]
 
 
 def correct(
@@ -124,10 +125,11 @@ def correct(
             dividing.append((row, first, second))
     for row, first, second in dividing:
         _divide(made.cluster, vectors, first, second, together=row.action == "split")
-    known = numbers(ledger.find(face_ids)["split"])
-    for label in made.joined:
-        theirs = np.flatnonzero(made.cluster == label)
-        made.elsewhere[theirs] = (known[theirs] >= 0) & (known[theirs] < known[theirs].max(initial=-1))
+    theirs = np.flatnonzero(np.isin(made.cluster, list(made.joined)))
+    known, label = numbers(ledger.find(face_ids[theirs])["split"]), made.cluster[theirs]
+    keeps = np.full(int(made.cluster.max(initial=0)) + 1, -1)
+    np.maximum.at(keeps, label, known)  # the splits that judge come after the one that is trained on
+    made.elsewhere[theirs] = (known >= 0) & (known < keeps[label])
     return made
 
 

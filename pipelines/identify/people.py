@@ -29,8 +29,8 @@ class Reasons:
     """Why rows are turned away: the first reason of each stays."""
 
     def __init__(self, count: int) -> None:
-        self._texts: list[str | None] = [None]
-        self._code = np.zeros(count, np.int16)
+        self._codes: dict[str, int] = {}  # from 1
+        self._code = np.zeros(count, np.int32)
 
     @property
     def none(self) -> np.ndarray:
@@ -39,20 +39,18 @@ class Reasons:
 
     def give(self, rows: np.ndarray, text: str) -> None:
         """Give a reason to rows, by a mask (n,) or by indices."""
-        hit = np.zeros(len(self._code), bool)
-        hit[rows] = True
-        if text not in self._texts:
-            self._texts.append(text)
-        self._code[hit & self.none] = self._texts.index(text)
+        chosen = np.flatnonzero(rows) if rows.dtype == bool else rows
+        code = self._codes.setdefault(text, len(self._codes) + 1)
+        self._code[chosen[self._code[chosen] == 0]] = code
 
     def texts(self) -> pl.Series:
         """(n,) strings, null for none."""
-        return pl.Series(self._texts, dtype=pl.String)[self._code]
+        return pl.Series([None, *self._codes], dtype=pl.String)[self._code]
 
     def counts(self) -> dict[str, int]:
         """Rows by reason."""
-        counts = np.bincount(self._code, minlength=len(self._texts)).tolist()
-        return {text: count for text, count in zip(self._texts, counts, strict=True) if text and count}
+        counts = np.bincount(self._code, minlength=len(self._codes) + 1)[1:].tolist()
+        return {text: count for text, count in zip(self._codes, counts, strict=True) if count}
 
 
 class People:
@@ -111,9 +109,10 @@ class People:
                 self.person_reasons.give(known.to_numpy(), text)
             else:  # whoever has their faces now has others too
                 self.reasons.give(faces, text)
+        gone = np.flatnonzero(found.elsewhere)
         for label, row in found.joined.items():
-            gone = found.elsewhere & (found.cluster == label)
-            self.reasons.give(gone, f"{row.action} by {row.where}: the person keeps another split")
+            theirs = gone[found.cluster[gone] == label]
+            self.reasons.give(theirs, f"{row.action} by {row.where}: the person keeps another split")
 
     def _settle(self, vectors: np.ndarray, found: Corrected) -> tuple[np.ndarray, np.ndarray]:
         """Centres (p, d) of the faces that are near them, and the cosines (n,) to them; the others become outliers.

@@ -113,8 +113,8 @@ def _identify(params: Params, ledger: Ledger, corrected: list[Resolved], shard: 
     albums = images.select("image_id", album=named).unique("image_id", keep="first")
     faces = faces.drop("embedding", "embedder").join(albums, on="image_id", how="left", maintain_order="left")
     reasons = Reasons(len(faces))
-    for dropped, text in dropped_faces(corrected, faces["face_id"]):
-        reasons.give(dropped, text)
+    for row, text in dropped_faces(corrected, faces["face_id"]):
+        reasons.give(np.array([row]), text)
     _give_face_reasons(reasons, params, faces, repeated_images(measured, params.max_duplicate_bits))
     reasons.give(gone, FORGOTTEN)
     good, cluster = reasons.none, np.full(len(faces), -1)
@@ -139,9 +139,9 @@ def _identify(params: Params, ledger: Ledger, corrected: list[Resolved], shard: 
 
 def _effects(found: Corrected, people: People, ledger: Ledger) -> dict[str, list]:
     """What has to be said of corrections: those that joined people of several splits, and those that change nothing."""
-    across = []
+    across, elsewhere = [], np.flatnonzero(found.elsewhere)
     for label, row in found.joined.items():
-        gone = np.flatnonzero(found.elsewhere & (found.cluster == label))
+        gone = elsewhere[found.cluster[elsewhere] == label]
         if len(gone):
             person = people.person[gone[0]]
             face_ids = people.faces["face_id"][gone]
