@@ -13,12 +13,10 @@ import csv
 import io
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from umo.errors import BadInput
-from umo.files import write_text
 
 CORRECTIONS = Path("datasets/corrections.csv")
 COLUMNS = ("action", "first", "second", "note")
@@ -53,61 +51,32 @@ class Correction(NamedTuple):
         return f"{CORRECTIONS} line {self.line}"
 
 
-class Corrections:
-    """The rows in the order of the file."""
+def read_corrections(path: Path = CORRECTIONS) -> list[Correction]:
+    """The rows of a file in its order, none where there is no file.
 
-    def __init__(self, rows: Iterable[Correction] = ()) -> None:
-        self._rows = list(rows)
-
-    @classmethod
-    def read(cls, path: Path = CORRECTIONS) -> "Corrections":
-        """The corrections of a file, none where there is no file.
-
-        Raises:
-            BadInput: a row does not fit, or contradicts another.
-        """
-        if not path.exists():
-            return cls()
-        try:
-            reader = csv.reader(io.StringIO(path.read_text("utf-8-sig"), newline=""), strict=True)
-        except UnicodeDecodeError as error:
-            raise BadInput(f"{path}: not UTF-8 text: save it as UTF-8") from error
-        rows, line, first = [], 1, True
-        try:
-            for cells in reader:
-                cells = [cell.strip() for cell in cells]
-                if first and tuple(cells) != COLUMNS:
-                    raise BadInput(f"{path}:1: first line must be {','.join(COLUMNS)}")
-                if any(cells) and not first:
-                    rows.append(_row(cells, line, f"{path}:{line}"))
-                first, line = False, reader.line_num + 1
-        except csv.Error as error:
-            raise BadInput(f"{path}:{line}: not a row of {','.join(COLUMNS)} ({error})") from error
-        if first:
+    Raises:
+        BadInput: a row does not fit, or contradicts another.
+    """
+    if not path.exists():
+        return []
+    try:
+        reader = csv.reader(io.StringIO(path.read_text("utf-8-sig"), newline=""), strict=True)
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 text: save it as UTF-8") from error
+    rows, line = [], 1
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+        if tuple(header) != COLUMNS:
             raise BadInput(f"{path}:1: first line must be {','.join(COLUMNS)}")
-        _refuse_contradictions(rows, path)
-        return cls(rows)
-
-    def rows(self) -> list[Correction]:
-        """All rows."""
-        return self._rows
-
-    def drop(self, image_ids: Collection[str], person_id: str | None) -> int:
-        """Take out the rows that name a face of these pictures or the person; returns how many there were."""
-        pictures = {image_id[:16] for image_id in image_ids}
-        before = len(self._rows)
-        theirs = {person_id} - {None}
-        self._rows = [
-            row for row in self._rows if not any(one in theirs or one.split("-")[0] in pictures for one in row.ids)
-        ]
-        return before - len(self._rows)
-
-    def write(self, path: Path = CORRECTIONS) -> None:
-        """Replace the file whole."""
-        text = io.StringIO()
-        rows = [(row.action, row.first, " ".join(row.second), row.note) for row in self._rows]
-        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
-        write_text(path, text.getvalue())
+        line = reader.line_num + 1
+        for cells in reader:
+            if any(cells := [cell.strip() for cell in cells]):
+                rows.append(_row(cells, line, f"{path}:{line}"))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise BadInput(f"{path}:{line}: not a row of {','.join(COLUMNS)} ({error})") from error
+    _refuse_contradictions(rows, path)
+    return rows
 
 
 def _row(cells: list[str], line: int, where: str) -> Correction:

@@ -16,7 +16,7 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from pipelines.core import products
-from pipelines.core.corrections import CORRECTIONS, Corrections
+from pipelines.core.corrections import CORRECTIONS, read_corrections
 from pipelines.core.ledger import LEDGER, SPLITS, Ledger
 from pipelines.core.params import Section
 from pipelines.core.publish import writing
@@ -77,7 +77,7 @@ class Params(Section):
 def run(params: Params, machine: Machine) -> None:
     """Find the people of datasets/ingested and extend the ledger."""
     with writing("identify"):
-        ledger, rows = Ledger.read(), Corrections.read().rows()
+        ledger, rows = Ledger.read(), read_corrections()
         corrected = resolve(rows, ledger, _measured()) if rows else []
         inputs = {str(product): tree_digest(product) for product in (products.INGESTED, products.MEASURED_PHOTOS)}
         forgotten = digest([row for row in Tombstones.read().rows() if row.embedding])

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.core import products
-from pipelines.core.corrections import COLUMNS, CORRECTIONS, Corrections
+from pipelines.core.corrections import COLUMNS, CORRECTIONS, read_corrections
 from pipelines.core.ledger import LEDGER, Ledger, named_after
 from pipelines.identify import stage
 from pipelines.identify.corrected import Resolved, correct
@@ -206,14 +206,14 @@ def test_another_file_is_refused(data):
     CORRECTIONS.parent.mkdir()
     CORRECTIONS.write_bytes(data)
     with pytest.raises(BadInput, match=r"first line must be action,first,second,note|not UTF-8"):
-        Corrections.read()
+        read_corrections()
 
 
 def test_a_spreadsheets_file_is_read():
     """A byte-order mark, CRLF, spaces, cells that are left out."""
     CORRECTIONS.parent.mkdir()
     CORRECTIONS.write_bytes(f"\ufeffaction,first,second,note\r\n merge , {A},{B} \r\n,,,\r\ndrop,{F}\r\n".encode())
-    found = [(row.line, row.action, row.ids) for row in Corrections.read().rows()]
+    found = [(row.line, row.action, row.ids) for row in read_corrections()]
     assert found == [(2, "merge", (A, B)), (4, "drop", (F,))]
 
 
@@ -245,20 +245,11 @@ def test_new_faces_go_to_the_nearer_side_of_a_split():
     vectors = towards / np.linalg.norm(towards, axis=1, keepdims=True)
     ledger = Ledger(pl.DataFrame({"face_id": face_ids[:4], "person_id": A, "split": "train"}))
     write(f"split,{A},{face_ids[3]}")
-    row = Corrections.read().rows()[0]
+    row = read_corrections()[0]
     resolved = [Resolved(row, face_ids[:4].to_list(), [face_ids[3]])]
     found = correct(resolved, face_ids, vectors, np.zeros(6, np.int64), ledger)
     assert found.cluster.tolist() == [0, 0, 0, 1, 0, 1]
     assert found.part.tolist() == [0] * 6 and not found.elsewhere.any()
-
-
-def test_the_forgotten_leave_the_corrections():
-    write(f"merge,{A},{B}", f"split,{B},{F} {G},who?", f"drop,{H}", f"different,{G},{H},'x'")
-    corrections = Corrections.read()
-    assert corrections.drop(["a" * 64], A) == 2
-    corrections.write()
-    assert CORRECTIONS.read_text() == f"action,first,second,note\ndrop,{H},,\ndifferent,{G},{H},'x'\n"
-    assert Corrections.read().rows()[0].line == 2
 
 
 def test_one_persons_faces_lie_together_and_nobodys_last(monkeypatch):
