@@ -1,7 +1,7 @@
 """Clusters as datasets/corrections.csv wants them: joined, divided, in one split, and who is dropped."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +29,8 @@ class Corrected:
         cluster: (n,) from 0; -1 for a face that was turned away.
         part: (n,) the clusters before any were joined or divided.
         elsewhere: (n,) of joined clusters, the faces that the ledger has in another split than they are to keep.
+        naming: (n,) the faces by which clusters are named: not those elsewhere, and of what was divided off only those
+            that the correction names, so that no new face changes the id.
         joined: the correction by which a cluster was joined.
         dropped: people who are dropped: person_id, indices of the faces that stand for them, reason.
         idle: corrections of which a side has no face that may be used.
@@ -37,6 +39,7 @@ class Corrected:
     cluster: np.ndarray
     part: np.ndarray
     elsewhere: np.ndarray
+    naming: np.ndarray
     joined: dict[int, Correction] = field(default_factory=dict)
     dropped: list[tuple[str, np.ndarray, str]] = field(default_factory=list)
     idle: list[int] = field(default_factory=list)
@@ -44,7 +47,7 @@ class Corrected:
     @classmethod
     def nothing(cls, cluster: np.ndarray) -> "Corrected":
         """Clusters (n,) as they were found."""
-        return cls(cluster, cluster, np.zeros(len(cluster), bool))
+        return cls(cluster, cluster, np.zeros(len(cluster), bool), np.ones(len(cluster), bool))
 
 
 def resolve(rows: Sequence[Correction], ledger: Ledger, face_ids: pl.Series) -> list[Resolved]:
@@ -111,7 +114,7 @@ def correct(
     named = {face_id for one in found for face_id in (*one.first, *one.second)}
     rows = pl.DataFrame({"face_id": face_ids}).with_row_index("row").filter(pl.col("face_id").is_in(list(named)))
     place = dict(rows.select("face_id", "row").iter_rows())
-    made = Corrected(cluster.copy(), cluster, np.zeros(len(cluster), bool))
+    made = replace(Corrected.nothing(cluster), cluster=cluster.copy())
     dividing = []
     for row, *ids in found:
         first, second = (np.array([place[one] for one in side if one in place], np.int64) for side in ids)
@@ -125,11 +128,16 @@ def correct(
             dividing.append((row, first, second))
     for row, first, second in dividing:
         _divide(made.cluster, vectors, first, second, together=row.action == "split")
+    listed = np.concatenate([np.zeros(0, np.int64), *(second for _, _, second in dividing)])
+    listed = listed[made.cluster[listed] > cluster.max(initial=-1)]
+    made.naming[np.isin(made.cluster, made.cluster[listed])] = False
+    made.naming[listed] = True
     theirs = np.flatnonzero(np.isin(made.cluster, list(made.joined)))
     known, label = numbers(ledger.find(face_ids[theirs])["split"]), made.cluster[theirs]
     keeps = np.full(int(made.cluster.max(initial=0)) + 1, -1)
     np.maximum.at(keeps, label, known)  # the splits that judge come after the one that is trained on
     made.elsewhere[theirs] = (known >= 0) & (known < keeps[label])
+    made.naming &= ~made.elsewhere
     return made
 
 

@@ -95,7 +95,7 @@ class People:
     def _named(self, found: Corrected, ledger: Ledger) -> tuple[pl.Series, np.ndarray]:
         given = np.flatnonzero(found.cluster >= 0)
         dense = np.unique(found.cluster[given], return_inverse=True)[1]
-        here = ~found.elsewhere[given]  # a joined person is who they were in the split that they keep
+        here = found.naming[given]
         names = ledger.names(self.faces["face_id"][given[here]], dense[here])
         rank = names.rank("ordinal").to_numpy().astype(np.int64) - 1
         person = np.full(len(found.cluster), -1)

@@ -138,7 +138,7 @@ def test_people_told_apart_by_a_face_each_share_out_the_rest():
     write(f"different,{made_up.faces_of(0)[2]},{made_up.faces_of(1)[3]}")
     people, faces = made_up.identify(**PAIRS)
     first, second = owners(faces)[:2]
-    assert None not in (first, second) and first != second and both in (first, second)
+    assert (first, second) == (both, named_after(made_up.faces_of(1)[3]))
     assert split_of(people)[first] == split_of(people)[second] == split[both]
 
 
@@ -250,6 +250,7 @@ def test_new_faces_go_to_the_nearer_side_of_a_split():
     found = correct(resolved, face_ids, vectors, np.zeros(6, np.int64), ledger)
     assert found.cluster.tolist() == [0, 0, 0, 1, 0, 1]
     assert found.part.tolist() == [0] * 6 and not found.elsewhere.any()
+    assert found.naming.tolist() == [True] * 5 + [False], "a new face changes nobody's id"
 
 
 def test_one_persons_faces_lie_together_and_nobodys_last(monkeypatch):
