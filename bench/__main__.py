@@ -25,6 +25,7 @@ QUICK = {
     "evaluate-floor": "bench.evaluate_floor",
     "evaluate-peer": "bench.evaluate_peer",
     "judge-attack": "bench.judge_attack",
+    "ledger": "bench.ledger",
 }
 LONG = {
     "judge-recall": "bench.judge_recall",

@@ -224,14 +224,20 @@ def table(rows: Iterable[Mapping[str, object]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def write(path: Path, data: pa.Table | Sequence[Mapping[str, object]], schema: pa.Schema) -> None:
-    """Write a product atomically; the same rows give the same bytes. Other columns or types raise ValueError."""
+def write(
+    path: Path, data: pa.Table | Sequence[Mapping[str, object]], schema: pa.Schema, group: int | None = None
+) -> None:
+    """Write a product atomically; the same rows give the same bytes. Other columns or types raise ValueError.
+
+    Args:
+        group: rows that lie together: a reader with a filter leaves out the groups that cannot have what it looks for.
+    """
     found = data if isinstance(data, pa.Table) else table(data, schema)
     if found.schema.names != schema.names:
         raise ValueError(f"{name(schema)}: columns {found.schema.names} instead of {schema.names}")
     found = found.cast(schema).replace_schema_metadata({"record": name(schema), "version": VERSION})
     with replacing(path) as temporary:
-        pq.write_table(found, temporary, compression="zstd")
+        pq.write_table(found, temporary, compression="zstd", row_group_size=group)
 
 
 def read(path: Path, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:

@@ -9,6 +9,7 @@ from pydantic import Field, RootModel
 
 from pipelines.core import products
 from pipelines.core.params import Section, load
+from pipelines.core.seen import PEOPLE
 from pipelines.core.shards import digest, file_digest, tree_digest
 from umo.errors import BadInput
 from umo.model_index import model_files
@@ -16,8 +17,6 @@ from umo.training.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
-
-PEOPLE = "people.json"
 
 
 class Base(Section):
