@@ -4,11 +4,11 @@ import difflib
 from importlib import import_module
 from pathlib import Path
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
 from umo.errors import BadInput
+from umo.texts import read_yaml
 
 PARAMS = Path("params.yaml")
 STAGES = (
@@ -35,6 +35,13 @@ class Section(BaseModel):
     """A stage's knobs: an unknown key or a value out of range is an error, not a default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in (int, float):
+            raise ValueError(f"input should be a number, found {value!r}")
+        return value
 
 
 def load_all(stages: tuple[str, ...], path: Path = PARAMS) -> dict[str, BaseModel]:
@@ -72,11 +79,11 @@ def _section(stage: str, found: dict, path: Path) -> BaseModel:
 
 def _read(path: Path) -> dict:
     try:
-        found = yaml.safe_load(path.read_text())
+        found = read_yaml(path)
     except FileNotFoundError as error:
         raise BadInput(f"{path}: missing; run from the repository's root") from error
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
     if not isinstance(found, dict):
         raise BadInput(f"{path}: holds no sections")
     return found
