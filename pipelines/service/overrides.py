@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines.core.params import PARAMS, load_all
+from pipelines.core.params import PARAMS, load_all, read
 from pipelines.core.shards import WORK
 from pipelines.service.commands import ask, dvc, follow, reason
 from pipelines.service.graph import Graph
 from pipelines.service.repository import LOCK, cache, changes, git
 from pipelines.service.writer import STATE
 from umo.errors import BadInput, WorkFailed
+from umo.texts import fault
 
 SPACE = STATE / "workspace"
 LOCAL = Path(".dvc/config.local")
@@ -28,16 +29,8 @@ LOCAL = Path(".dvc/config.local")
 
 def trained_base(root: Path = Path()) -> str:
     """`train.base` of params.yaml."""
-    return str((_params(root).get("train") or {}).get("base", ""))
-
-
-def _params(root: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        return yaml.safe_load((root / PARAMS).read_text()) or {}
-    except yaml.YAMLError as error:
-        raise BadInput(f"{PARAMS}: not YAML ({' '.join(str(error).split())})") from error
+    train = read(root / PARAMS).get("train")
+    return str(train.get("base", "")) if isinstance(train, dict) else ""
 
 
 def refuse_foreign(values: Mapping[str, Any], stages: Iterable[str], flow: str) -> None:
@@ -46,7 +39,7 @@ def refuse_foreign(values: Mapping[str, Any], stages: Iterable[str], flow: str) 
     for key in values:
         if "." not in key:
             raise BadInput(f"overrides: '{key}' is no section.key of {PARAMS}: write for example curate.min_cosine")
-        if key.partition(".")[0] not in sections and key.partition(".")[0] in _params(Path()):
+        if key.partition(".")[0] not in sections and key.partition(".")[0] in read(PARAMS):
             raise BadInput(f"overrides: '{key}' changes no stage of {flow}: leave it out, or run reproduce")
 
 
@@ -62,6 +55,8 @@ def override(file: Path, values: Mapping[str, Any]) -> None:
     tree = yaml.load(file)
     sections = tuple(tree)
     for key, value in values.items():
+        if bad := fault(key, name=True) or fault(str(value)):
+            raise BadInput(f"overrides: {bad}: correct it")
         *path, last = key.split(".")
         node = tree
         for part in path:

@@ -86,6 +86,7 @@ def load_calibration(path: Path, files: Sequence[Path] = ()) -> Calibration:
             sides={int(side): values for side, values in content["sides"].items()},
             holds_for=content.get("holds_for", {}),
         )
+        found.described(), found.same_person_cosine, found.files.items()  # what will be asked of it
     except OSError as error:
         raise BadInput(f"{path}: no calibration ({error.strerror}): run umo calibrate and name its file") from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
