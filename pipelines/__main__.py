@@ -31,6 +31,7 @@ TOOLS = {
     "ladder": ("report.ladder.write_ladder", "keeps the present scores as docs/results/ladder.json"),
     "picture": ("report.before_after.write_picture", "keeps typical drawings as docs/images/before-after.jpg"),
     "versions": ("core.keys.write_versions", "writes versions.yaml: the libraries that each stage computes with"),
+    "sources": ("core.contents.write_contents", "notes what lies in the sources, for DVC (datasets/dvc.yaml)"),
     "unlock": (
         "service.leftovers.clear_stale",
         "removes what killed runs left of DVC's: locks, empty records, half of dvc.lock",

@@ -187,7 +187,7 @@ def _run(every: graph.Graph, stages: Sequence[str], stale: set[str], space: Path
     done: dict[str, State] = {}
     for stage in stages:
         followed = every.before[stage] & done.keys()
-        if stage not in stale and not (followed and graph.changed(space, stage)):
+        if stage not in stale and not (followed and graph.changed(space, stage, look=False)):
             continue
         body = run_stage.with_options(tags={"gpu"}) if stage.partition("@")[0] in ON_GPU else run_stage
         done[stage] = body(stage, space, wait_for=[done[name] for name in sorted(followed)], return_state=True)

@@ -16,7 +16,6 @@ from umo.texts import printable as text
 
 SOURCES = Path("datasets/sources.yaml")
 PHOTOS = Path("datasets/photos")
-TRACKED = PHOTOS / "README.md"  # what git has of that folder
 WITHOUT_PHOTOS = (
     "on a machine without the photographs go on from what was pulled: "
     "dvc repro --allow-missing --downstream train@mimr (docs/versions.md); else correct its path"
