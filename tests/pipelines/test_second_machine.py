@@ -3,6 +3,7 @@
 The graph is dvc.yaml's own, with its deps and outs; its commands are replaced by ones that take no time.
 """
 
+import os
 import shutil
 from pathlib import Path
 
@@ -121,6 +122,21 @@ def test_a_plain_repro_loses_nothing_that_was_pulled(clone):
     with pytest.raises(AssertionError, match="ingest: no photographs"):
         clone.repro(warm=True)
     assert products(clone) == before | {"datasets/sources.yaml": MINE.replace("CC0", "CC BY 4.0").encode()}
+
+
+def test_what_dvc_cannot_look_at_stops_nothing_and_is_seen(maker, tmp_path):
+    """Broken links and names that are no UTF-8 stop DVC's own look into a folder; it enters no linked one."""
+    machine = maker.copy(tmp_path / "umo")
+    mine, nas = machine.path / "datasets/photos/mine", tmp_path / "nas"
+    nas.mkdir()
+    (mine / "gone.png").symlink_to("/nowhere/gone.png")
+    (mine / ".#1.png").symlink_to("me@host.12:34")
+    Path(os.fsdecode(os.fsencode(mine) + b"/caf\xe9.png")).write_text("a picture")
+    (mine / "linked").symlink_to(nas)
+    assert machine.repro("ingest", warm=True) == ["ingest"]
+    assert machine.repro("ingest", warm=True) == []
+    (nas / "2.jpg").write_text("a picture behind a link")
+    assert machine.repro("ingest", warm=True) == ["ingest"]
 
 
 def test_training_goes_on_from_what_was_pulled(clone):

@@ -80,7 +80,7 @@ def test_match_refuses_bad_pictures_in_one_line(folder: Path, umo, arguments: li
 @pytest.mark.parametrize("name", ["[flux] run/r.png", "sel [/b]/r.png", "[red]x[/red]:smile:.png", "a  b.png"])
 def test_a_path_is_printed_as_it_is(folder: Path, umo, name: str) -> None:
     """Square brackets are markup to rich, and colons emoji."""
-    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / "r.png").rename(folder / name)
     code, out, _ = umo("match", "--reference", name, name)
     assert (code, out.count(f" {name} "), out.count(f"\n{name}\n")) == (0, 1, 1)
