@@ -34,9 +34,11 @@ def trained_base(root: Path = Path()) -> str:
 
 
 def refuse_foreign(values: Mapping[str, Any], stages: Iterable[str], flow: str) -> None:
-    """Raise BadInput where a value belongs to a stage that the flow does not run."""
+    """Raise BadInput where a value belongs to a stage that the flow does not run, or no file can hold it."""
     sections = {"machine", "bases"} | {stage.partition("@")[0] for stage in stages}  # those two are no single stage's
-    for key in values:
+    for key, value in values.items():
+        if bad := fault(key, name=True) or fault(str(value)):
+            raise BadInput(f"overrides: {bad}: correct it")
         if "." not in key:
             raise BadInput(f"overrides: '{key}' is no section.key of {PARAMS}: write for example curate.min_cosine")
         if key.partition(".")[0] not in sections and key.partition(".")[0] in read(PARAMS):
@@ -55,8 +57,6 @@ def override(file: Path, values: Mapping[str, Any]) -> None:
     tree = yaml.load(file)
     sections = tuple(tree)
     for key, value in values.items():
-        if bad := fault(key, name=True) or fault(str(value)):
-            raise BadInput(f"overrides: {bad}: correct it")
         *path, last = key.split(".")
         node = tree
         for part in path:
