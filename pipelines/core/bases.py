@@ -82,10 +82,10 @@ def refuse_seen(base: Base, people: Iterable[str], method: str = "base") -> None
     """Raises BadInput where the base, or the method, was trained on one of the cases' people, or is not trained yet."""
     seen: dict[str, Path] = {}
     if (path := base.folder / PEOPLE).exists():
-        people = read_json(path)
-        if not (isinstance(people, dict | list) and all(isinstance(person, str) for person in people)):
+        listed = read_json(path)
+        if not (isinstance(listed, dict | list) and all(isinstance(person, str) for person in listed)):
             raise BadInput(f"{path}: does not list the people that the base has seen; correct or remove it")
-        seen |= dict.fromkeys(people, path)
+        seen |= dict.fromkeys(listed, path)
     if method in products.TRAINED_METHODS:
         path = _trained(method, products.TRAINING)
         seen |= dict.fromkeys(json.loads(path.read_text())["people"], path)
