@@ -11,7 +11,7 @@ from importlib import import_module
 from pipelines.core.params import SECTIONS, STAGES, load_all
 from pipelines.core.products import TRAINED_METHODS
 from umo.errors import BadInput, WorkFailed
-from umo.texts import printable
+from umo.texts import one_line
 
 # Idle OpenMP threads sleep instead of spinning: beside another busy process, drawing was seen a hundred times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -72,10 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
             module, _, function = path.rpartition(".")
             print(getattr(import_module(f"pipelines.{module}"), function)(*own))
     except (BadInput, WorkFailed) as error:
-        print(f"{name}: {printable(str(error))}", file=sys.stderr)
+        print(f"{name}: {one_line(str(error))}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"{name}: {printable(_explain(error))}", file=sys.stderr)
+        print(f"{name}: {one_line(_explain(error))}", file=sys.stderr)
         return WorkFailed.exit_code
     print(f"{name}: done in {time.perf_counter() - started:.1f} s")
     return 0

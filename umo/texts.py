@@ -35,6 +35,11 @@ def printable(name: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
 
 
+def one_line(text: str) -> str:
+    """A message as one printable line."""
+    return printable(" ".join(text.splitlines()))
+
+
 def fault(text: str, *, name: bool = False) -> str | None:
     """Why a text cannot be printed and stored, or None.
 

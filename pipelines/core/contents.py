@@ -60,7 +60,8 @@ def contents(root: Path) -> str:
             folders[:], names = [], []
         entered.add(place)
         folders.sort()
-        for name, content in [("", ""), *((name, _of_file(Path(folder, name))) for name in sorted(names))]:
+        for name in ["", *sorted(names)]:
+            content = _of_file(Path(folder, name)) if name else "folder"
             where = os.fsencode(os.path.relpath(Path(folder, name), root))
             found.update(b"%s\0%s\0" % (where, content.encode()))
     return found.hexdigest()

@@ -14,7 +14,7 @@ from umo.cli.generate import generate
 from umo.cli.match import match
 from umo.cli.train import train
 from umo.errors import BadInput, WorkFailed
-from umo.texts import printable
+from umo.texts import one_line
 
 app = typer.Typer(
     name="umo",
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def _fail(message: str, exit_code: int) -> None:
-    print("umo: " + printable(" ".join(message.splitlines())), file=sys.stderr)
+    print("umo: " + one_line(message), file=sys.stderr)
     sys.exit(exit_code)
 
 
