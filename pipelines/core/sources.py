@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ValidationError
 
 from pipelines.core.params import Section
 from umo.errors import BadInput
@@ -35,10 +35,10 @@ DRAWN = "drawn"  # of a synthesised picture made from no photograph: it shows no
 CONSENT_WEAKEST_FIRST: tuple[str, ...] = (*get_args(Consent), DRAWN)
 
 
-def _can_be_opened(path: Path) -> Path:
-    if not path.parts:
+def _can_be_opened(path: object) -> object:
+    if path == "":
         raise ValueError("names nothing: give a path")
-    if bad := path_fault(str(path)):
+    if isinstance(path, str) and (bad := path_fault(path)):
         raise ValueError(bad)
     return path
 
@@ -72,7 +72,7 @@ class Source(Section):
     note: who is shown and who is not, for the data-set card.
     """
 
-    path: Annotated[Path, AfterValidator(_can_be_opened)]
+    path: Annotated[Path, BeforeValidator(_can_be_opened)]
     package: str | None = None
     kind: Kind | None = None
     include: Annotated[str, AfterValidator(_is_pattern)] = "**/*"
@@ -177,7 +177,9 @@ def _source(path: Path, name: str, entry: object) -> Source:
         return Source.model_validate(entry)
     except ValidationError as error:
         first = error.errors()[0]
-        said = first["ctx"]["error"] if first["type"] == "value_error" else f"{first['msg']}, found {first['input']!r}"
+        said = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
+        if first["type"] not in ("value_error", "missing"):
+            said = f"{said}, found {first['input']!r}"
         if first["type"] in ("string_type", "path_type") and isinstance(first["input"], int | float | date):
             said = f"{said}: put it in quotes"
         where = f"{path}:{line_of(path, [name, *first['loc']])}: source '{name}'"

@@ -88,7 +88,10 @@ def read(path: Path | None) -> Templates | None:
         raise BadInput(f"{path}: not readable ({error.strerror}); correct synthesise.diffusion.templates") from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = f"{path}:{line_of(path, first['loc'])}: '{'.'.join(map(str, first['loc']))}'"
+        key = ".".join(map(str, first["loc"]))
+        if first["type"] == "missing":
+            raise BadInput(f"{path}: '{key}': {first['msg']}; datasets/prompts.yaml shows how") from error
+        where = f"{path}:{line_of(path, first['loc'])}: '{key}'"
         raise BadInput(f"{where}: {first['msg']}, found {first['input']!r}; datasets/prompts.yaml shows how") from error
 
 

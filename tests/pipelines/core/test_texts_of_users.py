@@ -55,6 +55,7 @@ SOURCES = [
     ("a: {path: photos, include: ''}", "1: source 'a': 'include': is no pattern"),
     ("a: {path: photos, include: 'a**'}", "1: source 'a': 'include': is no pattern"),
     ("a: {path: photos, licens: CC0}", "1: source 'a': 'licens': Extra inputs"),
+    ("a: {licence: CC0}", "1: source 'a': 'path': Field required ("),
     ("a:", "1: source 'a': Input should be"),
     ("a: photos", "1: source 'a': Input should be"),
     ("a: [photos]", "1: source 'a': Input should be"),
