@@ -88,11 +88,9 @@ def read(path: Path | None) -> Templates | None:
         raise BadInput(f"{path}: not readable ({error.strerror}); correct synthesise.diffusion.templates") from error
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        if first["type"] == "missing":
-            raise BadInput(f"{path}: '{key}': {first['msg']}; datasets/prompts.yaml shows how") from error
-        where = f"{path}:{line_of(path, first['loc'])}: '{key}'"
-        raise BadInput(f"{where}: {first['msg']}, found {first['input']!r}; datasets/prompts.yaml shows how") from error
+        key, line = ".".join(map(str, first["loc"])), line_of(path, first["loc"])
+        found = "" if first["type"] == "missing" else f" (line {line}: {first['input']!r})"
+        raise BadInput(f"{path}: '{key}': {first['msg']}{found}; datasets/prompts.yaml shows how") from error
 
 
 def describe(templates: Templates | None, rng: np.random.Generator) -> tuple[Described, Described]:
