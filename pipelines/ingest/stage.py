@@ -22,7 +22,7 @@ from pipelines.core.params import Section
 from pipelines.core.products import INGESTED
 from pipelines.core.shards import Counts, Machine, Shard, digest
 from pipelines.core.shards import run as run_shards
-from pipelines.core.sources import PHOTOS, SOURCES, TRACKED, Source, read_sources
+from pipelines.core.sources import SOURCES, Source, read_sources
 from pipelines.core.tombstones import Tombstones
 from pipelines.ingest import listing, readers
 from pipelines.ingest.readers.base import Container, Found, Limits, Member, Video, image_id, read_file
@@ -89,9 +89,6 @@ def _find(
     containers: dict[str, Container] = {}
     for name, source in sources.items():
         kind, root = source.locate(name)
-        if root.is_relative_to(PHOTOS) and TRACKED.exists():
-            remedy = f"git -C {PHOTOS.parent} rm {TRACKED.relative_to(PHOTOS.parent)} (docs/versions.md)"
-            print(f"ingest: {name}: so that a clone can do without its photographs: {remedy}", flush=True)
         held = readers.find(name, source, kind, root)
         others[name] = held.others
         every += held.files

@@ -28,8 +28,8 @@ from pipelines.core.shards import WORK
 from pipelines.release import stores
 from pipelines.release.copies import SUMS, Contents, Place, place_of
 from pipelines.release.hub import SCHEME, Hub, hub_of
-from pipelines.service import repository
-from pipelines.service.commands import ask, dvc, reason
+from pipelines.service import graph, repository
+from pipelines.service.commands import dvc, reason
 from pipelines.service.leftovers import refuse_others
 from pipelines.service.repository import LOCK, NOTE
 from pipelines.service.writer import Run, writing
@@ -195,7 +195,7 @@ def _refuse_unfit() -> None:
         more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
         raise BadInput(f"validation failed: {faults[0]}{more} ({results}); mend it, and run dvc repro {EXPORT}")
     refuse_others()
-    if stale := json.loads(ask("status", "--json", "--with-deps", EXPORT)):
+    if stale := graph.changed(Path(), "--with-deps", EXPORT):
         raise BadInput(f"not up to date: {', '.join(sorted(stale))}; run dvc repro {EXPORT}, and commit {LOCK}")
 
 
