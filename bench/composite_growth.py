@@ -14,10 +14,11 @@ import numpy as np
 import polars as pl
 import yaml
 
+from bench.growth import knobs
 from bench.photos import portraits
 from bench.result import Result
 from pipelines.core import products, store
-from pipelines.core.params import PARAMS, load
+from pipelines.core.params import PARAMS
 from pipelines.core.shards import ROOT, WORK, Machine
 from pipelines.synthesise import stage as synthesise
 from umo import faces, records
@@ -59,7 +60,7 @@ def seconds_of(count: int) -> float:
         for _ in range(3):
             shutil.rmtree(WORK, ignore_errors=True)
             started = time.perf_counter()
-            synthesise.run(load("synthesise"), Machine())
+            synthesise.run(knobs("synthesise"), Machine())
             found.append(time.perf_counter() - started)
     return min(found[1:])
 

@@ -7,6 +7,7 @@ who is written down instead of found. `identify`, `curate` and `caption` look at
 import shutil
 from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,7 +21,7 @@ from pipelines.caption import stage as caption
 from pipelines.core import products
 from pipelines.core.ledger import SPLITS
 from pipelines.core.params import PARAMS, load
-from pipelines.core.shards import ROOT, WORK, Machine
+from pipelines.core.shards import ROOT, WORK
 from pipelines.curate import stage as curate
 from pipelines.export import stage as export
 from pipelines.ingest import stage as ingest
@@ -89,23 +90,27 @@ def write_photos(folder: Path, count: int) -> None:
         cv2.imwrite(str(path), lit.astype(np.uint8))
 
 
+def knobs(stage: str) -> Any:
+    """A section of params.yaml, as the stage's own class."""
+    return load(stage)
+
+
 def stages() -> dict[str, float]:
     """Seconds of the stages that are counted, run in this folder."""
-    machine, watch = load("machine"), Stopwatch()
-    assert isinstance(machine, Machine)
+    machine, watch = knobs("machine"), Stopwatch()
     with watch("ingest"):
-        ingest.run(load("ingest"), machine)
+        ingest.run(knobs("ingest"), machine)
     with watch("measure photographs"):
-        measure.run(load("measure"), machine, products.INGESTED.name)
+        measure.run(knobs("measure"), machine, products.INGESTED.name)
     write_people()
     with watch("synthesise"):
-        synthesise.run(load("synthesise"), machine)
+        synthesise.run(knobs("synthesise"), machine)
     with watch("measure scenes"):
-        measure.run(load("measure"), machine, products.SYNTHESISED.name)
-    curate.run(load("curate"), machine)
-    caption.run(load("caption"), machine)
+        measure.run(knobs("measure"), machine, products.SYNTHESISED.name)
+    curate.run(knobs("curate"), machine)
+    caption.run(knobs("caption"), machine)
     with watch("export"):
-        export.run(load("export"), machine)
+        export.run(knobs("export"), machine)
     return watch.seconds
 
 
