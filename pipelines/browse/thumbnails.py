@@ -46,7 +46,8 @@ def _boxes(measured: Path, faces: set[str]) -> dict[str, list[tuple[str, list[fl
 
 
 def _of_product(product: Path, boxes: dict, pictures: set[str], folder: Path) -> set[str]:
-    table = products.scan(product, products.IMAGES_TABLE, records.IMAGES).select("image_id", "shard", "key")
+    columns = ("image_id", "shard", "key", "offset", "size", "sha256")
+    table = products.scan(product, products.IMAGES_TABLE, records.IMAGES).select(columns)
     wanted = table.filter(pl.col("key").is_not_null() & pl.col("image_id").is_in([*boxes, *pictures]))
     written: set[str] = set()
 
@@ -68,21 +69,20 @@ def _of_product(product: Path, boxes: dict, pictures: set[str], folder: Path) ->
             (folder / f"{name}.jpg").write_bytes(encode_jpeg(image, QUALITY))
         return [name for name, _ in made]
 
-    rows = wanted.unique("image_id", keep="first").sort("shard", "key").collect()
+    rows = wanted.unique("image_id", keep="first").sort("shard", "offset").collect()
+    stored = store.Pictures(product, keep=1)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for part in rows.partition_by("shard", maintain_order=True):
-            archive = store.Pictures(product, keep=1)
-            for batch in part.iter_slices(BATCH):
-                for names in pool.map(cut, _stored(archive, batch)):
-                    written |= set(names)
+        for batch in rows.iter_slices(BATCH):
+            for names in pool.map(cut, _stored(stored, batch)):
+                written |= set(names)
     return written
 
 
-def _stored(archive: store.Pictures, rows: pl.DataFrame) -> list[tuple[str, bytes]]:
+def _stored(pictures: store.Pictures, rows: pl.DataFrame) -> list[tuple[str, bytes]]:
     found = []
-    for image_id, shard, key in rows.iter_rows():
+    for row in rows.iter_rows(named=True):
         try:
-            found.append((image_id, archive.bytes(shard, key)))
+            found.append((row["image_id"], pictures.bytes(row)))
         except ImageError:
             continue
     return found
