@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from umo.errors import BadInput
 
 T = TypeVar("T")
-AT_ONCE = 8  # rows; of their pictures a process holds no more
+AT_ONCE = 8  # rows that are held, beside the page of their file; a writer makes it no longer than a row group
 PAGE_BYTES = 1 << 20
 
 
@@ -36,7 +36,7 @@ class Source(Protocol):
 
 
 class ParquetSource:
-    """A Parquet file, read page by page. BadInput where it is damaged."""
+    """A Parquet file, read page by page; raises BadInput where it is damaged."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from umo.errors import BadInput
+from umo.model_index import adapter_config
 
 State = dict[str, Tensor]
 ADAPTER = "lora_adapter_metadata"  # diffusers' name of an adapter's settings in a file's metadata
@@ -72,9 +73,8 @@ def load(path: Path) -> tuple[State, dict[str, str]]:
             begun = raw.read(9)[8:] in (b"", b"{")  # JSON follows its length; a pickle or a web page is not damaged
         reason = "cut short or damaged; copy it again" if begun else "is no safetensors file; save it as one"
         raise BadInput(f"{path}: LoRA {reason}") from error
-    beside = path.with_name("adapter_config.json")
-    if path.name == "adapter_model.safetensors" and ADAPTER not in metadata and beside.exists():
-        metadata[ADAPTER] = beside.read_text(encoding="utf-8", errors="replace")
+    if ADAPTER not in metadata and (config := adapter_config(path)):
+        metadata[ADAPTER] = config.read_text(encoding="utf-8", errors="replace")
     for key, tensor in state.items():
         if not tensor.is_floating_point():
             raise BadInput(f"{path}: {key} holds {tensor.dtype}, no floating-point numbers; save the LoRA unquantised")
