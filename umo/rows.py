@@ -18,15 +18,14 @@ PAGE_BYTES = 1 << 20
 
 
 class Source(Protocol):
-    """A table, or a part of one.
+    """A table, or a part of one."""
 
-    Attributes:
-        schema: of its columns.
-        groups: how many rows each part has that can be read by itself.
-    """
+    @property
+    def schema(self) -> pa.Schema: ...
 
-    schema: pa.Schema
-    groups: Sequence[int]
+    @property
+    def groups(self) -> Sequence[int]:
+        """How many rows each part has that can be read by itself."""
 
     def batches(self, group: int, columns: list[str]) -> Iterator[pa.RecordBatch | pa.Table]:
         """The rows of a part, `AT_ONCE` at most each."""

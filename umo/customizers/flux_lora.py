@@ -33,13 +33,13 @@ DOUBLE = {
     "proj_lora2": ("attn.to_add_out",),
 }
 SINGLE = {"qkv_lora": ("attn.to_q", "attn.to_k", "attn.to_v"), "proj_lora": ("proj_out",)}
-Layers = dict[str, tuple[str, ...]]
+Layers = Mapping[str, tuple[str, ...]]
 
 
 def _flat(layers: Layers) -> Layers:
     """With underscores for dots, as kohya writes, and with the names in diffusers beside the original ones."""
     own = {name: (name,) for name in chain.from_iterable(layers.values())}
-    return {name.replace(".", "_"): parts for name, parts in (layers | own).items()}
+    return {name.replace(".", "_"): parts for name, parts in {**layers, **own}.items()}
 
 
 _DOUBLE = _flat(

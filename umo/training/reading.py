@@ -25,6 +25,7 @@ def open_sets(source: str) -> dict[str, "Rows[Sample]"]:
     """
     folder = Path(source)
     files = {split: sorted(folder.glob(f"{split}-*.parquet")) for split in SPLITS}
+    found: dict[str, Sequence[Source]]
     if any(files.values()):
         found = {split: [ParquetSource(path) for path in paths] for split, paths in files.items() if paths}
     else:
