@@ -9,13 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.umo.customizers.conftest import PROMPTS, small_flux, smooth
+from tests.umo.customizers.conftest import PROMPTS, diffusers_forward, small_flux, smooth, write
 from umo.customizers import flux_lora, load
-from umo.customizers.flux_tokens import diagonal_ids
-from umo.customizers.flux_uno import FluxUno
 from umo.errors import BadInput
 
 RANK, HEADS, HEAD = 4, 2, 16
@@ -153,39 +151,6 @@ def _sinusoid(value: Tensor) -> Tensor:
     frequency = 10000.0 ** (-torch.arange(128, dtype=torch.float32) / 128)
     angle = 1000 * value[:, None] * frequency
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
-
-
-@pytest.fixture
-def inputs() -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(2)
-    ids = diagonal_ids([(2, 3), (2, 2)])
-    return {
-        "image": torch.randn(2, len(ids), 64, generator=generator),
-        "text": torch.randn(2, 5, 24, generator=generator),
-        "pooled": torch.randn(2, 16, generator=generator),
-        "time": torch.tensor([0.9, 0.3]),
-        "guidance": torch.tensor([4.0, 1.0]),
-        "ids": ids,
-    }
-
-
-def diffusers_forward(base: FluxUno, inputs: dict[str, Tensor]) -> Tensor:
-    with torch.no_grad():
-        return base.transformer(
-            hidden_states=inputs["image"],
-            encoder_hidden_states=inputs["text"],
-            pooled_projections=inputs["pooled"],
-            timestep=inputs["time"],
-            guidance=inputs["guidance"],
-            img_ids=inputs["ids"],
-            txt_ids=torch.zeros(inputs["text"].shape[1], 3),
-            return_dict=False,
-        )[0]
-
-
-def write(state: State, path: Path) -> Path:
-    save_file({key: tensor.contiguous().clone() for key, tensor in state.items()}, path)
-    return path
 
 
 @pytest.mark.parametrize("layers", ["", "double_blocks.", "single_blocks."])

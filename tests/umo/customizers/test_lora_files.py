@@ -14,8 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.umo.customizers.conftest import small_flux
-from tests.umo.customizers.test_flux_lora import diffusers_forward, inputs, write  # noqa: F401
+from tests.umo.customizers.conftest import diffusers_forward, small_flux, write
 from umo.customizers import flux_lora
 from umo.errors import BadInput
 
@@ -175,7 +174,7 @@ PATTERN = {"alpha_pattern": {"^transformer_blocks.0.attn.to_q": 2, r"single_tran
 
 
 @pytest.mark.parametrize("more", [{}, PATTERN, {"use_rslora": True}], ids=["alpha", "patterns", "rslora"])
-def test_alpha_in_the_metadata_scales(more: dict, inputs: dict, tmp_path: Path) -> None:  # noqa: F811
+def test_alpha_in_the_metadata_scales(more: dict, inputs: dict, tmp_path: Path) -> None:
     """As the base with the LoRA in its weights at that scale draws, and as diffusers draws from the same file."""
     state = attention(4)
     settings = {
@@ -343,7 +342,7 @@ def test_alpha_in_16_bits_does_not_contradict_the_metadata(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("ranks", [4, lambda k: 4 if k % 3 else 8], ids=["one rank", "two ranks"])
-def test_diffusers_draws_the_same_from_our_file(ranks: int | Callable, inputs: dict, tmp_path: Path) -> None:  # noqa: F811
+def test_diffusers_draws_the_same_from_our_file(ranks: int | Callable, inputs: dict, tmp_path: Path) -> None:
     """From tensors and metadata alike; the file says alpha = rank of every layer."""
     state = attention(ranks)
     path = flux_lora.save(state, tmp_path, "small-flux")
