@@ -25,11 +25,14 @@ QUICK = {
     "evaluate-floor": "bench.evaluate_floor",
     "evaluate-peer": "bench.evaluate_peer",
     "judge-attack": "bench.judge_attack",
+    "ledger": "bench.ledger",
 }
 LONG = {
     "judge-recall": "bench.judge_recall",
     "rerefl-evaluations": "bench.rerefl_evaluations",
     "incremental": "bench.incremental",
+    "growth": "bench.growth",
+    "composite-growth": "bench.composite_growth",
     "curate-million": "bench.curate_million",
     "curate-growth": "bench.curate_growth",
     "rethreshold-million": "bench.rethreshold_million",

@@ -255,6 +255,9 @@ def _as_images(shown: pl.DataFrame, shard: str) -> pl.DataFrame:
         width=pl.lit(WIDTH),
         height=pl.lit(HEIGHT),
         error=pl.lit(None, pl.String),
+        offset=pl.lit(None, pl.Int64),
+        size=pl.lit(None, pl.Int64),
+        sha256=pl.lit(None, pl.String),
         **{key: pl.lit(value) for key, value in constants.items()},
     )
 

@@ -15,7 +15,7 @@ from pipelines.core import products
 from pipelines.core.executors import Machine
 from pipelines.core.params import load
 from pipelines.core.shards import WORK
-from pipelines.core.store import Archive
+from pipelines.core.store import picture_bytes
 from pipelines.measure import stage as measure
 from umo import faces, records
 from umo.faces.base import FaceModel
@@ -66,11 +66,10 @@ def seconds_bare(model: FaceModel) -> float:
     """A picture after the other: read, decoded, searched, its faces embedded; nothing is kept."""
     started = time.perf_counter()
     for shard in products.shard_folders(products.INGESTED, products.IMAGES_TABLE):
-        archive = Archive(shard / products.PICTURES)
-        for row in records.read(shard / products.IMAGES_TABLE, records.IMAGES).to_pylist():
-            picture = read_image(archive.bytes(row["key"]))
-            model.embed([picture], model.detect([picture]))
-        archive.close()
+        with (shard / products.PICTURES).open("rb") as tar:
+            for row in records.read(shard / products.IMAGES_TABLE, records.IMAGES).to_pylist():
+                picture = read_image(picture_bytes(tar, row))
+                model.embed([picture], model.detect([picture]))
     return time.perf_counter() - started
 
 

@@ -35,7 +35,7 @@ def workspace(name: str, count: int) -> Path:
     write_photos(folder / PHOTOS, count)
     (folder / "datasets/sources.yaml").write_text("photos: {path: datasets/photos, licence: for measuring only}\n")
     params = yaml.safe_load((ROOT / PARAMS).read_text())
-    params["ingest"]["shards"] = max(2, min(4096, round(count / A_SHARD)))
+    params["ingest"]["shard_size"] = A_SHARD
     params["machine"] |= {"executor": "process", "workers": len(os.sched_getaffinity(0))}
     (folder / PARAMS).write_text(yaml.safe_dump(params, sort_keys=False))
     return folder

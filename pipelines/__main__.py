@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import os
 import sys
 import time
@@ -10,6 +11,7 @@ from importlib import import_module
 from pipelines.core.params import SECTIONS, STAGES, load_all
 from pipelines.core.products import TRAINED_METHODS
 from umo.errors import BadInput, WorkFailed
+from umo.texts import one_line
 
 # Idle OpenMP threads sleep instead of spinning: beside another busy process, drawing was seen a hundred times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -29,17 +31,19 @@ TOOLS = {
     "ladder": ("report.ladder.write_ladder", "keeps the present scores as docs/results/ladder.json"),
     "picture": ("report.before_after.write_picture", "keeps typical drawings as docs/images/before-after.jpg"),
     "versions": ("core.keys.write_versions", "writes versions.yaml: the libraries that each stage computes with"),
+    "sources": ("core.contents.write_contents", "notes what lies in the sources, for DVC (datasets/dvc.yaml)"),
     "unlock": (
         "service.leftovers.clear_stale",
         "removes what killed runs left of DVC's: locks, empty records, half of dvc.lock",
     ),
+    "browse": ("browse.stage.main", "writes a page of thumbnails to look at and to correct (browse --help)"),
     "forget": ("forget.stage.main", "removes a person from every product (forget --help)"),
     "serve": ("service.serve.serve", "starts Prefect's server, worker and deployments on this machine"),
     "stop": ("service.serve.stop", "ends what serve started"),
     "release": ("release.stage.main", "makes a version of the data set that others can get (release --help)"),
     "smoke": ("smoke.run_smoke", "runs the whole graph on little data, in a copy"),
 }
-OWN_ARGUMENTS = ("forget", "release")
+OWN_ARGUMENTS = ("browse", "forget", "release")
 HELP = "; ".join(f"{name} {what}" for name, (_, what) in TOOLS.items())
 
 
@@ -56,6 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"{options.stage} takes " + (f"--of, one of {', '.join(allowed)}" if allowed else "no --of"))
     name = f"{options.stage}@{options.of}" if options.of else options.stage
     started = time.perf_counter()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name may hold bytes that are no text
+            stream.reconfigure(errors="backslashreplace")
     try:
         params = load_all(SECTIONS)
         if options.stage in STAGES:
@@ -66,10 +73,10 @@ def main(arguments: list[str] | None = None) -> int:
             module, _, function = path.rpartition(".")
             print(getattr(import_module(f"pipelines.{module}"), function)(*own))
     except (BadInput, WorkFailed) as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        print(f"{name}: {one_line(str(error))}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"{name}: {_explain(error)}", file=sys.stderr)
+        print(f"{name}: {one_line(_explain(error))}", file=sys.stderr)
         return WorkFailed.exit_code
     print(f"{name}: done in {time.perf_counter() - started:.1f} s")
     return 0

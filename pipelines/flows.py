@@ -23,6 +23,7 @@ from pipelines.service import api, artifacts, graph, overrides, privacy, reposit
 from pipelines.service.form import DataOverrides, TrainingOverrides
 from pipelines.service.links import FILES_URL, Links
 from umo.errors import BadInput, WorkFailed
+from umo.texts import fault
 
 ROOT = Path()
 ON_GPU = ("train", "generate")
@@ -94,7 +95,7 @@ def release_dataset(
 
     Args:
         version: As in 1.2.0.
-        destination: A folder or s3://bucket/prefix for a copy that needs no DVC.
+        destination: A folder, s3://bucket/prefix or hf://datasets/owner/name (private) for a copy that needs no DVC.
         remote: The DVC remote to push to; empty: the default one.
         wait_minutes: How long to wait while another run is at work in this workspace.
     """
@@ -187,7 +188,7 @@ def _run(every: graph.Graph, stages: Sequence[str], stale: set[str], space: Path
     done: dict[str, State] = {}
     for stage in stages:
         followed = every.before[stage] & done.keys()
-        if stage not in stale and not (followed and graph.changed(space, stage)):
+        if stage not in stale and not (followed and graph.changed(space, stage, look=False)):
             continue
         body = run_stage.with_options(tags={"gpu"}) if stage.partition("@")[0] in ON_GPU else run_stage
         done[stage] = body(stage, space, wait_for=[done[name] for name in sorted(followed)], return_state=True)
@@ -228,7 +229,15 @@ def run_release(version: str, destination: str | None, remote: str | None) -> St
     return Completed(message=f"{released.tag} at {released.revision}, {released.files} files")
 
 
+def _refuse_unfit(*texts: str | None) -> None:
+    """What is written into a form reaches commands and files: BadInput where they cannot take it."""
+    for text in texts:
+        if bad := fault(text or "", name=True):
+            raise BadInput(f"{bad}: write it anew")
+
+
 def _release(version: str, destination: str | None, remote: str | None) -> str:
+    _refuse_unfit(version, destination, remote)
     state = run_release(version, destination, remote, return_state=True)
     if not state.is_completed():
         raise WorkFailed(str(state.message))
@@ -237,6 +246,7 @@ def _release(version: str, destination: str | None, remote: str | None) -> str:
 
 
 def _forget(person: str | None, photo: str | None, switches: Sequence[str]) -> str:
+    _refuse_unfit(person, photo)
     if bool(person) == bool(photo):
         raise BadInput("forget_person: name either a person or a photo")
     who = [f"{privacy.PHOTO}{photo}"] if photo else ["--", str(person)]

@@ -36,7 +36,9 @@ def run_smoke() -> Path:
 def copy_repository(target: Path) -> None:
     """Copy the files that git tracks or would track, as they are now; those that are the same already stay."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    names = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, errors="surrogateescape", check=True
+    ).stdout.split("\0")
     for name in names:
         source, copy = ROOT / name, target / name
         if name == "dvc.lock" or name.startswith("runs/"):  # of another state: a workspace has its own

@@ -31,7 +31,7 @@ from pipelines.smoke import copy_repository, merged
 PEOPLE = "s?/[1-5].pgm"
 SMALL = {
     "machine": {"executor": "serial"},
-    "ingest": {"shards": 4},
+    "ingest": {"shard_size": 100},
     "identify": {"fractions": {"train": 0.34, "validation": 0.33, "test": 0.33}},
     "synthesise": {"scenes": {"train": 12, "validation": 6, "test": 6}, "shard_size": 6, "people": [1, 2]},
     "validate": {"min_sets": 1},

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-PURE = {"records", "matching", "flow", "images", "errors", "quality"}
+PURE = {"records", "matching", "flow", "images", "formats", "colour", "errors", "quality"}
 ADAPTERS = {"faces", "customizers"}
 USES = {"evaluation", "training", "generate", "cli"}
 
@@ -51,7 +51,7 @@ def test_rooms_are_as_drawn():
     from pipelines.__main__ import STAGES
 
     rooms = {path.name for path in (ROOT / "pipelines").iterdir() if (path / "__init__.py").exists()}
-    assert rooms == {*STAGES, "core", "service", "forget", "release"}
+    assert rooms == {*STAGES, "core", "service", "forget", "release", "browse"}
     assert all((ROOT / "pipelines" / room / "stage.py").exists() for room in rooms - {"core", "service"})
     assert len(list((ROOT / "pipelines").glob("*.py"))) <= 8
 
@@ -60,7 +60,7 @@ def test_no_room_knows_another():
     """A stage knows its own room, core and umo; forget and release also what keeps the workspace in order."""
     from pipelines.__main__ import STAGES
 
-    for room in (*STAGES, "core", "service", "forget", "release"):
+    for room in (*STAGES, "core", "service", "forget", "release", "browse"):
         others = {"service"} if room in ("forget", "release") else set()
         for path in (ROOT / "pipelines" / room).rglob("*.py"):
             known = {name.split(".")[1] for name in imports(path) if name.startswith("pipelines.")}

@@ -205,7 +205,7 @@ def _write(path: Path, picture: np.ndarray, key: str) -> None:
 def _key(path: Path) -> str | None:
     """What a picture that is there already was drawn from."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG"]) as image:
             return image.info.get(KEY)
     except (OSError, SyntaxError, ValueError):
         return None

@@ -5,24 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from umo import formats
+from umo.colour import as_srgb
 from umo.errors import BadInput
 
 MIN_SIDE = 16
 MAX_PIXELS = 100_000_000
-Image.MAX_IMAGE_PIXELS = None  # the caller's own limit is checked below, before anything is decoded
-
-_ORIENTATION = 0x0112  # EXIF
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+CONVERT = "convert it to JPEG, PNG or WebP"
 
 
 class ImageError(ValueError):
@@ -30,17 +21,20 @@ class ImageError(ValueError):
 
 
 def read_image(source: Path | bytes, max_pixels: int = MAX_PIXELS, max_side: int | None = None) -> np.ndarray:
-    """Decode a picture as it should be seen.
+    """Decode a picture as a viewer shows it: upright, in sRGB, whatever its depth.
 
     Args:
-        source: a file, or its bytes (any format that Pillow opens; EXIF rotation is applied).
+        source: a file, or its bytes, of a kind in `formats.SUFFIXES`, told by its first bytes. Of several pages or
+            frames the first is read.
         max_pixels: a larger picture is refused before it is decoded.
         max_side: JPEG is decoded at the smallest eighth that is still at least this long (fast path for big photos).
 
     Returns:
-        (H, W, 3) uint8 RGB; grey becomes three equal channels, transparency is laid on white.
+        (H, W, 3) uint8 RGB; grey becomes three equal channels, transparency is laid on white. Colours: `as_srgb`;
+        samples of more than 8 bits: `to_bytes`, both in umo/colour.py.
 
-    Raises ImageError: empty, not an image, truncated, corrupt, under 16 px a side, or over `max_pixels`.
+    Raises ImageError: empty, of no kind or in no form that is read, truncated, corrupt, under 16 px a side, or over
+    `max_pixels`.
     """
     try:
         data = source if isinstance(source, bytes) else source.read_bytes()
@@ -49,22 +43,21 @@ def read_image(source: Path | bytes, max_pixels: int = MAX_PIXELS, max_side: int
     if not data:
         raise ImageError("empty file (0 bytes): copy it again from its origin")
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-            if min(image.size) < MIN_SIDE:
-                raise ImageError(f"{width}x{height} px is too small: at least {MIN_SIDE} px a side are needed")
-            if width * height > max_pixels:
-                raise ImageError(f"{width}x{height} px is over the limit of {max_pixels:,} pixels: scale it down")
-            if max_side:
-                image.draft("RGB", (max_side, max_side))
-            turn = _UPRIGHT.get(_orientation(image))
-            return np.asarray(_flatten(image if turn is None else image.transpose(turn)))
-    except UnidentifiedImageError as error:
-        raise ImageError("not an image: convert it to JPEG, PNG or WebP") from error
+        picture = formats.opened(data)
+        if picture is None:
+            raise ImageError(f"not an image: {CONVERT} (what is read: {formats.NAMES})")
+        width, height = picture.size
+        if min(picture.size) < MIN_SIDE:
+            raise ImageError(f"{width}x{height} px is too small: at least {MIN_SIDE} px a side are needed")
+        if width * height > max_pixels:
+            raise ImageError(f"{width}x{height} px is over the limit of {max_pixels:,} pixels: scale it down")
+        return np.asarray(as_srgb(picture.decode(max_side)))
     except ImageError:
         raise
-    except Exception as error:  # a damaged file makes Pillow's readers raise nearly anything
+    except Exception as error:  # a damaged file makes the decoders raise nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__
+        if formats.is_form(data, reason):
+            raise ImageError(f"an image in a form that is not read ({reason}): {CONVERT}") from error
         raise ImageError(f"truncated or corrupt ({reason}): copy it again from its origin") from error
 
 
@@ -98,23 +91,6 @@ def _cover(shape: tuple[int, int], size: tuple[int, int]) -> tuple[tuple[int, in
     scale = max(size[0] / shape[0], size[1] / shape[1])
     width, height = max(size[1], round(shape[1] * scale)), max(size[0], round(shape[0] * scale))
     return (width, height), ((width - size[1]) // 2, (height - size[0]) // 2)
-
-
-def _orientation(image: Image.Image) -> int:
-    """What EXIF says; 1, upright, where it is absent or damaged."""
-    try:
-        return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # a damaged tag must not cost the picture
-        return 1
-
-
-def _flatten(image: Image.Image) -> Image.Image:
-    """RGB over white; 16-bit grey is scaled to 8 bits instead of clipped."""
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image.convert("RGB")
 
 
 def encode_png(image: np.ndarray) -> bytes:

@@ -1,10 +1,10 @@
 """What a diffusers folder is made of, read without a library: who asks for its checksum needs no torch."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from umo.errors import BadInput
+from umo.texts import read_json
 
 AGAIN = "copy the whole folder again"
 
@@ -17,10 +17,10 @@ def read_index(folder: Path) -> dict[str, Any]:
     """
     path = folder / "model_index.json"
     try:
-        index = json.loads(path.read_text())
+        index = read_json(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BadInput(f"{folder}: no diffusers folder (model_index.json is missing); give a base's folder") from error
-    except (OSError, ValueError) as error:
+    except (OSError, BadInput) as error:
         raise BadInput(f"{path}: not readable as JSON; {AGAIN}") from error
     if not isinstance(index, dict) or "_class_name" not in index:
         raise BadInput(f"{path}: names no pipeline (_class_name); give a base's folder")

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from umo.errors import BadInput
 from umo.files import replacing
 
-VERSION = "3"
+VERSION = "4"
 
 _box = pa.list_(pa.float32(), 4)
 _landmarks = pa.list_(pa.float32(), 10)
@@ -32,6 +32,9 @@ IMAGES = _record(
     ("image_id", pa.string()),
     ("shard", pa.string()),  # folder of the product that holds the picture
     ("key", pa.string()),  # member of the shard's tar; null where the picture cannot be used
+    ("offset", pa.int64()),  # where in the tar its bytes begin
+    ("size", pa.int64()),  # how many there are
+    ("sha256", pa.string()),  # of them: what is made from the picture is made again only where they change
     ("width", pa.int32()),  # of the stored picture: upright, tight crops padded
     ("height", pa.int32()),  # of the stored picture, as width
     ("source", pa.string()),  # key of datasets/sources.yaml, or the generator of a synthesised picture
@@ -221,14 +224,20 @@ def table(rows: Iterable[Mapping[str, object]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def write(path: Path, data: pa.Table | Sequence[Mapping[str, object]], schema: pa.Schema) -> None:
-    """Write a product atomically; the same rows give the same bytes. Other columns or types raise ValueError."""
+def write(
+    path: Path, data: pa.Table | Sequence[Mapping[str, object]], schema: pa.Schema, group: int | None = None
+) -> None:
+    """Write a product atomically; the same rows give the same bytes. Other columns or types raise ValueError.
+
+    Args:
+        group: rows that lie together: a reader with a filter leaves out the groups that cannot have what it looks for.
+    """
     found = data if isinstance(data, pa.Table) else table(data, schema)
     if found.schema.names != schema.names:
         raise ValueError(f"{name(schema)}: columns {found.schema.names} instead of {schema.names}")
     found = found.cast(schema).replace_schema_metadata({"record": name(schema), "version": VERSION})
     with replacing(path) as temporary:
-        pq.write_table(found, temporary, compression="zstd")
+        pq.write_table(found, temporary, compression="zstd", row_group_size=group)
 
 
 def read(path: Path, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:

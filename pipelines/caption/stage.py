@@ -3,7 +3,6 @@
 Sharded by the target's image, so that sets that come or go caption those of their own shards again and no others.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +10,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import polars as pl
 from pydantic import Field, model_validator
 
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from umo.scenes.captioner import Captioner
 
 TEMPLATE = "template"
+PLACE = ("shard", "key", "offset", "size")  # of a stored picture; what it looks like is known by its sha256
 PRODUCTS = {"ingested": products.INGESTED, "synthesised": products.SYNTHESISED}
 
 
@@ -73,36 +72,43 @@ def run(params: Params, machine: Machine) -> None:
     if params.captioner == "vlm":
         assert params.vlm
         common = {"model": tree_digest(params.vlm.model)}
-        sets = sets.join(_pictures(sets), on="target_image_id", how="left", maintain_order="left")
-        columns += ["kind", "shard", "key", "stored", "centres", "names"]
-    bucket = pl.col("target_image_id").map_elements(lambda name: int(name[:8], 16) % params.shards, pl.Int64)
+        sets = sets.join(_pictures(sets), on="set_id", how="left", maintain_order="left")
+        columns += ["target_kind", *PLACE, "sha256", "centres", "names"]
+    bucket = pl.col("target_image_id").str.head(8).str.to_integer(base=16) % params.shards
     parts = sets.with_columns(bucket=bucket).partition_by("bucket", as_dict=True)
     shards = []
     for number in range(params.shards):
         rows = parts.get((number,), sets.clear()).select(columns).to_dicts()
-        shards.append(Shard(f"{number:04d}", {"sets": digest(rows), **common}, rows))
+        seen = {row["set_id"]: digest({key: row[key] for key in row.keys() - set(PLACE)}, common) for row in rows}
+        shards.append(Shard(f"{number:04d}", seen, rows))
     own = params.model_copy(update={"vlm": None}) if params.captioner == TEMPLATE else params
     work = partial(_caption, params, machine.device)
     run_shards("caption", work, shards, products.CAPTIONED, params=own, machine=machine)
 
 
 def _caption(params: Params, device: str, shard: Shard, folder: Path) -> Counts:
-    rows = shard.task
-    assert isinstance(rows, list)
-    written = [{"set_id": row["set_id"], "prompt": row["prompt"], "captioner": TEMPLATE} for row in rows]
-    counts = Counts({"captions": len(rows)})
+    """A model is asked about those that the shard did not hold before."""
+    assert isinstance(shard.task, list)
+    written: list[dict] = []
+    counts = Counts({"captions": len(shard.task)}, pieces=shard.inputs)
+    if kept := shard.kept_pieces(shard.inputs):
+        assert shard.before
+        earlier = records.read(shard.before / products.CAPTIONS_TABLE, records.CAPTIONS).to_pylist()
+        written += [caption for caption in earlier if caption["set_id"] in kept]
+    rows = [row for row in shard.task if row["set_id"] not in kept]
+    new = [{"set_id": row["set_id"], "prompt": row["prompt"], "captioner": TEMPLATE} for row in rows]
     if params.captioner == "vlm" and rows:
         assert params.vlm
-        kept = scratch(folder)
-        for row, caption, text in zip(rows, written, _answers(params.vlm, device, rows, kept), strict=True):
+        answered = scratch(folder)
+        for row, caption, text in zip(rows, new, _answers(params.vlm, device, rows, answered), strict=True):
             sentence = captions.first_sentence(text)
             if reason := captions.fault(sentence, row["names"]):
                 counts.rejects[reason] = counts.rejects.get(reason, 0) + 1
             else:
                 caption |= {"prompt": captions.caption(sentence, row["centres"]), "captioner": params.vlm.model.name}
         counts.made[f"by {params.vlm.model.name}"] = len(rows) - sum(counts.rejects.values())
-        shutil.rmtree(kept)
-    written.sort(key=lambda caption: caption["set_id"])
+        shutil.rmtree(answered)
+    written = sorted(written + new, key=lambda caption: caption["set_id"])
     records.write(folder / products.CAPTIONS_TABLE, written, records.CAPTIONS)
     return counts
 
@@ -115,7 +121,7 @@ def _answers(vlm: VisionLanguage, device: str, rows: Sequence[Mapping], kept: Pa
         file = kept / f"{start}.json"
         if not file.exists():
             batch = rows[start : start + vlm.batch]
-            pictures = [archives[row["kind"]].read(row["shard"], row["key"]) for row in batch]
+            pictures = [archives[row["target_kind"]].read(row) for row in batch]
             texts = _load(vlm.model, device, vlm.precision).describe(pictures, vlm.instruction, vlm.max_tokens)
             write_text(file, json.dumps(texts))
         yield from json.loads(file.read_text())
@@ -132,32 +138,24 @@ def _load(model: Path, device: str, precision: str) -> "Captioner":
 
 
 def _pictures(sets: pl.DataFrame) -> pl.DataFrame:
-    """Of each target: where it is stored, a digest of it, where its people stand, and words that could name them."""
-    archives = {kind: store.Pictures(product, keep=0) for kind, product in PRODUCTS.items()}
-    found = {
-        row["image_id"]: row
-        for product in PRODUCTS.values()
-        for row in products.images(product).filter(pl.col("status") == "ok").to_dicts()
-    }
-    credits = {name: source.credit for name, source in read_sources().items()}
-    rows = []
-    for row in sets.to_dicts():
-        image = found[row["target_image_id"]]
-        others = {entry["image_id"] for pool in row["pool"] for entry in pool} | set(row["target_sources"] or ())
-        names: set[str] = set()
-        for shown in (image, *(found[image_id] for image_id in others if image_id in found)):
-            names |= captions.name_words(shown["label"], shown["path"], credits.get(shown["source"]))
-        data = archives[row["target_kind"]].bytes(image["shard"], image["key"])
-        rows.append(
-            {
-                "target_image_id": row["target_image_id"],
-                "kind": row["target_kind"],
-                "shard": image["shard"],
-                "key": image["key"],
-                "stored": hashlib.sha256(data).hexdigest(),
-                "centres": [float((box[0] + box[2]) / 2 / image["width"]) for box in np.array(row["target_boxes"])],
-                "names": sorted(names),
-            }
-        )
-    texts = dict.fromkeys(("target_image_id", "kind", "shard", "key", "stored"), pl.String)
-    return pl.DataFrame(rows, {**texts, "centres": pl.List(pl.Float64), "names": pl.List(pl.String)})
+    """Of each set: where its target is stored and its checksum, where its people stand, words that could name them."""
+    columns = ("image_id", "sha256", "width", "label", "path", "source", *PLACE)
+    images = pl.concat(products.images(of).filter(status="ok").select(columns) for of in PRODUCTS.values())
+    targets = sets.select("set_id", image_id="target_image_id")
+    references = sets.select("set_id", "pool").explode("pool").explode("pool").unnest("pool")
+    made_from = sets.select("set_id", image_id="target_sources").explode("image_id")
+    shown = pl.concat([targets, references.select("set_id", "image_id"), made_from]).unique()
+    credit = {name: source.credit for name, source in read_sources().items()}
+    named = images.join(shown, on="image_id", how="semi").select("image_id", "label", "path", "source")
+    words = [sorted(captions.name_words(label, path, credit.get(of))) for _, label, path, of in named.iter_rows()]
+    named = named.select("image_id", names=pl.Series(words, dtype=pl.List(pl.String))).explode("names").drop_nulls()
+    names = shown.join(named, on="image_id").group_by("set_id").agg(pl.col("names").unique().sort())
+    box = pl.col("target_boxes").cast(pl.Array(pl.Float64, 4)).arr
+    boxes = sets.select("set_id", "target_boxes", image_id="target_image_id").explode("target_boxes")
+    middle = boxes.join(images, on="image_id", maintain_order="left").with_columns(
+        centres=(box.get(0) + box.get(2)) / 2 / pl.col("width")
+    )
+    centres = middle.group_by("set_id", maintain_order=True).agg("centres")
+    found = targets.join(images.select("image_id", "sha256", *PLACE), on="image_id").drop("image_id")
+    found = found.join(centres, on="set_id").join(names, on="set_id", how="left")
+    return found.with_columns(pl.col("names").fill_null([]))

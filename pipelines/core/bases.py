@@ -9,15 +9,15 @@ from pydantic import Field, RootModel
 
 from pipelines.core import products
 from pipelines.core.params import Section, load
+from pipelines.core.seen import PEOPLE
 from pipelines.core.shards import digest, file_digest, tree_digest
 from umo.errors import BadInput
 from umo.model_index import adapter_config, model_files
+from umo.texts import read_json
 from umo.training.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
-
-PEOPLE = "people.json"
 
 
 class Base(Section):
@@ -82,7 +82,10 @@ def refuse_seen(base: Base, people: Iterable[str], method: str = "base") -> None
     """Raises BadInput where the base, or the method, was trained on one of the cases' people, or is not trained yet."""
     seen: dict[str, Path] = {}
     if (path := base.folder / PEOPLE).exists():
-        seen |= dict.fromkeys(json.loads(path.read_text()), path)
+        listed = read_json(path)
+        if not (isinstance(listed, dict | list) and all(isinstance(person, str) for person in listed)):
+            raise BadInput(f"{path}: does not list the people that the base has seen; correct or remove it")
+        seen |= dict.fromkeys(listed, path)
     if method in products.TRAINED_METHODS:
         path = _trained(method, products.TRAINING)
         seen |= dict.fromkeys(json.loads(path.read_text())["people"], path)

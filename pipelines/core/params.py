@@ -4,11 +4,11 @@ import difflib
 from importlib import import_module
 from pathlib import Path
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
 from umo.errors import BadInput
+from umo.texts import read_yaml
 
 PARAMS = Path("params.yaml")
 STAGES = (
@@ -36,6 +36,26 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in (int, float):
+            raise ValueError(f"input should be a number, found {value!r}")
+        return value
+
+
+def read(path: Path = PARAMS) -> dict:
+    """The sections as they are written; BadInput where the file is missing, or not YAML."""
+    try:
+        found = read_yaml(path)
+    except FileNotFoundError as error:
+        raise BadInput(f"{path}: missing; run from the repository's root") from error
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+    if not isinstance(found, dict):
+        raise BadInput(f"{path}: holds no sections")
+    return found
+
 
 def load_all(stages: tuple[str, ...], path: Path = PARAMS) -> dict[str, BaseModel]:
     """Every section, checked by the `Params` of its stage's module (`machine` by the shards' `Machine`).
@@ -43,7 +63,7 @@ def load_all(stages: tuple[str, ...], path: Path = PARAMS) -> dict[str, BaseMode
     Raises:
         BadInput: the file is missing or not YAML, a section or a key is missing, misspelt or out of range.
     """
-    found = _read(path)
+    found = read(path)
     for name in found:
         if name not in stages:
             raise BadInput(f"{path}: unknown section '{name}'{_nearest(name, stages)}")
@@ -52,7 +72,7 @@ def load_all(stages: tuple[str, ...], path: Path = PARAMS) -> dict[str, BaseMode
 
 def load(stage: str, path: Path = PARAMS) -> BaseModel:
     """One stage's section, for a stage that checks another's product against it."""
-    return _section(stage, _read(path), path)
+    return _section(stage, read(path), path)
 
 
 def model_of(section: str) -> type[BaseModel]:
@@ -68,18 +88,6 @@ def _section(stage: str, found: dict, path: Path) -> BaseModel:
     except ValidationError as error:
         faults = "; ".join(_fault(stage, fault, list(model.model_fields)) for fault in error.errors())
         raise BadInput(f"{path}: {faults}") from error
-
-
-def _read(path: Path) -> dict:
-    try:
-        found = yaml.safe_load(path.read_text())
-    except FileNotFoundError as error:
-        raise BadInput(f"{path}: missing; run from the repository's root") from error
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path}: not YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(found, dict):
-        raise BadInput(f"{path}: holds no sections")
-    return found
 
 
 def _fault(stage: str, fault: ErrorDetails, known: list[str]) -> str:

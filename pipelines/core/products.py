@@ -1,6 +1,6 @@
 """Where every product lies and how it is read: the one place where stages meet, so that none needs to know another."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +108,16 @@ def people() -> pl.DataFrame:
 
 
 def people_faces() -> pl.DataFrame:
-    """records.PEOPLE_FACES."""
-    return pl.DataFrame(records.read(PEOPLE / PEOPLE_FACES_TABLE, records.PEOPLE_FACES))
+    """records.PEOPLE_FACES, by face_id."""
+    return pl.DataFrame(records.read(PEOPLE / PEOPLE_FACES_TABLE, records.PEOPLE_FACES)).sort("face_id")
+
+
+def faces_of(people: Collection[str]) -> pl.DataFrame:
+    """records.PEOPLE_FACES of some people, by person_id and face_id: the table lies in that order, so that little more
+    than their rows is read.
+    """
+    found = scan_file(PEOPLE / PEOPLE_FACES_TABLE, records.PEOPLE_FACES)
+    return found.filter(pl.col("person_id").is_in(sorted(people))).collect()
 
 
 def sets() -> pl.DataFrame:

@@ -5,6 +5,10 @@ model files, and the code and libraries of its stage (keys.py). Its product lies
 temporary name and moved there whole, marker last; so whatever lies there under the right key is finished and right, and
 an interrupted run goes on where it stopped. Publishing to the stage's DVC output is the last step and replaces the
 output whole.
+
+A shard that has changed may be made from what it was before: its work is shown the last published product of the same
+name that the same code, libraries and params made, and takes over the pieces (pictures, scenes, crops) that are the
+same.
 """
 
 import json
@@ -13,7 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
@@ -25,6 +29,7 @@ from pipelines.core.executors import Machine, do_all
 from pipelines.core.keys import ROOT, code, versions
 from pipelines.core.publish import MARKER, publish, writing
 from umo.errors import BadInput
+from umo.files import write_text
 
 __all__ = [  # and what the stages need beside it
     "MARKER",
@@ -49,19 +54,29 @@ class Shard:
         name: folder of its product inside the stage's output; "" publishes into the output itself.
         inputs: whatever the piece reads, by name -> digest.
         task: what the stage's function needs to know of it (picklable).
+        before: set by `run`: the folder of what it was before, where that was made by the same code; see `kept_pieces`.
     """
 
     name: str
     inputs: Mapping[str, str]
     task: object = None
+    before: Path | None = None
+
+    def kept_pieces(self, pieces: Mapping[str, str]) -> set[str]:
+        """Which of these pieces (name -> digest of what it depends on) were in the product before, and the same."""
+        if self.before is None:
+            return set()
+        known = json.loads((self.before / MARKER).read_text())["pieces"]
+        return {name for name, value in pieces.items() if known.get(name) == value}
 
 
 @dataclass
 class Counts:
-    """What a shard made and what it turned away, by reason."""
+    """What a shard made, what it turned away, by reason, and the pieces that a later product may take over."""
 
     made: dict[str, int] = field(default_factory=dict)
     rejects: dict[str, int] = field(default_factory=dict)
+    pieces: Mapping[str, str] = field(default_factory=dict)
 
 
 ONE_PROCESS = Machine()
@@ -101,12 +116,15 @@ def run(
         _sweep(WORK / stage)
         pending = {shard.name: shard for shard in shards if not _finished(folders[shard.name])}
         _start(stage, len(shards), len(shards) - len(pending), out.exists())
-        jobs = {name: (shard, folders[name]) for name, shard in pending.items()}
-        do_all(stage, partial(_do, work), jobs, machine)
+        latest = _Latest(stage, out, common)
+        jobs = {name: (replace(shard, before=latest.of(name)), folders[name]) for name, shard in pending.items()}
+        do_all(stage, partial(_do, work, common), jobs, machine)
         _sweep(WORK / stage)
         for name in pending:
             _remember(folders[name])
         publish({folder: name for name, folder in folders.items()}, out)
+        if pending:
+            latest.write(folders)
         return _report(stage, folders, out)
 
 
@@ -140,7 +158,28 @@ def _finished(folder: Path) -> bool:
     )
 
 
-def _do(work: Work, job: tuple[Shard, Path]) -> None:
+class _Latest:
+    """The folders of the shards that were published last to `out`."""
+
+    def __init__(self, stage: str, out: Path, common: str) -> None:
+        self._common, self._stage = common, WORK / stage
+        self._path = self._stage / f"latest-{digest(str(out))[:8]}.json"
+        self._keys: dict[str, str] = {}
+        with suppress(FileNotFoundError, ValueError):  # without it all pieces are made anew
+            self._keys = json.loads(self._path.read_text())
+
+    def of(self, name: str) -> Path | None:
+        """The finished product of this name, if the same code, libraries and params made it."""
+        folder = self._stage / self._keys.get(name, "-")
+        whole = _finished(folder)
+        return folder if whole and json.loads((folder / MARKER).read_text()).get("common") == self._common else None
+
+    def write(self, folders: Mapping[str, Path]) -> None:
+        """These are the latest now."""
+        write_text(self._path, json.dumps({name: folder.name for name, folder in folders.items()}))
+
+
+def _do(work: Work, common: str, job: tuple[Shard, Path]) -> None:
     """One shard: temporary folder, product, marker, one rename."""
     shard, folder = job
     if _finished(folder):  # by a worker that died before it could say so
@@ -153,9 +192,11 @@ def _do(work: Work, job: tuple[Shard, Path]) -> None:
         products = sorted(path for path in temporary.rglob("*") if path.is_file())
         marker = {
             "key": folder.name,
+            "common": common,
             "shard": shard.name,
             "counts": counts.made,
             "rejects": counts.rejects,
+            "pieces": dict(counts.pieces),
             "seconds": round(time.perf_counter() - started, 3),
             "sha256": {str(path.relative_to(temporary)): read_digest(path) for path in products},
         }

@@ -1,19 +1,22 @@
 """datasets/sources.yaml: where pictures come from and on what terms."""
 
 import importlib.metadata
+import os
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-import yaml
-from pydantic import ValidationError
+from pydantic import AfterValidator, BeforeValidator, ValidationError
 
 from pipelines.core.params import Section
+from umo import formats
 from umo.errors import BadInput
+from umo.texts import fault, line_of, path_fault, read_yaml
+from umo.texts import printable as text
 
 SOURCES = Path("datasets/sources.yaml")
 PHOTOS = Path("datasets/photos")
-TRACKED = PHOTOS / "README.md"  # what git has of that folder
 WITHOUT_PHOTOS = (
     "on a machine without the photographs go on from what was pulled: "
     "dvc repro --allow-missing --downstream train@mimr (docs/versions.md); else correct its path"
@@ -21,16 +24,31 @@ WITHOUT_PHOTOS = (
 Consent = Literal["unknown", "public", "research", "given"]
 Kind = Literal["folder", "archive", "table", "uno", "video"]
 SUFFIXES: dict[Kind, frozenset[str]] = {
-    "folder": frozenset({".jpg", ".jpeg", ".png", ".webp", ".pgm", ".ppm", ".bmp", ".tif", ".tiff"}),
-    "archive": frozenset({".tar", ".tgz", ".gz"}),
-    "table": frozenset({".parquet", ".arrow"}),
+    "folder": frozenset(suffix for suffixes in formats.SUFFIXES.values() for suffix in suffixes),
+    "archive": frozenset({".tar", ".tgz", ".gz", ".tbz2", ".bz2", ".txz", ".xz", ".tzst", ".zst"}),
+    "table": frozenset({".parquet", ".arrow", ".feather", ".ipc"}),
     "uno": frozenset({".json"}),
-    "video": frozenset(
-        {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".ogv"}
-    ),
+    "video": frozenset({".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".flv", ".wmv", ".ogv"})
+    | {".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts"},
 }
 DRAWN = "drawn"  # of a synthesised picture made from no photograph: it shows nobody who could be asked
 CONSENT_WEAKEST_FIRST: tuple[str, ...] = (*get_args(Consent), DRAWN)
+
+
+def _can_be_opened(path: object) -> object:
+    if path == "":
+        raise ValueError("names nothing: give a path")
+    if isinstance(path, str) and (bad := path_fault(path)):
+        raise ValueError(bad)
+    return path
+
+
+def _is_pattern(include: str) -> str:
+    try:
+        next(Path(os.devnull).glob(include), None)
+    except (ValueError, NotImplementedError) as error:
+        raise ValueError(f"is no pattern below a folder ({str(error).lower()}): write one such as **/*.jpg") from error
+    return include
 
 
 class Source(Section):
@@ -54,10 +72,10 @@ class Source(Section):
     note: who is shown and who is not, for the data-set card.
     """
 
-    path: Path
+    path: Annotated[Path, BeforeValidator(_can_be_opened)]
     package: str | None = None
     kind: Kind | None = None
-    include: str = "**/*"
+    include: Annotated[str, AfterValidator(_is_pattern)] = "**/*"
     image_column: str = "image"
     licence_column: str | None = None
     consent_column: str | None = None
@@ -139,22 +157,31 @@ def _kind(root: Path) -> Kind:
     return next((kind for kind, suffixes in SUFFIXES.items() if root.suffix.lower() in suffixes), "folder")
 
 
-def text(name: str) -> str:
-    """A name as one line of text: what cannot be printed (also bytes that are not UTF-8) is written out."""
-    if name.isprintable():
-        return name
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
-
-
 def read_sources(path: Path = SOURCES) -> dict[str, Source]:
     """The sources by name; raises BadInput where the file is missing, not YAML, or has a wrong key or value."""
     try:
-        entries = yaml.safe_load(path.read_text())
-        return {name: Source(**entry) for name, entry in entries.items()}
+        entries = read_yaml(path)
     except FileNotFoundError as error:
         raise BadInput(f"{path}: missing; describe your photographs there (datasets/README.md)") from error
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    if not isinstance(entries, dict) or not entries:
+        raise BadInput(f"{path}: not a mapping of names to sources (datasets/README.md shows one)")
+    return {name: _source(path, name, entry) for name, entry in entries.items()}
+
+
+def _source(path: Path, name: str, entry: object) -> Source:
+    if bad := fault(name, name=True) or (None if name.strip() else "is empty"):
+        raise BadInput(f"{path}:{line_of(path, [name])}: a source's name {bad}: write another")
+    try:
+        return Source.model_validate(entry)
     except ValidationError as error:
-        faults = "; ".join(f"'{'.'.join(map(str, fault['loc']))}': {fault['msg']}" for fault in error.errors())
-        raise BadInput(f"{path}: {faults} (datasets/README.md describes the keys)") from error
-    except (yaml.YAMLError, AttributeError, TypeError) as error:
-        raise BadInput(f"{path}: not a mapping of names to sources ({' '.join(str(error).split())})") from error
+        first = error.errors()[0]
+        said = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
+        if first["type"] not in ("value_error", "missing"):
+            said = f"{said}, found {first['input']!r}"
+        if first["type"] in ("string_type", "path_type") and isinstance(first["input"], int | float | date):
+            said = f"{said}: put it in quotes"
+        where = f"{path}:{line_of(path, [name, *first['loc']])}: source '{name}'"
+        keys = "".join(f": '{key}'" for key in first["loc"])
+        raise BadInput(f"{where}{keys}: {said} (datasets/README.md describes the keys)") from error

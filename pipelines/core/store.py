@@ -1,21 +1,27 @@
-"""Shards of pictures: `images.parquet` (who and what) beside `images.tar` (the bytes), in a folder a shard."""
+"""Shards of pictures: `images.parquet` (who, what and where) beside `images.tar` (the bytes), in a folder a shard.
 
+A row says where in the tar its picture lies, so that any picture is read by itself: no tar is ever listed.
+"""
+
+import hashlib
 import io
+import os
 import tarfile
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from pipelines.core.products import IMAGES_TABLE, PICTURES
 from umo import records
-from umo.errors import BadInput
 from umo.images import ImageError, read_image
+
+_OPEN_TARS = 64
+_PLACE = ("shard", "offset", "size", "sha256")
 
 
 def write(folder: Path, rows: Sequence[Mapping[str, object]], pictures: Mapping[str, bytes]) -> None:
@@ -27,18 +33,24 @@ def write(folder: Path, rows: Sequence[Mapping[str, object]], pictures: Mapping[
 
 
 class Writer:
-    """`write` for a shard that is larger than memory: pictures go to the tar one by one, `rows` are written last."""
+    """`write` for a shard that is larger than memory: pictures go to the tar one by one, `rows` are written last.
+
+    Where a picture lies, and the checksum of its bytes, are filled in here.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.rows: list[Mapping[str, object]] = []
         self._folder = folder
+        self._stored: dict[object, dict[str, object]] = {}
         self._archive = tarfile.open(folder / PICTURES, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
 
     def add(self, name: str, data: bytes) -> None:
         """Append a picture."""
         member = tarfile.TarInfo(name)
         member.size = len(data)
+        place = self._archive.offset + tarfile.BLOCKSIZE  # after the header, which is one block in USTAR
         self._archive.addfile(member, io.BytesIO(data))
+        self._stored[name] = {"offset": place, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
     def __enter__(self) -> "Writer":
         return self
@@ -46,66 +58,47 @@ class Writer:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self._archive.close()
         if error is None:
-            records.write(self._folder / IMAGES_TABLE, self.rows, records.IMAGES)
+            nowhere = dict.fromkeys(("offset", "size", "sha256"))
+            rows = [{**row, **self._stored.get(row["key"], nowhere)} for row in self.rows]
+            records.write(self._folder / IMAGES_TABLE, rows, records.IMAGES)
 
 
-def places(product: Path, shard: str) -> dict[str, tuple[int, int]]:
-    """Where the pictures of a shard lie in its tar: key -> offset and length in bytes.
+def picture_bytes(tar: BinaryIO, row: Mapping, prefix: str = "") -> bytes:
+    """The stored bytes of a picture, by its row of records.IMAGES; raises ImageError where the tar has others there.
 
-    Raises BadInput where the tar is missing or damaged.
+    Args:
+        prefix: of the row's keys.
     """
-    path = product / shard / PICTURES
-    try:
-        with tarfile.open(path) as archive:
-            return {member.name: (member.offset_data, member.size) for member in archive}
-    except (OSError, tarfile.TarError) as error:
-        raise BadInput(f"{path}: not a readable tar ({error}); remove it and run dvc repro") from error
-
-
-class Archive:
-    """A shard's tar, open, with a list of what is in it: of one that is cut short, what comes before the cut.
-
-    Raises BadInput where it is no tar.
-    """
-
-    def __init__(self, path: Path) -> None:
-        try:
-            self._tar = tarfile.open(path, "r:")  # noqa: SIM115
-        except tarfile.ReadError as error:
-            raise BadInput(f"{path}: not a readable tar ({error}); remove it and run dvc repro") from error
-        self._path, self._members = path, dict[str, tarfile.TarInfo]()
-        with suppress(tarfile.ReadError):
-            for member in self._tar:
-                self._members[member.name] = member
-
-    def bytes(self, key: str) -> bytes:
-        """A member; raises ImageError where it is not there, or not whole."""
-        try:
-            file = self._tar.extractfile(self._members[key])
-            return file.read() if file else b""
-        except (KeyError, tarfile.ReadError) as error:
-            raise ImageError(f"not whole in {self._path}: remove that and run dvc repro") from error
-
-    def close(self) -> None:
-        self._tar.close()
+    data = os.pread(tar.fileno(), row[f"{prefix}size"], row[f"{prefix}offset"])
+    if hashlib.sha256(data).hexdigest() != row[f"{prefix}sha256"]:
+        raise ImageError(f"not in {tar.name} as it was stored there: remove that and run dvc repro")
+    return data
 
 
 class Pictures:
-    """Pictures of a product by shard and key; tars stay open, decoded pictures are kept for a while."""
+    """Pictures of a product by their rows of records.IMAGES; tars stay open, decoded pictures are kept for a while.
+
+    Raises ImageError where a tar has not what was stored, OSError where there is none.
+    """
 
     def __init__(self, product: Path, keep: int = 256) -> None:
         self._product = product
-        self._archives: dict[str, Archive] = {}
-        self.read = lru_cache(keep)(self._read)
+        self._tar = lru_cache(_OPEN_TARS)(self._opened)
+        self._decoded = lru_cache(keep)(self._read)
 
-    def bytes(self, shard: str, key: str) -> bytes:
-        """The stored bytes of a picture; errors as of `Archive`."""
-        if shard not in self._archives:
-            self._archives[shard] = Archive(self._product / shard / PICTURES)
-        return self._archives[shard].bytes(key)
+    def bytes(self, row: Mapping) -> bytes:
+        """The stored bytes of a picture."""
+        return picture_bytes(self._tar(row["shard"]), row)
 
-    def _read(self, shard: str, key: str) -> np.ndarray:
-        picture = read_image(self.bytes(shard, key))
+    def read(self, row: Mapping) -> np.ndarray:
+        """(H, W, 3) uint8 RGB, not to be written to."""
+        return self._decoded(*(row[name] for name in _PLACE))
+
+    def _opened(self, shard: str) -> BinaryIO:
+        return (self._product / shard / PICTURES).open("rb")
+
+    def _read(self, *place: object) -> np.ndarray:
+        picture = read_image(self.bytes(dict(zip(_PLACE, place, strict=True))))
         picture.flags.writeable = False
         return picture
 
@@ -125,28 +118,30 @@ def iterate(
     max_side: int | None = None,
     describe: Callable[[np.ndarray], dict] = lambda picture: {},
     ahead: int = 16,
+    without: Collection[str] = (),
 ) -> Iterator[Opened]:
     """Rows of a shard with their pictures, in order, read, decoded and described in a thread while the caller works.
 
     Args:
+        without: image_ids of rows that are passed over.
         max_side: as `read_image` takes it: a much longer JPEG comes out smaller than it is stored.
         ahead: pictures that may wait for the caller.
     """
     rows = records.read(folder / IMAGES_TABLE, records.IMAGES).to_pylist()
-    with closing(Archive(folder / PICTURES)) as archive, ThreadPoolExecutor(1) as reader:
+    with (folder / PICTURES).open("rb") as tar, ThreadPoolExecutor(1) as reader:
 
         def opened(row: dict) -> Opened:
             if not row["key"]:
                 return Opened(row, None, row["error"], {}, b"")
             try:
-                data = archive.bytes(row["key"])
+                data = picture_bytes(tar, row)
                 picture = read_image(data, max_side=max_side)
             except ImageError as error:
                 return Opened(row, None, str(error), {}, b"")
             return Opened(row, picture, row["error"], describe(picture), data)
 
         waiting: deque[Future[Opened]] = deque()
-        for row in rows:
+        for row in (row for row in rows if row["image_id"] not in without):
             waiting.append(reader.submit(opened, row))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()

@@ -8,6 +8,7 @@ removed by `forget` itself.
 import base64
 import csv
 import io
+import re
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from umo.errors import BadInput
 from umo.files import write_text
 from umo.quality import perceptual_hash
+from umo.texts import read_text
 
 TOMBSTONES = Path("datasets/tombstones.csv")
 COLUMNS = ("image_id", "phash", "embedder", "embedding")
@@ -55,7 +57,10 @@ class Tombstones:
         """The tombstones of a file, none where there is no file; raises BadInput where a row does not fit."""
         if not path.exists():
             return cls()
-        lines = list(csv.reader(io.StringIO(path.read_text())))
+        try:
+            lines = list(csv.reader(io.StringIO(read_text(path))))
+        except csv.Error as error:
+            raise BadInput(f"{path}: not CSV ({error}); restore it from git") from error
         if not lines or tuple(lines[0]) != COLUMNS:
             raise BadInput(f"{path}: first line must be {','.join(COLUMNS)}; restore it from git")
         for number, line in enumerate(lines[1:], 2):
@@ -125,10 +130,10 @@ def unpadded(picture: np.ndarray, pad: float) -> np.ndarray:
 
 
 def _fits(line: list[str]) -> bool:
-    if len(line) != len(COLUMNS) or len(line[0]) != 64 or len(line[1]) not in (0, 16):
+    if len(line) != len(COLUMNS) or not re.fullmatch("[0-9a-f]{64},([0-9a-f]{16})?", ",".join(line[:2])):
         return False
     try:
-        int(line[0], 16), int(line[1] or "0", 16), base64.b64decode(line[3], validate=True)
+        centre = np.frombuffer(base64.b64decode(line[3], validate=True), np.float16)
     except ValueError:
         return False
-    return bool(line[2]) == bool(line[3])
+    return bool(line[2]) == bool(centre.size) and bool(np.isfinite(centre).all())

@@ -112,8 +112,13 @@ recognition on them, and delete a person's rows when asked.
 
 
 def _table(names: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
-    heading, *lines = (f"| {' | '.join(map(str, row))} |" for row in (names, *rows))
+    heading, *lines = (f"| {' | '.join(map(_cell, row))} |" for row in (names, *rows))
     return "\n".join([heading, "|---" * len(names) + "|", *lines])
+
+
+def _cell(value: object) -> str:
+    """What somebody wrote of a source must neither end its cell nor be taken for HTML."""
+    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _counts(sets: pl.DataFrame) -> str:

@@ -1,7 +1,7 @@
 """Parts of a data set: which sets become one file, and the writing of it with their pictures."""
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import lru_cache, partial
@@ -12,12 +12,15 @@ import polars as pl
 
 from pipelines.core import products, store
 from pipelines.core.ledger import SPLITS
-from pipelines.core.shards import Counts, Shard, digest, file_digest
+from pipelines.core.shards import Counts, Shard, digest
 from pipelines.export.formats import parquet, uno, webdataset
 from pipelines.export.references import References, crops_name
 from umo.errors import BadInput
+from umo.images import ImageError
 
 _OPEN_TARS = 64
+# Where a target is stored; what it looks like is known by its target_sha256.
+PLACE = ("target_shard", "target_key", "target_offset", "target_size")
 
 
 class Part(NamedTuple):
@@ -32,8 +35,8 @@ def place(sets: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Where the pictures of sets lie.
 
     Returns:
-        The sets with `target_product`, `target_shard`, `target_key` and `sources`; and their references, each once:
-        face_id, image_id, product, shard, key, source.
+        The sets with PLACE, `target_product`, `target_sha256` and `sources`; and their references, each once: face_id,
+        image_id, product, shard, key, offset, size, sha256, source.
 
     Raises:
         BadInput: there are no sets, or a picture of theirs is not among the pictures.
@@ -44,13 +47,13 @@ def place(sets: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     pictures = pl.concat(
         products.images(product)
         .filter(pl.col("status") == "ok")
-        .select("image_id", "shard", "key", "source", product=pl.lit(product.name))
+        .select("image_id", "shard", "key", "offset", "size", "sha256", "source", product=pl.lit(product.name))
         for product in (products.INGESTED, products.SYNTHESISED)
     )
     entries = sets.select("set_id", "pool").explode("pool").explode("pool").unnest("pool")
     references = entries.select("face_id", "image_id").unique("face_id").join(pictures, on="image_id", how="left")
-    where = pictures.rename({name: f"target_{name}" for name in ("image_id", "product", "shard", "key")})
-    placed = sets.join(where.drop("source"), on="target_image_id", how="left", maintain_order="left")
+    where = pictures.select(pl.exclude("source").name.prefix("target_"))
+    placed = sets.join(where, on="target_image_id", how="left", maintain_order="left")
     for frame, shard, image in ((references, "shard", "image_id"), (placed, "target_shard", "target_image_id")):
         lost = frame.filter(pl.col(shard).is_null())[image].sort()
         if len(lost):
@@ -65,39 +68,52 @@ def place(sets: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     return placed.join(sources, on="set_id", how="left", maintain_order="left"), references
 
 
-def plan(rows_per_file: int, sets: pl.DataFrame, references: pl.DataFrame, crops: Mapping[str, str]) -> list[Shard]:
+def numbered(sets: pl.DataFrame, rows_per_file: int) -> pl.DataFrame:
+    """The sets with `part`: the first bits of their ids, in each split as few as leave no part with more rows.
+
+    So a set stays in its part whatever comes or goes beside it; once in a doubling of a split, its parts are halved.
+    """
+    head = pl.col("set_id").str.slice(1, 8).str.to_integer(base=16)  # ids are hexadecimal digits of a hash, after an s
+    found = []
+    for of_split in sets.partition_by("split", maintain_order=True):
+        for bits in range(25):
+            parted = of_split.with_columns(part=head // 2 ** (32 - bits))
+            if parted["part"].value_counts()["count"].to_numpy().max() <= rows_per_file:
+                break
+        found.append(parted)
+    return pl.concat(found)
+
+
+def plan(sets: pl.DataFrame, references: pl.DataFrame, looks: pl.DataFrame) -> list[Shard]:
     """The files to write; a part's key holds what its sets say, and the pictures that they show.
 
     Args:
-        crops: name -> digest of what decides how its crops look.
+        sets: with `part`.
+        looks: face_id, look: what decides how a reference's crop looks.
     """
-    tars: dict[str, str] = {}
-    offsets = []
-    for product, shard in sets.select("target_product", "target_shard").unique().sort(pl.all()).iter_rows():
-        folder = products.DATASETS / product
-        tars[f"{product}/{shard}"] = file_digest(folder / shard / products.PICTURES)
-        offsets += [(product, shard, key, *where) for key, where in store.places(folder, shard).items()]
-    names = ["target_product", "target_shard", "target_key", "target_offset", "target_size"]
-    sets = sets.join(pl.DataFrame(offsets, names, orient="row"), on=names[:3], how="left", maintain_order="left")
     jpegs = sets.group_by("n").agg(pl.col("target_key").str.ends_with(".jpg").all()).sort("n")
     suffixes = {n: ".jpg" if alone else ".png" for n, alone in jpegs.iter_rows()}
-    names_of_crops = {row["face_id"]: crops_name(row["product"], row["shard"]) for row in references.to_dicts()}
+    places = references.select("face_id", crops=crops_name())
     parts = []
-    for split in SPLITS:
-        rows = sets.filter(pl.col("split") == split)
-        for start in range(0, rows.height, rows_per_file):
-            part = rows[start : start + rows_per_file]
-            faces = part["pool"].explode().explode().struct.field("face_id").unique().sort().to_list()
-            mine = {face: names_of_crops[face] for face in faces}
-            shown = (part["target_product"] + "/" + part["target_shard"]).unique().sort()
-            inputs = {
-                "sets": digest(part.write_json(), suffixes),
-                "targets": digest([(name, tars[name]) for name in shown]),
-                "references": digest([(name, crops[name]) for name in sorted(set(mine.values()))]),
-            }
-            name = f"{split}-{start // rows_per_file:05d}"
-            parts.append(Shard(name, inputs, Part(part, mine, suffixes)))
+    for (split, number), rows in sorted(sets.partition_by("split", "part", as_dict=True).items(), key=_in_order):
+        shown = rows.select(face_id=pl.col("pool").explode().explode().struct.field("face_id")).unique()
+        inputs = {
+            "sets": digest(frame_digest(rows.drop("part", *PLACE)), suffixes),
+            "references": frame_digest(shown.join(looks, on="face_id").sort("face_id")),
+        }
+        mine = dict(shown.join(places, on="face_id").sort("face_id").iter_rows())
+        parts.append(Shard(f"{split}-{number:05d}", inputs, Part(rows, mine, suffixes)))
     return parts
+
+
+def _in_order(item: tuple[tuple, pl.DataFrame]) -> tuple[int, int]:
+    (split, number), _ = item
+    return SPLITS.index(split), number
+
+
+def frame_digest(frame: pl.DataFrame) -> str:
+    """sha256 of a table's rows, in whatever chunks they lie in memory."""
+    return hashlib.sha256(frame.write_ndjson().encode()).hexdigest()
 
 
 def write_part(formats: Sequence[str], crops: Path, shard: Shard, folder: Path) -> Counts:
@@ -131,14 +147,16 @@ def _tar(product: str, shard: str) -> Path:
 
 def _set(row: dict, references: References, opened: Callable[[str, str], BinaryIO]) -> dict:
     """A set with its pictures: a row of parquet.COLUMNS; `opened` gives the tar of a product and shard."""
-    place, key, size = (row["target_product"], row["target_shard"]), row["target_key"], row["target_size"]
-    if size is None:
+    place, key = (row["target_product"], row["target_shard"]), row["target_key"]
+    try:
+        target = store.picture_bytes(opened(*place), row, "target_")
+    except ImageError as error:
         path = _tar(*place)
-        raise BadInput(f"{path}: {key} is not in it; remove {path.parent} and run dvc repro")
+        raise BadInput(f"{path}: {key}: {error}; remove {path.parent} and run dvc repro") from error
     pools = [[references.get(entry["face_id"]) for entry in pool] for pool in row["pool"]]
     recall = [[entry["recall"] for entry in pool] for pool in row["pool"]]
     return {name: row[name] for name in parquet.COLUMNS if name in row} | {
-        "target": {"bytes": os.pread(opened(*place).fileno(), size, row["target_offset"]), "path": key},
+        "target": {"bytes": target, "path": key},
         "references": [pool[0][0] for pool in pools],
         "reference_landmarks": [pool[0][1] for pool in pools],
         "reference_recall": [pool[0] for pool in recall],

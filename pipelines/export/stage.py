@@ -25,8 +25,8 @@ from pipelines.core.shards import run as run_shards
 from pipelines.core.sources import SOURCES, read_sources
 from pipelines.export.card import data_set_card
 from pipelines.export.formats import croissant, uno, webdataset
-from pipelines.export.parts import place, plan, write_part
-from pipelines.export.references import Cut, crop_shards, cut_references
+from pipelines.export.parts import numbered, place, plan, write_part
+from pipelines.export.references import Cut, crop_shards, cut_references, with_looks
 from pipelines.export.sheets import contact_sheet
 from umo.images import encode_jpeg, read_image
 
@@ -42,7 +42,7 @@ class Params(Section):
         uno (UNO's training JSON with files beside it), croissant (a description that loaders read).
     reference_crop: side of the square cut around a reference's face, in sides of its box.
     reference_side: a larger crop is scaled down to it (pixels).
-    rows_per_file: sets a Parquet file, and at most a tar.
+    rows_per_file: at most so many sets a Parquet file, and a tar; a set's file is chosen by its id.
     """
 
     formats: tuple[Format, ...]
@@ -61,15 +61,14 @@ class Params(Section):
 def run(params: Params, machine: Machine) -> None:
     """Write the kept sets of datasets/curated with their pictures."""
     with writing("export"):
-        sets, references = place(products.captioned_sets().sort("set_id"))
-        crops = crop_shards(references)
+        sets, found = place(products.captioned_sets().sort("set_id"))
+        references = with_looks(found)
         # A worker of several leaves the other cores to the others.
         threads = (os.cpu_count() or 1) if machine.executor == "serial" else 1
         cut = Cut(factor=params.reference_crop, max_side=params.reference_side)
+        crops = crop_shards(references)
         run_shards("export", partial(cut_references, cut, threads), crops, CROPS, params=cut, machine=machine)
-        # Not which faces are wanted of them: that changes the look of none.
-        looks = {one.name: digest(one.inputs["pictures"], one.inputs["faces"], cut.model_dump()) for one in crops}
-        parts = plan(params.rows_per_file, sets, references, looks)
+        parts = plan(numbered(sets, params.rows_per_file), references, references.select("face_id", "look"))
         run_shards("export", partial(write_part, params.formats, CROPS), parts, PARTS, params=params, machine=machine)
         described = {"parts": digest([(part.name, part.inputs) for part in parts])}
         described |= {path.name: file_digest(path) for path in (products.CURATED / products.FUNNEL, SOURCES)}
@@ -90,7 +89,7 @@ def _write_whole(params: Params, sets: pl.DataFrame, shard: Shard, folder: Path)
         sums = dict(zip(files, pool.map(file_digest, files.values()), strict=True))
     contents = digest(sorted(sums.items()))[:16]
     for split in SPLITS:
-        if (first := PARTS / f"{split}-00000" / f"{split}-00000.parquet").exists():
+        if first := min(PARTS.glob(f"*/{split}-*.parquet"), default=None):
             _write_sheet(first, folder / f"contact_sheet_{split}.jpg")
     if "webdataset" in params.formats:
         (folder / webdataset.FOLDER).mkdir()

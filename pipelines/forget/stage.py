@@ -6,7 +6,6 @@ them; a scan of everything (pipelines/forget/scan.py). A killed one is finished 
 """
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from pipelines.forget import elsewhere, purge, traces
 from pipelines.forget.execute import finish, left_to_do, wanted
 from pipelines.forget.note import NOTE, Note
 from pipelines.forget.scan import Scan
-from pipelines.service.commands import ask
+from pipelines.service import graph
 from pipelines.service.leftovers import refuse_others
 from pipelines.service.overrides import drop
 from pipelines.service.repository import LOCK
@@ -89,7 +88,7 @@ def _plan(options: argparse.Namespace) -> Note:
     asked = {"drop_models": options.drop_models, "delete_originals": options.delete_originals}
     if not options.person and not options.photo:
         return _of_tombstones(asked)
-    if stale := json.loads(ask("status", "--json", *FOUND_BY)):
+    if stale := graph.changed(Path(), *FOUND_BY):
         names = ", ".join(sorted(stale))
         raise BadInput(f"not up to date: {names}; somebody in new photographs would be missed: run dvc repro identify")
     measure, pad = load("measure").model_dump(), load("ingest").model_dump()["tight_crop_pad"]

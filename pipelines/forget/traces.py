@@ -94,7 +94,7 @@ def _looks(image_ids: Collection[str], pad: float) -> dict[str, tuple[str, str]]
     rows = images.filter((pl.col("status") == "ok") & pl.col("image_id").is_in(list(image_ids))).sort("image_id")
     found = {}
     for row in rows.iter_rows(named=True):
-        picture = pictures.read(row["shard"], row["key"])
+        picture = pictures.read(row)
         if row["source"] in sources and sources[row["source"]].tight_crop:
             picture = unpadded(picture, pad)
         found[row["image_id"]] = (perceptual_hash(picture), perceptual_hash(_padded(picture, pad)))

@@ -7,6 +7,7 @@ import polars as pl
 import pyarrow as pa
 
 from pipelines.core.ledger import SPLITS, Ledger, numbers
+from pipelines.identify.corrected import Corrected
 from umo import records
 from umo.people import neighbours
 from umo.people.clustering import sums_of
@@ -28,8 +29,8 @@ class Reasons:
     """Why rows are turned away: the first reason of each stays."""
 
     def __init__(self, count: int) -> None:
-        self._texts: list[str | None] = [None]
-        self._code = np.zeros(count, np.int16)
+        self._codes: dict[str, int] = {}  # from 1
+        self._code = np.zeros(count, np.int32)
 
     @property
     def none(self) -> np.ndarray:
@@ -38,20 +39,18 @@ class Reasons:
 
     def give(self, rows: np.ndarray, text: str) -> None:
         """Give a reason to rows, by a mask (n,) or by indices."""
-        hit = np.zeros(len(self._code), bool)
-        hit[rows] = True
-        if text not in self._texts:
-            self._texts.append(text)
-        self._code[hit & self.none] = self._texts.index(text)
+        chosen = np.flatnonzero(rows) if rows.dtype == bool else rows
+        code = self._codes.setdefault(text, len(self._codes) + 1)
+        self._code[chosen[self._code[chosen] == 0]] = code
 
     def texts(self) -> pl.Series:
         """(n,) strings, null for none."""
-        return pl.Series(self._texts, dtype=pl.String)[self._code]
+        return pl.Series([None, *self._codes], dtype=pl.String)[self._code]
 
     def counts(self) -> dict[str, int]:
         """Rows by reason."""
-        counts = np.bincount(self._code, minlength=len(self._texts)).tolist()
-        return {text: count for text, count in zip(self._texts, counts, strict=True) if text and count}
+        counts = np.bincount(self._code, minlength=len(self._codes) + 1)[1:].tolist()
+        return {text: count for text, count in zip(self._codes, counts, strict=True) if count}
 
 
 class People:
@@ -71,7 +70,7 @@ class People:
         bounds: Bounds,
         faces: pl.DataFrame,
         vectors: np.ndarray,
-        cluster: np.ndarray,
+        found: Corrected,
         reasons: Reasons,
         ledger: Ledger,
     ) -> None:
@@ -79,12 +78,13 @@ class People:
         Args:
             faces: face_id, image_id (n,), by face_id.
             vectors: (n, d) unit vectors.
-            cluster: (n,) from 0; -1 for a face that was turned away.
+            found: clusters of the faces.
         """
-        self.bounds, self.faces, self.reasons = bounds, faces, reasons
-        self.names, self.person = self._named(cluster, ledger)
+        self.bounds, self.faces, self.reasons, self.elsewhere = bounds, faces, reasons, found.elsewhere
+        self.names, self.person = self._named(found, ledger)
         self.person_reasons = Reasons(len(self.names))
-        self.centre, self.cosine = self._settle(vectors)
+        self._obey(found)
+        self.centre, self.cosine = self._settle(vectors, found)
         self._drop_people_of_few_faces()
         self.nearest, self.nearest_cosine, alike = self._nearest()
         self.joined = self.person_reasons.none
@@ -92,28 +92,60 @@ class People:
         self._drop_people_of_few_faces()
         self.split = np.full(len(self.names), -1)
 
-    def _named(self, cluster: np.ndarray, ledger: Ledger) -> tuple[pl.Series, np.ndarray]:
-        given = np.flatnonzero(cluster >= 0)
-        dense = np.unique(cluster[given], return_inverse=True)[1]
-        names = pl.Series(ledger.names(self.faces["face_id"][given], dense), dtype=pl.String)
+    def _named(self, found: Corrected, ledger: Ledger) -> tuple[pl.Series, np.ndarray]:
+        given = np.flatnonzero(found.cluster >= 0)
+        dense = np.unique(found.cluster[given], return_inverse=True)[1]
+        here = found.naming[given]
+        names = ledger.names(self.faces["face_id"][given[here]], dense[here])
         rank = names.rank("ordinal").to_numpy().astype(np.int64) - 1
-        person = np.full(len(cluster), -1)
+        person = np.full(len(found.cluster), -1)
         person[given] = rank[dense]
         return names.sort(), person
 
-    def _settle(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Centres (p, d) of the faces that are near them, and the cosines (n,) to them; the others become outliers."""
-        count, given = len(self.names), np.flatnonzero(self.person >= 0)
-        centre = unit(sums_of(vectors, self.person, count))
-        near = neighbours.products(vectors, centre, given, self.person[given]) >= self.bounds.min_face_cosine
-        close = np.full(len(self.person), -1)
-        close[given[near]] = self.person[given[near]]
-        some = np.bincount(close[close >= 0], minlength=count) > 0
-        centre[some] = unit(sums_of(vectors, close, count)[some])
-        cosine = np.full(len(self.person), np.nan, np.float32)
-        cosine[given] = neighbours.products(vectors, centre, given, self.person[given])
+    def _obey(self, found: Corrected) -> None:
+        """Give the reasons of corrections."""
+        for person_id, faces, text in found.dropped:
+            if len(known := (self.names == person_id).arg_true()):
+                self.person_reasons.give(known.to_numpy(), text)
+            else:  # whoever has their faces now has others too
+                self.reasons.give(faces, text)
+        gone = np.flatnonzero(found.elsewhere)
+        for label, row in found.joined.items():
+            theirs = gone[found.cluster[gone] == label]
+            self.reasons.give(theirs, f"{row.action} by {row.where}: the person keeps another split")
+
+    def _settle(self, vectors: np.ndarray, found: Corrected) -> tuple[np.ndarray, np.ndarray]:
+        """Centres (p, d) of the faces that are near them, and the cosines (n,) to them; the others become outliers.
+
+        Of joined clusters, the faces need only be near their own: who says that two unlike faces are one knows more.
+        """
+        centre, cosine = self._centres(vectors, self.person, len(self.names))
         far = cosine < self.bounds.min_face_cosine
+        if joined := list(found.joined):
+            part = np.where(np.isin(found.cluster, joined), found.part, -1)
+            far = np.where(part >= 0, self._centres(vectors, part)[1] < self.bounds.min_face_cosine, far)
+            near = np.where((part >= 0) & ~far & self.reasons.none, self.person, -1)
+            again = np.unique(near[near >= 0])
+            centre[again] = unit(sums_of(vectors, near, len(self.names))[again])
+            given = np.flatnonzero(part >= 0)
+            cosine[given] = neighbours.products(vectors, centre, given, self.person[given])
         self.reasons.give(far, f"cosine to the person's centre below {self.bounds.min_face_cosine}")
+        return centre, cosine
+
+    def _centres(
+        self, vectors: np.ndarray, label: np.ndarray, count: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Of labels (n,), -1 for none: centres (p, d) of the faces that are near them; cosines (n,), NaN for none."""
+        given = np.flatnonzero(label >= 0)
+        sums = sums_of(vectors, label, count)
+        centre = unit(sums)
+        near = neighbours.products(vectors, centre, given, label[given]) >= self.bounds.min_face_cosine
+        close = np.full(len(label), -1)
+        close[given[near]] = label[given[near]]
+        some = np.bincount(close[close >= 0], minlength=len(sums)) > 0
+        centre[some] = unit(sums_of(vectors, close, len(sums))[some])
+        cosine = np.full(len(label), np.nan, np.float32)
+        cosine[given] = neighbours.products(vectors, centre, given, label[given])
         return centre, cosine
 
     def kept(self) -> np.ndarray:
@@ -163,33 +195,33 @@ class People:
         """
         from scipy.cluster.hierarchy import DisjointSet
 
-        # People who are not kept are alone in theirs.
-        components = DisjointSet(range(len(self.names)))
-        for one, other in alike.tolist():
-            components.merge(one, other)
+        kept = self.kept_of_kept()
+        shown = pl.DataFrame({"image_id": self.faces["image_id"][kept], "person": self.person[kept]}).unique()
+        shown = shown.sort("image_id", "person").with_columns(first=pl.col("person").min().over("image_id"))
+        shared = shown.filter(pl.col("person") != pl.col("first")).select("image_id", "first", "person")
+        pairs = shared.select("first", "person").to_numpy()
+        component = _components(np.concatenate([alike, pairs]), len(self.names))
+        # One picture after the other only where it matters: what is small enough with all of them in, is so anyway.
+        large = np.bincount(component, minlength=len(component))[component] > self.bounds.max_component
+        if not large.any():
+            return component
+        sets = DisjointSet(np.flatnonzero(large).tolist())
+        for one, other in alike[large[alike[:, 0]]].tolist():
+            sets.merge(one, other)
         too_large = []
-        for image_id, people in self._shared_pictures():
-            roots = {components[person] for person in people}
-            if len(roots) > 1 and sum(map(components.subset_size, roots)) > self.bounds.max_component:
+        doubtful = shared.filter(large[pairs[:, 0]]).group_by("image_id", "first", maintain_order=True).agg("person")
+        for image_id, first, others in doubtful.iter_rows():
+            roots = {sets[person] for person in (first, *others)}
+            if len(roots) > 1 and sum(map(sets.subset_size, roots)) > self.bounds.max_component:
                 too_large.append(image_id)
             else:
-                for person in people[1:]:
-                    components.merge(people[0], person)
-        if too_large:
-            kept = self.kept_of_kept()
-            dropped = kept[self.faces["image_id"][kept].is_in(too_large).to_numpy()]
-            self.reasons.give(dropped, f"its picture would weld more than {self.bounds.max_component} people")
-        root = np.fromiter(map(components.__getitem__, range(len(self.names))), np.int64, len(self.names))
-        least = np.full(len(root), len(root))
-        np.minimum.at(least, root, np.arange(len(root)))
-        return least[root]
-
-    def _shared_pictures(self) -> list[tuple[str, list[int]]]:
-        """image_id and people of the pictures with several people who are kept, by image_id."""
-        kept = self.kept_of_kept()
-        shown = pl.DataFrame({"image_id": self.faces["image_id"][kept], "person": self.person[kept]})
-        people = shown.group_by("image_id").agg(pl.col("person").unique().sort())
-        return people.filter(pl.col("person").list.len() > 1).sort("image_id").rows()
+                for person in others:
+                    sets.merge(first, person)
+        dropped = kept[self.faces["image_id"][kept].is_in(too_large).to_numpy()]
+        self.reasons.give(dropped, f"its picture would weld more than {self.bounds.max_component} people")
+        for subset in sets.subsets():
+            component[list(subset)] = min(subset)
+        return component
 
     def draw(self, ledger: Ledger, fractions: dict[str, float], seed: int) -> None:
         """Splits; where the ledger says otherwise of a face or a person, they are dropped: nobody moves."""
@@ -198,8 +230,8 @@ class People:
             people = pl.DataFrame({"person_id": self.names[shown], "component": self.names[self.component[shown]]})
             faces = pl.DataFrame({"face_id": self.faces["face_id"][kept], "person_id": self.names[self.person[kept]]})
             self.split[shown] = numbers(ledger.draw(people, faces, fractions, seed)["split"])
-        known = ledger.splits_of(self.faces["face_id"])
-        mine = np.where(self.person >= 0, self.split[self.person], -1)
+        known = np.where(self.elsewhere, -1, numbers(ledger.find(self.faces["face_id"])["split"]))
+        mine = np.append(self.split, -1)[self.person]
         told = np.flatnonzero((known >= 0) & (mine >= 0))
         votes = np.zeros((len(self.names), len(SPLITS)), np.int64)
         np.add.at(votes, (self.person[told], known[told]), 1)
@@ -234,7 +266,7 @@ class People:
         return names[np.where(given, people, len(self.names))].to_arrow()
 
     def faces_table(self) -> pa.Table:
-        """records.PEOPLE_FACES."""
+        """records.PEOPLE_FACES, by person_id and face_id; those of nobody last."""
         values = {
             "face_id": self.faces["face_id"].to_arrow(),
             "image_id": self.faces["image_id"].to_arrow(),
@@ -243,7 +275,18 @@ class People:
             "keep": pa.array(self.reasons.none),
             "reason": self.reasons.texts().to_arrow(),
         }
-        return pa.table({name: values[name] for name in records.PEOPLE_FACES.names}).cast(records.PEOPLE_FACES)
+        found = pa.table({name: values[name] for name in records.PEOPLE_FACES.names}).cast(records.PEOPLE_FACES)
+        return found.take(np.argsort(np.where(self.person < 0, len(self.names), self.person), kind="stable"))
+
+
+def _components(pairs: np.ndarray, count: int) -> np.ndarray:
+    """(count,) the least number that each is connected with by pairs (m, 2)."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    label = connected_components(graph, directed=False)[1]
+    return np.unique(label, return_index=True)[1][label]
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

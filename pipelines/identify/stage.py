@@ -6,6 +6,7 @@ to the ledger. What contradicts the ledger later is dropped (keep = false), neve
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -15,17 +16,22 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from pipelines.core import products
-from pipelines.core.ledger import SPLITS, Ledger
+from pipelines.core.corrections import CORRECTIONS, read_corrections
+from pipelines.core.ledger import LEDGER, SPLITS, Ledger
 from pipelines.core.params import Section
 from pipelines.core.publish import writing
-from pipelines.core.shards import Counts, Machine, Shard, digest, tree_digest
+from pipelines.core.seen import models_that_saw
+from pipelines.core.shards import Counts, Machine, Shard, digest, file_digest, tree_digest
 from pipelines.core.shards import run as run_shards
 from pipelines.core.tombstones import FORGOTTEN, Tombstones, hashes
+from pipelines.identify.corrected import Corrected, Resolved, correct, dropped_faces, resolve
 from pipelines.identify.people import Bounds, People, Reasons, unit
 from umo import records
 from umo.people import clustering, duplicates
 from umo.people.agreement import agreement
 from umo.people.thresholds import BINS, fit, histogram, pairs_within
+
+ROWS = 65_536  # of a group in the tables, whose least and greatest person_id a reader looks at
 
 
 class Params(Section):
@@ -71,21 +77,30 @@ class Params(Section):
 def run(params: Params, machine: Machine) -> None:
     """Find the people of datasets/ingested and extend the ledger."""
     with writing("identify"):
-        ledger = Ledger.read()
+        ledger, rows = Ledger.read(), read_corrections()
+        corrected = resolve(rows, ledger, _measured()) if rows else []
         inputs = {str(product): tree_digest(product) for product in (products.INGESTED, products.MEASURED_PHOTOS)}
         forgotten = digest([row for row in Tombstones.read().rows() if row.embedding])
-        shard = Shard("", inputs | {"ledger": ledger.digest(), "forgotten": forgotten})
-        work = partial(_identify, params, ledger)
+        told = {"forgotten": forgotten, "corrections": digest(corrected)}
+        shard = Shard("", inputs | told | {"ledger": file_digest(LEDGER) if LEDGER.exists() else ""})
+        work = partial(_identify, params, ledger, corrected)
         run_shards("identify", work, [shard], products.PEOPLE, params=params, machine=machine)
         check = json.loads((products.PEOPLE / products.PEOPLE_CHECK).read_text())
-        print(f"identify: {json.dumps({key: value for key, value in check.items() if key != 'histograms'})}")
+        shown = {key: value for key, value in check.items() if key not in ("histograms", "corrections")}
+        print(f"identify: {json.dumps(shown)}")
+        for line in _said(check["corrections"]):
+            print(f"identify: {line}", flush=True)
         # The ledger comes after the people: a run that is killed between the two finds the same people again.
         people = products.people().filter("keep").select("person_id", "split")
         ledger.extend(products.people_faces().filter("keep").join(people, on="person_id"))
         ledger.write()
 
 
-def _identify(params: Params, ledger: Ledger, shard: Shard, folder: Path) -> Counts:
+def _measured() -> pl.Series:
+    return products.faces(products.MEASURED_PHOTOS, ["face_id"])["face_id"]
+
+
+def _identify(params: Params, ledger: Ledger, corrected: list[Resolved], shard: Shard, folder: Path) -> Counts:
     images, measured = products.images(products.INGESTED), products.measured_images(products.MEASURED_PHOTOS)
     columns = ["face_id", "image_id", "score", "side_px", "sharpness", "embedding", "embedder"]
     faces = products.faces(products.MEASURED_PHOTOS, columns).sort("face_id")
@@ -97,25 +112,64 @@ def _identify(params: Params, ledger: Ledger, shard: Shard, folder: Path) -> Cou
     named = pl.coalesce(pl.concat_str("source", "group", separator="/"), "image_id")
     albums = images.select("image_id", album=named).unique("image_id", keep="first")
     faces = faces.drop("embedding", "embedder").join(albums, on="image_id", how="left", maintain_order="left")
-    reasons = _face_reasons(params, faces, repeated_images(measured, params.max_duplicate_bits))
+    reasons = Reasons(len(faces))
+    for row, text in dropped_faces(corrected, faces["face_id"]):
+        reasons.give(np.array([row]), text)
+    _give_face_reasons(reasons, params, faces, repeated_images(measured, params.max_duplicate_bits))
     reasons.give(gone, FORGOTTEN)
     good, cluster = reasons.none, np.full(len(faces), -1)
     album = faces.filter(good)["album"].rank("dense").to_numpy()
     within = clustering.within_groups(vectors[good], album, params.min_cosine, params.max_group)
     cluster[good] = clustering.link(vectors[good], within, params.min_cosine_across)
     bounds = Bounds(**{name: getattr(params, name) for name in Bounds.__dataclass_fields__})
-    people = People(bounds, faces, vectors, cluster, reasons, ledger)
+    found = correct(corrected, faces["face_id"], vectors, cluster, ledger)
+    people = People(bounds, faces, vectors, found, reasons, ledger)
     people.draw(ledger, params.fractions, params.seed)
-    records.write(folder / products.PEOPLE_TABLE, people.table(), records.PEOPLE)
-    records.write(folder / products.PEOPLE_FACES_TABLE, people.faces_table(), records.PEOPLE_FACES)
+    records.write(folder / products.PEOPLE_TABLE, people.table(), records.PEOPLE, ROWS)
+    records.write(folder / products.PEOPLE_FACES_TABLE, people.faces_table(), records.PEOPLE_FACES, ROWS)
     # Who is shown, for checking: the label of a picture with one face, else null.
     alone = measured.filter(n_faces=1).select("image_id")
     labels = images.drop_nulls("label").select("image_id", "label").join(alone, on="image_id").unique("image_id")
     label = faces.join(labels, on="image_id", how="left", maintain_order="left")["label"]
-    found = _check(people, vectors, faces["album"], label)
-    (folder / products.PEOPLE_CHECK).write_text(json.dumps(found) + "\n")
+    check = _check(people, vectors, faces["album"], label) | {"corrections": _effects(found, people, ledger)}
+    (folder / products.PEOPLE_CHECK).write_text(json.dumps(check) + "\n")
     rejects = Counter(people.reasons.counts()) + Counter(people.person_reasons.counts())
-    return Counts({"people": found["people"], "faces": found["faces"]}, dict(rejects))
+    return Counts({"people": check["people"], "faces": check["faces"]}, dict(rejects))
+
+
+def _effects(found: Corrected, people: People, ledger: Ledger) -> dict[str, list]:
+    """What has to be said of corrections: those that joined people of several splits, and those that change nothing."""
+    across, elsewhere = [], np.flatnonzero(found.elsewhere)
+    for label, row in found.joined.items():
+        gone = elsewhere[found.cluster[elsewhere] == label]
+        if len(gone):
+            person = people.person[gone[0]]
+            face_ids = people.faces["face_id"][gone]
+            known = ledger.find(face_ids)
+            across.append(
+                {
+                    "line": row.line,
+                    "person_id": people.names[int(person)],
+                    "split": (*SPLITS, None)[people.split[person]],
+                    "people": known["person_id"].unique().sort().to_list(),
+                    "splits": known["split"].cast(pl.String).unique().sort().to_list(),
+                    "faces": face_ids.to_list(),
+                }
+            )
+    return {"across_splits": across, "idle": found.idle}
+
+
+def _said(effects: dict[str, list]) -> Iterator[str]:
+    """`_effects` in words, with the models that saw those who are now in another split."""
+    for line in effects["idle"]:
+        yield f"{CORRECTIONS}:{line}: changes nothing: one side has no face that may be used (see people_faces.parquet)"
+    for one in effects["across_splits"]:
+        saw = models_that_saw(one["people"], one["faces"])
+        models = f"models that saw them: {', '.join(map(str, saw))}" if saw else "no model here saw them"
+        yield (
+            f"{CORRECTIONS}:{one['line']}: {one['person_id']} stays in {one['split']}; {len(one['faces'])} faces of "
+            f"{', '.join(one['people'])} in {' and '.join(one['splits'])} are dropped; {models}"
+        )
 
 
 def repeated_images(measured: pl.DataFrame, max_bits: int) -> pl.Series:
@@ -124,13 +178,11 @@ def repeated_images(measured: pl.DataFrame, max_bits: int) -> pl.Series:
     return ordered["image_id"].filter(duplicates.repeated(hashes(ordered["phash"]), max_bits))
 
 
-def _face_reasons(params: Params, faces: pl.DataFrame, repeated: pl.Series) -> Reasons:
-    reasons = Reasons(len(faces))
+def _give_face_reasons(reasons: Reasons, params: Params, faces: pl.DataFrame, repeated: pl.Series) -> None:
     if len(repeated):
         reasons.give(faces["image_id"].is_in(repeated.implode()).to_numpy(), "near duplicate of another picture")
     for key, bound in (("score", params.min_score), ("side_px", params.min_side), ("sharpness", params.min_sharpness)):
         reasons.give((faces[key] < bound).to_numpy(), f"{key} below {bound}")
-    return reasons
 
 
 def _check(people: People, vectors: np.ndarray, album: pl.Series, label: pl.Series) -> dict:

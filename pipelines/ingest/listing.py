@@ -1,6 +1,8 @@
 """What all sources hold, known by content before anything is decoded: which copies are kept, what was forgotten."""
 
-from collections.abc import Collection, Iterable, Mapping
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,19 +13,30 @@ from pipelines.core.shards import WORK, Counts, Machine, Shard, digest
 from pipelines.core.shards import run as run_shards
 from pipelines.core.sources import Source
 from pipelines.ingest import readers
+from pipelines.ingest.readers import forms
 from pipelines.ingest.readers.base import Container, Found, Limits, image_id
 
+REMEDY = (
+    "convert pictures among them to JPEG, PNG or WebP; other kinds want a source of their own, archives to be unpacked"
+)
 LISTED = WORK / "ingest-listed"
-TABLE = "listing.parquet"
+TABLE, OTHERS = "listing.parquet", "not_read.json"
 COLUMNS = {"image_id": pl.String, "source": pl.String, "path": pl.String, "licensed": pl.Boolean, "error": pl.Boolean}
 
 
 def listings(
-    everything: Mapping[str, list[Found] | Container], sources: Mapping[str, Source], limits: Limits, machine: Machine
+    everything: Mapping[str, list[Found] | Container],
+    sources: Mapping[str, Source],
+    limits: Limits,
+    machine: Machine,
+    others: Mapping[str, Counter[str]],
 ) -> dict[str, pl.DataFrame]:
     """By shard, COLUMNS of what it holds, in its order; tars and tables are not read again until they change.
 
     A video is one entry, by the file's own digest: its frames are known only once it is decoded.
+
+    Args:
+        others: by source, the files that are not read; they are told with what is in containers and not read.
     """
     found, shards = {}, []
     for name, of in everything.items():
@@ -37,19 +50,33 @@ def listings(
             )
     if shards:
         run_shards("ingest", partial(_list, sources, limits), shards, LISTED, params=Section(), machine=machine)
+    _tell(shards, others)
     return found | {shard.name: pl.read_parquet(LISTED / shard.name / TABLE) for shard in shards}
 
 
 def _list(sources: Mapping[str, Source], limits: Limits, shard: Shard, folder: Path) -> Counts:
     of = shard.task
     assert isinstance(of, Container)
-    source = sources[of.source]
+    source, others = sources[of.source], Counter[str]()
     listing = _frame(
         (image_id(of, rank, one), of.source, one.path, bool(source.licence_of(one.fields)), one.error)
-        for rank, one in enumerate(readers.members(of, source, limits))
+        for rank, one in enumerate(readers.members(of, source, limits, others=others))
     )
     listing.write_parquet(folder / TABLE)
+    (folder / OTHERS).write_text(json.dumps(others))
     return Counts({"members listed": len(listing)})
+
+
+def _tell(shards: Sequence[Shard], others: Mapping[str, Counter[str]]) -> None:
+    """A line a source of what is neither a picture nor a row."""
+    told = {name: Counter(found) for name, found in others.items()}
+    for shard in shards:
+        assert isinstance(shard.task, Container)
+        found = json.loads((LISTED / shard.name / OTHERS).read_text())
+        told.setdefault(shard.task.source, Counter()).update(found)
+    for name, found in told.items():
+        if found:
+            print(f"ingest: {name}: not read: {forms.told(found)}: {REMEDY}", flush=True)
 
 
 def _frame(rows: Iterable[tuple]) -> pl.DataFrame:

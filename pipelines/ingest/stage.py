@@ -1,12 +1,15 @@
 """Pictures of every source -> shards, each with its source, licence, consent, group, clip and label. Knows no model.
 
-Pictures in files go to buckets by their content, so that a new photo touches one shard; a tar, a table, a video is a
-shard of its own. First all members are listed with their digests, to know copies across sources and what was forgotten
-(pipelines/ingest/listing.py); then each picture is decoded once.
+Pictures in files are packed into shards that stay as they are: a picture keeps the shard in which it was published, and
+new ones fill the last shard up and then shards of their own, so that work is in proportion to what is new. A tar, a
+table, a video is a shard of its own. First all members are listed with their digests, to know copies across sources and
+what was forgotten (pipelines/ingest/listing.py); then each picture is decoded once.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,21 +17,24 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from pipelines.core import store
+from pipelines.core import products, store
 from pipelines.core.params import Section
 from pipelines.core.products import INGESTED
 from pipelines.core.shards import Counts, Machine, Shard, digest
 from pipelines.core.shards import run as run_shards
-from pipelines.core.sources import PHOTOS, SOURCES, TRACKED, Source, read_sources
+from pipelines.core.sources import SOURCES, Source, read_sources
 from pipelines.core.tombstones import Tombstones
 from pipelines.ingest import listing, readers
 from pipelines.ingest.readers.base import Container, Found, Limits, Member, Video, image_id, read_file
+from umo import records
+from umo.errors import BadInput
 from umo.images import MIN_SIDE, ImageError, encode_jpeg, encode_png, read_image
 
 
 class Params(Section):
     """
-    shards: pictures in files are spread over so many shards by their content; a tar, a table, a video is one shard.
+    shard_size: pictures in files that share a shard; those that are packed already stay where they are. A tar, a table,
+        a video is one shard.
     max_side: a longer picture is scaled down to it (pixels).
     max_pixels: a larger picture is refused before it is decoded.
     max_bytes: a larger file, or member of a tar or a table, is refused.
@@ -38,7 +44,7 @@ class Params(Section):
     video: which frames of a video are taken (`Video` in pipelines/ingest/readers/base.py).
     """
 
-    shards: int = Field(ge=1, le=4096)
+    shard_size: int = Field(ge=1)
     max_side: int = Field(ge=64)
     max_pixels: int = Field(ge=4096)
     max_bytes: int = Field(ge=4096)
@@ -58,8 +64,8 @@ class Plan(NamedTuple):
 def run(params: Params, machine: Machine) -> None:
     """Read every source of datasets/sources.yaml."""
     sources, tombstones = read_sources(), Tombstones.read()
-    everything = _find(sources, params.shards)
-    listings = listing.listings(everything, sources, _limits(params), machine)
+    everything, others = _find(sources, params.shard_size)
+    listings = listing.listings(everything, sources, _limits(params), machine, others)
     copies = listing.copies(listings, params.allow_missing_licence)
     image_ids = {row.image_id for row in tombstones.rows()}
     shards = []
@@ -74,20 +80,61 @@ def run(params: Params, machine: Machine) -> None:
     run_shards("ingest", work, shards, INGESTED, params=Section(), machine=machine)  # params: see _inputs
 
 
-def _find(sources: Mapping[str, Source], n_buckets: int) -> dict[str, list[Found] | Container]:
-    """By the name of their shard, buckets of files in order, then containers."""
-    buckets: dict[str, list[Found]] = {}
+def _find(
+    sources: Mapping[str, Source], shard_size: int
+) -> tuple[dict[str, list[Found] | Container], dict[str, Counter[str]]]:
+    """By the name of their shard, files in order, then containers; by source, what is not read."""
+    every: list[Found] = []
+    others: dict[str, Counter[str]] = {}
     containers: dict[str, Container] = {}
     for name, source in sources.items():
         kind, root = source.locate(name)
-        if root.is_relative_to(PHOTOS) and TRACKED.exists():
-            remedy = f"git -C {PHOTOS.parent} rm {TRACKED.relative_to(PHOTOS.parent)} (docs/versions.md)"
-            print(f"ingest: {name}: so that a clone can do without its photographs: {remedy}", flush=True)
-        for file in readers.files(name, source, kind, root):
-            buckets.setdefault(f"{int(file.image_id[:8], 16) % n_buckets:04d}", []).append(file)
-        for container in readers.containers(name, source, kind, root):
+        held = readers.find(name, source, kind, root)
+        others[name] = held.others
+        every += held.files
+        for container in held.containers:
             containers[f"{kind}-{digest(name, container.path)[:16]}"] = container
-    return {**{name: sorted(files) for name, files in sorted(buckets.items())}, **dict(sorted(containers.items()))}
+    return packed(every, shard_size, published()) | dict(sorted(containers.items())), others
+
+
+def published() -> dict[str, str]:
+    """The manifest, which is the published tables themselves: image_id -> shard of the pictures that came as files.
+
+    What a table that cannot be read held is packed anew, which is said.
+    """
+    manifest: dict[str, str] = {}
+    faults = []
+    for path in sorted(INGESTED.glob(f"*/{products.IMAGES_TABLE}")):
+        if (shard := path.parent.name).isdigit():
+            try:
+                ids = records.read(path, records.IMAGES, ["image_id"])["image_id"].to_pylist()
+                manifest |= dict.fromkeys(ids, shard)
+            except BadInput as error:
+                faults.append(str(error))
+    if faults:
+        print(f"ingest: what {len(faults)} shards held is packed anew ({faults[0]})", flush=True)
+    return manifest
+
+
+def packed(files: Iterable[Found], size: int, known: Mapping[str, str]) -> dict[str, list[Found]]:
+    """Files by the name of their shard: a number.
+
+    Args:
+        size: pictures a shard. The last one, while it is less than half full, is filled up before a new one begins, so
+            that many small additions do not leave as many small shards.
+        known: image_id -> shard of those that are packed; copies of a picture lie in its shard.
+    """
+    shards: dict[str, dict[str, list[Found]]] = {}
+    new: dict[str, list[Found]] = {}
+    for file in files:
+        of = shards.setdefault(known[file.image_id], {}) if file.image_id in known else new
+        of.setdefault(file.image_id, []).append(file)
+    last = max(shards, key=int, default="-1")
+    room = size - len(shards[last]) if shards and 2 * len(shards[last]) < size else 0
+    for place, (identity, copies) in enumerate(sorted(new.items())):
+        name = last if place < room else f"{int(last) + 1 + (place - room) // size:04d}"
+        shards.setdefault(name, {})[identity] = copies
+    return {name: sorted(chain.from_iterable(of.values())) for name, of in sorted(shards.items())}
 
 
 def _limits(params: Params) -> Limits:
@@ -99,18 +146,25 @@ def _inputs(of: list[Found] | Container, sources: Mapping[str, Source], params: 
     is_video = isinstance(of, Container) and of.kind == "video"
     found = of if isinstance(of, list) else [Found(of.sha256, of.source, of.path, of.file)]
     files, named = {f"{one.source}/{one.path}": one.image_id for one in found}, {one.source for one in found}
-    knobs = {"params": digest(params.model_dump(exclude=None if is_video else {"video"}))}
+    knobs = {"params": digest(params.model_dump(exclude={"shard_size", *(() if is_video else ("video",))}))}
     return files | knobs | {f"source {name}": sources[name].digest_input() for name in named}
 
 
 def _ingest(
     params: Params, sources: Mapping[str, Source], tombstones: Tombstones, shard: Shard, folder: Path
 ) -> Counts:
-    """Decode what the shard holds; everything gets a row, good or not."""
-    counts = Counts({"pictures": 0})
+    """Decode what the shard holds, but for what it held before; everything gets a row, good or not."""
+    pieces = _pieces(shard, tombstones)
+    counts, earlier = Counts({"pictures": 0}, pieces=pieces), _Earlier(shard, pieces)
     assert isinstance(shard.task, Plan)
     with store.Writer(folder) as writer:
         for rank, (row, read) in enumerate(_items(params, sources, shard)):
+            if kept := earlier.get(row):
+                row, data = kept
+                writer.add(row["key"], data)
+                writer.rows.append(row)
+                counts.made["pictures"] += 1
+                continue
             if row["image_id"] in tombstones:  # also where it is a copy or without a licence
                 row["label"] = None
             try:
@@ -134,6 +188,41 @@ def _ingest(
                 print(f"ingest: {row['source']}/{row['path']}: {row['error']}", flush=True)
             writer.rows.append(row)
     return counts
+
+
+def _pieces(shard: Shard, tombstones: Tombstones) -> dict[str, str]:
+    """Of the files of a shard: what each row and picture depends on beside code. A container is decoded whole."""
+    assert isinstance(shard.task, Plan)
+    of, copies = shard.task
+    if isinstance(of, Container):
+        return {}
+    common = digest(shard.inputs["params"], tombstones.rows())
+    return {
+        f"{file.source}/{file.path}": digest(
+            file.image_id, file.error, copies.get(rank), shard.inputs[f"source {file.source}"], common
+        )
+        for rank, file in enumerate(of)
+    }
+
+
+class _Earlier:
+    """The pictures that a shard held before and that would come out the same, with their rows."""
+
+    def __init__(self, shard: Shard, pieces: Mapping[str, str]) -> None:
+        kept = shard.kept_pieces(pieces)
+        self._rows: dict[str, dict] = {}
+        if kept:
+            assert shard.before
+            rows = records.read(shard.before / products.IMAGES_TABLE, records.IMAGES).to_pylist()
+            named = {f"{row['source']}/{row['path']}": row for row in rows if row["status"] == "ok"}
+            self._rows = {name: row for name, row in named.items() if name in kept}
+            self._tar = (shard.before / products.PICTURES).read_bytes()
+
+    def get(self, row: Mapping) -> tuple[dict, bytes] | None:
+        """The whole row, and the stored bytes."""
+        if found := self._rows.get(f"{row['source']}/{row['path']}"):
+            return found, self._tar[found["offset"] : found["offset"] + found["size"]]
+        return None
 
 
 def _items(params: Params, sources: Mapping[str, Source], shard: Shard) -> Iterator[tuple[dict, Callable[[], bytes]]]:

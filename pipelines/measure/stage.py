@@ -1,13 +1,13 @@
 """Pictures -> faces, embeddings, quality, perceptual hash. Measures everything once and decides nothing."""
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from pydantic import Field
 
 from pipelines.core import products, store
@@ -48,12 +48,16 @@ def run(params: Params, machine: Machine, of: str) -> None:
 
 
 def _measure(params: Params, device: str, shard: Shard, folder: Path) -> Counts:
+    """Measure the pictures of a shard, but for those that it held before with the same bytes."""
     model = faces.load_named(params.faces, device)
     images: list[dict] = []
     found: list[dict] = []
-    rejects: Counter[str] = Counter()
     assert isinstance(shard.task, Path)
-    opened = store.iterate(shard.task, params.max_side, _describe)
+    columns = ["image_id", "sha256", "status"]
+    listed = records.read(shard.task / products.IMAGES_TABLE, records.IMAGES, columns).to_pylist()
+    pieces = {row["image_id"]: row["sha256"] for row in listed if row["sha256"]}
+    kept = shard.kept_pieces(pieces)
+    opened = store.iterate(shard.task, params.max_side, _describe, without=kept)
     rows = (one for one in opened if one.row["status"] != "duplicate")
     while some := list(islice(rows, AT_ONCE)):
         for one, theirs in zip(some, _faces(model, params, some), strict=True):
@@ -61,13 +65,31 @@ def _measure(params: Params, device: str, shard: Shard, folder: Path) -> Counts:
             its = {"image_id": one.row["image_id"], "n_faces": len(theirs), "error": one.error}
             images.append(its | described)
             found += theirs
-            if one.picture is None and one.row["key"]:  # without a key ingest has said so already
-                rejects["unreadable"] += 1
-            elif one.picture is not None and not theirs:
-                rejects["without a face"] += 1
-    records.write(folder / products.MEASURED_IMAGES_TABLE, images, records.MEASURED_IMAGES)
-    records.write(folder / products.FACES_TABLE, found, records.measured_faces(model.dimension))
-    return Counts({"pictures": len(images), "faces": len(found)}, dict(rejects))
+    tables = {
+        products.MEASURED_IMAGES_TABLE: records.table(images, records.MEASURED_IMAGES),
+        products.FACES_TABLE: records.table(found, records.measured_faces(model.dimension)),
+    }
+    order = [row["image_id"] for row in listed if row["status"] != "duplicate"]
+    for name, new in tables.items():
+        tables[name] = _with_kept(shard.before / name, new, kept, order) if shard.before and kept else new
+        records.write(folder / name, tables[name], new.schema)
+    measured = tables[products.MEASURED_IMAGES_TABLE].select(["image_id", "n_faces", "error"]).to_pylist()
+    rejects = {
+        # without a key ingest has said so already
+        "unreadable": sum(bool(row["error"]) and row["image_id"] in pieces for row in measured),
+        "without a face": sum(not row["error"] and not row["n_faces"] for row in measured),
+    }
+    made = {"pictures": len(measured), "faces": len(tables[products.FACES_TABLE])}
+    return Counts(made, {reason: count for reason, count in rejects.items() if count}, pieces)
+
+
+def _with_kept(before: Path, new: pa.Table, kept: Collection[str], order: Sequence[str]) -> pa.Table:
+    """New rows and the earlier ones of kept pictures, in the order of the pictures."""
+    earlier = records.read(before, new.schema)
+    mask = [image_id in kept for image_id in earlier["image_id"].to_pylist()]
+    both = pa.concat_tables([earlier.filter(pa.array(mask)).cast(new.schema), new])
+    ranks = {image_id: rank for rank, image_id in enumerate(order)}
+    return both.take(np.argsort([ranks[image_id] for image_id in both["image_id"].to_pylist()], kind="stable"))
 
 
 def _describe(picture: np.ndarray) -> dict[str, Any]:

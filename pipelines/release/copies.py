@@ -1,10 +1,12 @@
-"""A released data set laid down for others, in a folder or below an S3 prefix: whole and checked, or not there.
+"""A released data set laid down for others, in a folder or below an S3 prefix: whole and checked, or not there. The
+Hugging Face hub has a file of its own (hub.py).
 
 SHA256SUMS is written last, and what has none is not whole; a folder, moreover, is filled under another name and then
 renamed. What an interrupted copy finished is kept by the next. Nothing that is there is overwritten.
 """
 
 import hashlib
+import json
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,6 +34,11 @@ class Contents:
     release: bytes  # RELEASE.json, which is beside them in a copy alone
 
     @property
+    def version(self) -> str:
+        """Without the v."""
+        return json.loads(self.release)["version"]
+
+    @property
     def sums(self) -> dict[str, str]:
         """File -> its sha256, as SHA256SUMS says."""
         lines = self.listing.decode().splitlines()
@@ -55,7 +62,7 @@ def place_of(text: str) -> "Place":
             raise BadInput(f"{text}: name a prefix in the bucket, as in s3://BUCKET/PREFIX")
         return Place(text.rstrip("/"))
     if "://" in text:
-        raise BadInput(f"{text}: a release goes to a folder or to s3://BUCKET/PREFIX")
+        raise BadInput(f"{text}: a release goes to a folder or to s3://BUCKET/PREFIX or hf://datasets/OWNER/NAME")
     return Place(str(Path(text).resolve()))
 
 

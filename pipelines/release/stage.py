@@ -27,8 +27,9 @@ from pipelines.core.locks import alone
 from pipelines.core.shards import WORK
 from pipelines.release import stores
 from pipelines.release.copies import SUMS, Contents, Place, place_of
-from pipelines.service import repository
-from pipelines.service.commands import ask, dvc, reason
+from pipelines.release.hub import SCHEME, Hub, hub_of
+from pipelines.service import graph, repository
+from pipelines.service.commands import dvc, reason
 from pipelines.service.leftovers import refuse_others
 from pipelines.service.repository import LOCK, NOTE
 from pipelines.service.writer import Run, writing
@@ -59,7 +60,7 @@ class Plan:
 
     released: Released
     contents: Contents
-    destination: Place | None
+    destination: Place | Hub | None
     whole: bool  # the copy is there already
 
 
@@ -69,9 +70,9 @@ def main(arguments: Sequence[str]) -> str:
     repository.check()
     with writing(Run("release")):
         if options.dry_run:
-            found = plan(options.version, options.to, options.remote).released
+            found = plan(options.version, options.to, options.remote, public=options.public).released
             return f"{found.tag} could be released: {found.files} files at {found.revision[:12]}; nothing was done"
-        done = release(options.version, options.to, options.remote)
+        done = release(options.version, options.to, options.remote, public=options.public)
     return f"{done.tag}: {done.files} files at {done.revision[:12]}"
 
 
@@ -81,21 +82,32 @@ def _parser() -> argparse.ArgumentParser:
         description=f"Push {products.EXPORTED} of this commit to a DVC remote, copy it where asked, tag it.",
     )
     parser.add_argument("version", metavar="VERSION", help="as in 1.2.0 (semver.org)")
-    copy = "also lay down a copy, in a new folder or s3://BUCKET/PREFIX"
-    parser.add_argument("--to", metavar="FOLDER_OR_S3", help=copy)
+    copy = "also lay down a copy: a new folder, s3://BUCKET/PREFIX or hf://datasets/OWNER/NAME"
+    parser.add_argument("--to", metavar="PLACE", help=copy)
+    parser.add_argument(
+        "--public", action="store_true", help="all may read the repository on the hub (default: nobody)"
+    )
     parser.add_argument("--remote", metavar="NAME", help="a remote of DVC (default: the default one)")
     parser.add_argument("--dry-run", action="store_true", help="only look whether it could be released")
     return parser
 
 
-def release(version: str, destination: str | None = None, remote: str | None = None, log: Log = print) -> Released:
+def release(
+    version: str,
+    destination: str | None = None,
+    remote: str | None = None,
+    log: Log = print,
+    *,
+    public: bool = False,
+) -> Released:
     """Push, copy, tag.
 
     Args:
         version: as in 1.2.0, or v1.2.0.
-        destination: a folder or s3://BUCKET/PREFIX for a copy; None: no copy.
+        destination: a folder, s3://BUCKET/PREFIX or hf://datasets/OWNER/NAME for a copy; None: no copy.
         remote: of DVC; None: the default one.
         log: takes a line of what is being done.
+        public: all may read the repository on the hub.
 
     Raises:
         BadInput: it is not fit to be released, or settings are wrong; nothing was done.
@@ -103,7 +115,7 @@ def release(version: str, destination: str | None = None, remote: str | None = N
     """
     repository.check()
     with alone("release", WORK / "release.lock"):
-        planned = plan(version, destination, remote, log)
+        planned = plan(version, destination, remote, log, public=public)
         done = planned.released
         log(f"pushing {products.EXPORTED} to the DVC remote {done.remote}")
         _push(done.remote)
@@ -119,9 +131,10 @@ def release(version: str, destination: str | None = None, remote: str | None = N
     return done
 
 
-def plan(version: str, destination: str | None, remote: str | None, log: Log = print) -> Plan:
+def plan(version: str, destination: str | None, remote: str | None, log: Log = print, *, public: bool = False) -> Plan:
     """Look at everything that could be wrong, and write nothing. Raises as `release` does."""
     version, tag = _version(version)
+    place = _place(destination, public)
     _refuse_unfit()
     commit = repository.git("rev-parse", "HEAD")
     name, address = stores.check_remote(remote)
@@ -131,12 +144,19 @@ def plan(version: str, destination: str | None, remote: str | None, log: Log = p
         raise BadInput(f"{sums}: missing; run dvc repro {EXPORT}")
     listing = sums.read_bytes()
     contents = Contents(products.EXPORTED, listing, _description(version, tag, commit, listing))
-    place = place_of(destination) if destination else None
     whole = place.is_whole(contents) if place else False
     for line in _terms():
         log(line)
     released = Released(version, tag, commit, name, place.name if place else None, len(contents.sums))
     return Plan(released, contents, place, whole)
+
+
+def _place(text: str | None, public: bool) -> Place | Hub | None:
+    if text and text.startswith(SCHEME):
+        return hub_of(text, public)
+    if public:
+        raise BadInput(f"--public is for {SCHEME}: who may read {text or 'a version without a copy'} is set there")
+    return place_of(text) if text else None
 
 
 def _version(text: str) -> tuple[str, str]:
@@ -175,7 +195,7 @@ def _refuse_unfit() -> None:
         more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
         raise BadInput(f"validation failed: {faults[0]}{more} ({results}); mend it, and run dvc repro {EXPORT}")
     refuse_others()
-    if stale := json.loads(ask("status", "--json", "--with-deps", EXPORT)):
+    if stale := graph.changed(Path(), "--with-deps", EXPORT):
         raise BadInput(f"not up to date: {', '.join(sorted(stale))}; run dvc repro {EXPORT}, and commit {LOCK}")
 
 

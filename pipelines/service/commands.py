@@ -27,7 +27,8 @@ def ask(*arguments: str, root: Path = Path()) -> str:
     """What a DVC command prints; BadInput with what it said where it fails, WorkFailed where another holds the
     repository.
     """
-    done = subprocess.run(dvc(*arguments), cwd=root, env=environment(), capture_output=True, text=True, check=False)
+    command = dvc(*arguments)
+    done = subprocess.run(command, cwd=root, env=environment(), capture_output=True, errors="replace", check=False)
     if done.returncode:
         why = done.stderr.partition("ERROR: ")[2] or done.stderr
         if "Unable to acquire lock" in why:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from pipelines.core.contents import CONTENTS, write_contents
 from pipelines.service.commands import ask, dvc, follow, reason
 from pipelines.service.privacy import without_places
 from umo.errors import BadInput, WorkFailed
@@ -17,6 +18,7 @@ from umo.errors import BadInput, WorkFailed
 BUSY = ("is busy", "Unable to read RWLock", "Unable to acquire lock", "is being run here already")
 FAILED = re.compile(r"^ERROR: .*exited with (-?\d+)")
 NODE = re.compile(r'^"([^"]+)"(?: -> "([^"]+)")?;$', re.M)
+LOOKED = Path("datasets/dvc.yaml")  # the stage that looks at the photographs, which DVC calls changed at all times
 INGEST = "ingest"  # the stage whose lines name photographs; after it they are known by their hashes
 KILLED = 128  # a shell says 128 + the signal
 
@@ -57,8 +59,10 @@ def look(root: Path = Path()) -> Graph:
     ours = {name for name in before if name.partition("@")[0] in written} - frozen
     order = [name for name in TopologicalSorter(before).static_order() if name in ours]
     outs = dict(_outs(written))
-    kept = tuple(sorted(name for name, cached in outs.items() if not cached))
-    return Graph({name: frozenset(before[name]) & ours for name in order}, kept, frozenset(outs) - set(kept))
+    kept = {name for name, cached in outs.items() if not cached}
+    looked = {str(LOOKED.with_suffix(".lock")), str(CONTENTS)} if (root / LOOKED).exists() else set()
+    ours_before = {name: frozenset(before[name]) & ours for name in order}
+    return Graph(ours_before, tuple(sorted(kept | looked)), frozenset(outs) - kept)
 
 
 def _outs(written: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, bool]]:
@@ -71,9 +75,15 @@ def _outs(written: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, bool]
                 yield path.replace("${key}", str(item)).replace("${item}", str(item)), (how or {}).get("cache", True)
 
 
-def changed(root: Path = Path(), *stages: str) -> set[str]:
-    """Those of the stages (or of all) that `dvc status` calls changed."""
-    return set(json.loads(ask("status", "--json", *stages, root=root)))
+def changed(root: Path = Path(), *stages: str, look: bool = True) -> set[str]:
+    """Those of the stages (or of all) that `dvc status` calls changed; it takes options among them, too.
+
+    Args:
+        look: at the photographs first, which DVC cannot do. BadInput where datasets/sources.yaml does not say where.
+    """
+    if look and (root / LOOKED).exists():
+        write_contents(root)
+    return set(json.loads(ask("status", "--json", *stages, root=root))) - {f"{LOOKED}:sources"}
 
 
 def reproduce(stage: str, log: Callable[[str], None], root: Path = Path()) -> None:

@@ -23,6 +23,7 @@ SERVED = {
     str(VALIDATIONS): r"data_docs/.+",
     str(products.EXPORTED): r"README\.md|contact_sheet_\w+\.jpg",
     str(products.REPORT): r"report\.html",
+    str(WORK / "browse"): r"[\w-]+\.html|thumbnails/[\w-]+\.jpg",  # of no version: `now`
 }  # output -> which of its files, as a pattern of the whole path
 WORKSPACE = "now"  # in place of a hash: as the file lies in the workspace
 HASH, KEY = re.compile(r"[0-9a-f]{32}\.dir"), re.compile(r"[0-9a-f]{64}")

@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines.core.params import PARAMS, load_all
+from pipelines.core.params import PARAMS, load_all, read
 from pipelines.core.shards import WORK
 from pipelines.service.commands import ask, dvc, follow, reason
 from pipelines.service.graph import Graph
 from pipelines.service.repository import LOCK, cache, changes, git
 from pipelines.service.writer import STATE
 from umo.errors import BadInput, WorkFailed
+from umo.texts import fault
 
 SPACE = STATE / "workspace"
 LOCAL = Path(".dvc/config.local")
@@ -28,25 +29,19 @@ LOCAL = Path(".dvc/config.local")
 
 def trained_base(root: Path = Path()) -> str:
     """`train.base` of params.yaml."""
-    return str((_params(root).get("train") or {}).get("base", ""))
-
-
-def _params(root: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        return yaml.safe_load((root / PARAMS).read_text()) or {}
-    except yaml.YAMLError as error:
-        raise BadInput(f"{PARAMS}: not YAML ({' '.join(str(error).split())})") from error
+    train = read(root / PARAMS).get("train")
+    return str(train.get("base", "")) if isinstance(train, dict) else ""
 
 
 def refuse_foreign(values: Mapping[str, Any], stages: Iterable[str], flow: str) -> None:
-    """Raise BadInput where a value belongs to a stage that the flow does not run."""
+    """Raise BadInput where a value belongs to a stage that the flow does not run, or no file can hold it."""
     sections = {"machine", "bases"} | {stage.partition("@")[0] for stage in stages}  # those two are no single stage's
-    for key in values:
+    for key, value in values.items():
+        if bad := fault(key, name=True) or fault(str(value)):
+            raise BadInput(f"overrides: {bad}: correct it")
         if "." not in key:
             raise BadInput(f"overrides: '{key}' is no section.key of {PARAMS}: write for example curate.min_cosine")
-        if key.partition(".")[0] not in sections and key.partition(".")[0] in _params(Path()):
+        if key.partition(".")[0] not in sections and key.partition(".")[0] in read(PARAMS):
             raise BadInput(f"overrides: '{key}' changes no stage of {flow}: leave it out, or run reproduce")
 
 

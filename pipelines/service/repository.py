@@ -46,7 +46,9 @@ def cache(root: Path = Path()) -> Path:
 def git(*arguments: str, root: Path = Path(), missing: str | None = None) -> str:
     """What a git command prints, without the line's end; where it fails `missing`, or BadInput with what it said."""
     environ = environment() if {"commit", "stash"} & set(arguments) else None  # those have an author
-    done = subprocess.run(["git", *arguments], cwd=root, env=environ, capture_output=True, text=True, check=False)
+    errors = "surrogateescape"  # names of files are bytes
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=root, env=environ, capture_output=True, errors=errors, check=False)
     if not done.returncode:
         return done.stdout.rstrip("\n")
     if missing is None:

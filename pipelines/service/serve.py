@@ -32,6 +32,7 @@ SIGNS = {"server": "server", "files": "pipelines.service.files", "worker": "work
 STARTS_WITHIN = 180.0  # seconds for a server that makes its database first; 20 on a quiet machine
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_MARKUP": "false",  # a path's brackets are none
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
     "PREFECT_CLI_PROMPT": "false",

@@ -3,27 +3,35 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from pipelines.core import products
 from pipelines.core.ledger import SPLITS, Split
+from pipelines.core.shards import Shard
 from pipelines.core.sources import CONSENT_WEAKEST_FIRST
 from pipelines.synthesise.params import Params
 from umo import records
 from umo.errors import BadInput
 
+PLACE = {"shard", "key", "offset", "size"}  # of a stored picture; what it looks like is known by its sha256
+
 
 @dataclass
 class Scenes:
-    """What came of a shard: rows of records.IMAGES, LAYOUT and SCENES, pictures by key, rejects by reason."""
+    """What came of a shard: rows of records.IMAGES, LAYOUT and SCENES, pictures by key, rejects by reason; and the
+    pieces that a later shard may take over (pipelines/core/shards.py).
+    """
 
     images: list[dict] = field(default_factory=list)
     layout: list[dict] = field(default_factory=list)
     scenes: list[dict] = field(default_factory=list)
     pictures: dict[str, bytes] = field(default_factory=dict)
     rejects: dict[str, int] = field(default_factory=dict)
+    pieces: Mapping[str, str] = field(default_factory=dict)
 
     def add(self, shard: str, data: bytes, size: Sequence[int], **row: object) -> str:
         """Take a picture of height and width `size`, described by `row`; returns its image_id."""
@@ -38,6 +46,41 @@ class Scenes:
         rejected = {"status": "rejected", "error": reason, **row}
         self.images.append(image_row(image_id, shard, None, (None, None), rejected))
         self.rejects[reason] = self.rejects.get(reason, 0) + 1
+
+
+class Taken(NamedTuple):
+    """What a shard made of a case before: rows of records.IMAGES, pictures by key, rows of the other tables."""
+
+    images: list[dict]
+    pictures: dict[str, bytes]
+    rows: dict[str, list[dict]]
+
+
+class Earlier:
+    """What a shard made before of those cases (pieces, by name) that would come out the same.
+
+    Args:
+        pieces: as of `Shard.kept_pieces`; the path of a case's pictures is its name, or begins with it and a slash.
+        tables: the shard's other tables, whose rows have an image_id.
+    """
+
+    def __init__(self, shard: Shard, pieces: Mapping[str, str], tables: Mapping[str, pa.Schema]) -> None:
+        self._kept = shard.kept_pieces(pieces)
+        if self._kept and shard.before:
+            self._images = records.read(shard.before / products.IMAGES_TABLE, records.IMAGES).to_pylist()
+            self._tar = (shard.before / products.PICTURES).read_bytes()
+            self._rows = {name: records.read(shard.before / name, tables[name]).to_pylist() for name in tables}
+
+    def of(self, name: str) -> Taken | None:
+        """What was made of a case; None where it is to be made anew."""
+        if name not in self._kept:
+            return None
+        images = [row for row in self._images if row["path"] == name or row["path"].startswith(f"{name}/")]
+        ids = {row["image_id"] for row in images}
+        stored = {row["key"]: self._tar[row["offset"] : row["offset"] + row["size"]] for row in images if row["key"]}
+        return Taken(
+            images, stored, {of: [row for row in self._rows[of] if row["image_id"] in ids] for of in self._rows}
+        )
 
 
 def image_row(
@@ -89,12 +132,51 @@ def scene_of(params: Params, split: Split, number: int) -> tuple[int, np.random.
 
 def photos() -> pl.DataFrame:
     """A row a usable face: whose, where, and in which stored picture."""
-    people = products.people().filter("keep").select("person_id", "split")
-    faces = products.people_faces().filter("keep").select("face_id", "image_id", "person_id")
-    landmarks = products.faces(products.MEASURED_PHOTOS, ["face_id", "box", "landmarks"])
-    images = products.images(products.INGESTED).filter(status="ok")
-    wanted = images.select("image_id", "shard", "key", "licence", "consent")
-    return faces.join(people, on="person_id").join(landmarks, on="face_id").join(wanted, on="image_id")
+    people = products.people().lazy().filter("keep").select("person_id", "split")
+    faces = products.people_faces().lazy().filter("keep").select("face_id", "image_id", "person_id")
+    measured = products.scan(products.MEASURED_PHOTOS, products.FACES_TABLE, records.measured_faces(1))
+    landmarks = measured.select("face_id", "box", "landmarks")
+    images = products.scan(products.INGESTED, products.IMAGES_TABLE, records.IMAGES).filter(status="ok")
+    wanted = images.select("image_id", "shard", "key", "offset", "size", "sha256", "licence", "consent")
+    return faces.join(people, on="person_id").join(landmarks, on="face_id").join(wanted, on="image_id").collect()
+
+
+class Photographs:
+    """The people of a split, of whom some are drawn so that a new photograph changes few of the scenes.
+
+    Args:
+        rows: `photos` of the split, with any further columns.
+    """
+
+    def __init__(self, rows: pl.DataFrame) -> None:
+        self._rows = rows.sort("person_id", "face_id")
+        count = self._rows.group_by("person_id", maintain_order=True).len()
+        self.people = count["person_id"].to_list()
+        self._ends = np.cumsum(count["len"].to_numpy())
+        self._numbers = np.array([_number(person) for person in self.people], np.uint64)
+
+    def choose(self, n: int, scene: str) -> list[list[dict]]:
+        """n people, those with the smallest hash of scene and person; of each all photographs, by that of scene and
+        face.
+        """
+        ranks = _mixed(self._numbers ^ np.uint64(_number(scene)))
+        least = np.argpartition(ranks, n - 1)[:n]
+        chosen = []
+        for k in least[np.argsort(ranks[least])].tolist():
+            theirs = self._rows[int(self._ends[k - 1]) if k else 0 : int(self._ends[k])].to_dicts()
+            chosen.append(sorted(theirs, key=lambda face: _number(scene + face["face_id"])))
+        return chosen
+
+
+def _number(text: str) -> int:
+    return int(hashlib.sha256(text.encode()).hexdigest()[:16], 16)
+
+
+def _mixed(values: np.ndarray) -> np.ndarray:
+    """splitmix64's finaliser: uint64 -> uint64, every bit of the input moves every bit of the output."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        values = (values ^ (values >> np.uint64(shift))) * np.uint64(factor)
+    return values ^ (values >> np.uint64(31))
 
 
 def require_people(params: Params, split: Split, n_people: int) -> None:

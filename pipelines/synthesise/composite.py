@@ -2,15 +2,28 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from pipelines.core import products, store
-from pipelines.core.ledger import SPLITS
+from pipelines.core.ledger import SPLITS, Split
 from pipelines.core.params import load
-from pipelines.core.shards import Shard, digest, tree_digest
-from pipelines.synthesise.base import Scenes, layout_row, numbers, photos, require_people, scene_of, terms
+from pipelines.core.shards import Shard, digest
+from pipelines.synthesise.base import (
+    PLACE,
+    Earlier,
+    Photographs,
+    Scenes,
+    layout_row,
+    numbers,
+    photos,
+    require_people,
+    scene_of,
+    terms,
+)
 from pipelines.synthesise.params import Params
+from umo import records
 from umo.errors import BadInput
 from umo.images import encode_png
 from umo.quality import square_crop
@@ -22,57 +35,77 @@ from umo.scenes.prompts import COLOURS, TEXTURES, prompt
 Chosen = tuple[dict, dict | None]
 
 
+class Scene(NamedTuple):
+    """A scene that is asked for."""
+
+    split: Split
+    number: int
+    chosen: list[Chosen]
+
+    @property
+    def name(self) -> str:
+        """SPLIT/NUMBER, its path in the product."""
+        return f"{self.split}/{self.number}"
+
+    def piece(self, crop: float) -> str:
+        """Digest of what it depends on beside params."""
+        seen = [{key: row[key] for key in row.keys() - PLACE} if row else None for pair in self.chosen for row in pair]
+        return digest(self.name, seen, crop)
+
+
 @dataclass(frozen=True)
 class Composite:
-    """The generator `composite`."""
+    """The generator `composite`: a scene depends on the photographs of the people in it and on no others."""
 
     params: Params
 
     def shards(self) -> list[Shard]:
         """The pieces of the work; raises BadInput where a split has too few people."""
-        found = photos()
-        pictures = [tree_digest(file) for file in sorted(products.INGESTED.glob(f"*/{products.PICTURES}"))]
+        found, slots = photos(), self.params.placement == "slots"
         crop = load("export").model_dump()["reference_crop"]
-        faces = {split: found.filter(split=split).sort("face_id").to_dicts() for split in SPLITS}
+        of_split = {split: Photographs(found.filter(split=split)) for split in SPLITS}
         for split in SPLITS:
-            require_people(self.params, split, len({face["person_id"] for face in faces[split]}))
-        common = {"pictures": digest(pictures), "crop": str(crop)}
-        of_split = {split: {split: digest(faces[split]), **common} for split in SPLITS}
-        return [
-            Shard(name, of_split[split] | {"scenes": str(which)}, (split, list(which), faces[split], crop))
-            for name, split, which in numbers(self.params)
-        ]
+            require_people(self.params, split, len(of_split[split].people))
+        shards = []
+        for name, split, which in numbers(self.params):
+            scenes = []
+            for number in which:
+                n, _ = scene_of(self.params, split, number)
+                people = of_split[split].choose(n, f"{self.params.seed}/{split}/{number}")
+                chosen = [(own[0], own[min(1, len(own) - 1)] if slots else None) for own in people]
+                scenes.append(Scene(split, number, chosen))
+            pieces = {scene.name: scene.piece(crop) for scene in scenes}
+            shards.append(Shard(name, pieces, (scenes, crop)))
+        return shards
 
     def scenes(self, shard: Shard) -> Scenes:
-        """The scenes of a shard."""
-        params, made = self.params, Scenes()
-        pictures = store.Pictures(products.INGESTED)
+        """The scenes of a shard: those that it had before are taken over."""
         assert isinstance(shard.task, tuple)
-        split, which, faces, crop = shard.task
-        for number in which:
-            n, rng = scene_of(params, split, number)
-            chosen = _choose(params, faces, n, rng)
-            scene, boxes, ground = _draw(params, crop, chosen, pictures, rng)
-            name, taken = f"{split}/{number}", terms([face for face, _ in chosen])
-            origin = {"source": "composite", "path": name, "group": f"composite/{name}", **taken}
-            image_id = made.add(shard.name, encode_png(scene), scene.shape[:2], **origin)
-            centres = [float((box[0] + box[2]) / 2 / scene.shape[1]) for box in boxes]
-            described = {"generator": "composite", "background": ground, "prompt": prompt(centres, ground)}
-            made.scenes.append({"image_id": image_id, "n": n, "split": split, **described})
-            for position, ((face, guide), box) in enumerate(zip(chosen, boxes, strict=True)):
-                made.layout.append(layout_row(image_id, position, face["person_id"], box, source=face, guide=guide))
+        asked, crop = shard.task
+        made, pictures = Scenes(pieces=shard.inputs), store.Pictures(products.INGESTED)
+        layout, scenes = products.LAYOUT_TABLE, products.SCENES_TABLE
+        earlier = Earlier(shard, shard.inputs, {layout: records.LAYOUT, scenes: records.SCENES})
+        for scene in asked:
+            if taken := earlier.of(scene.name):
+                made.images += taken.images
+                made.pictures |= taken.pictures
+                made.layout += taken.rows[layout]
+                made.scenes += taken.rows[scenes]
+            else:
+                self._add(made, shard.name, scene, crop, pictures)
         return made
 
-
-def _choose(params: Params, faces: Sequence[dict], n: int, rng: np.random.Generator) -> list[Chosen]:
-    people = sorted({face["person_id"] for face in faces})
-    chosen: list[Chosen] = []
-    for k in rng.choice(len(people), n, replace=False):
-        photos = [face for face in faces if face["person_id"] == people[k]]
-        order = rng.permutation(len(photos))
-        guide = photos[order[min(1, len(photos) - 1)]] if params.placement == "slots" else None
-        chosen.append((photos[order[0]], guide))
-    return chosen
+    def _add(self, made: Scenes, shard: str, asked: Scene, crop: float, pictures: store.Pictures) -> None:
+        n, rng = scene_of(self.params, asked.split, asked.number)
+        scene, boxes, ground = _draw(self.params, crop, asked.chosen, pictures, rng)
+        taken = terms([face for face, _ in asked.chosen])
+        origin = {"source": "composite", "path": asked.name, "group": f"composite/{asked.name}", **taken}
+        image_id = made.add(shard, encode_png(scene), scene.shape[:2], **origin)
+        centres = [float((box[0] + box[2]) / 2 / scene.shape[1]) for box in boxes]
+        described = {"generator": "composite", "background": ground, "prompt": prompt(centres, ground)}
+        made.scenes.append({"image_id": image_id, "n": n, "split": asked.split, **described})
+        for position, ((face, guide), box) in enumerate(zip(asked.chosen, boxes, strict=True)):
+            made.layout.append(layout_row(image_id, position, face["person_id"], box, source=face, guide=guide))
 
 
 def _draw(
@@ -84,12 +117,12 @@ def _draw(
     scene = compositing.background(ground, (params.height, width), rng)
     n, boxes = len(chosen), []
     for position, (face, guide) in enumerate(chosen):
-        photo = pictures.read(face["shard"], face["key"])
+        photo = pictures.read(face)
         landmarks = np.reshape(face["landmarks"], (5, 2))
         if guide:
             # One person stands left, in the middle or right; several fill the width.
             slot = rng.integers(3) / 2 if n == 1 else position / (n - 1)
-            there = _in_square(guide, pictures.read(guide["shard"], guide["key"]), crop, params.height)
+            there = _in_square(guide, pictures.read(guide), crop, params.height)
             # The head takes the guide's place, scale and roll.
             centre, scale, roll = compositing.head_frame(there + np.array([slot * (width - params.height), 0]))
             turn = np.degrees(roll - compositing.head_frame(landmarks)[2])

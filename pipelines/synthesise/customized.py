@@ -1,6 +1,5 @@
 """Scenes that a customizer draws of people of one split, from a photograph of each."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +15,7 @@ from pipelines.core.ledger import SPLITS
 from pipelines.core.params import load
 from pipelines.core.shards import digest
 from pipelines.synthesise import templates
-from pipelines.synthesise.base import numbers, photos, require_people, scene_of, terms
+from pipelines.synthesise.base import Photographs, numbers, photos, require_people, scene_of, terms
 from pipelines.synthesise.params import Diffusion, Params, Strict
 from pipelines.synthesise.strict import Panel, Shown, group_fault, pair
 from pipelines.synthesise.templates import Asked
@@ -44,7 +43,7 @@ class Customized:
     def asked(self) -> dict[str, list[Asked]]:
         """Raises BadInput where people are too few, or the base has seen some of validation or test in training."""
         found = _people()
-        of_split = {split: _Photographs(found.filter(split=split)) for split in SPLITS}
+        of_split = {split: Photographs(found.filter(split=split)) for split in SPLITS}
         texts = templates.read(self.diffusion.templates)
         for split in SPLITS:
             require_people(self.params, split, len(of_split[split].people))
@@ -60,18 +59,14 @@ class Customized:
                 centres = [float(rng.choice([1 / 6, 1 / 2, 5 / 6]))] if n == 1 else [(k + 0.5) / n for k in range(n)]
                 prompt = scene_prompt(described.style, described.scene, centres)
                 chosen = of_split[split].choose(n, f"{self.params.seed}/{split}/{number}")
-                asked[name].append(Asked(f"{split}/{number}", split, n, prompt, (described,), tuple(chosen)))
+                people = tuple(photo for photo, *_ in chosen)
+                asked[name].append(Asked(f"{split}/{number}", split, n, prompt, (described,), people))
         return asked
 
     def model_inputs(self) -> dict[str, str]:
         own = self.base.model_dump_json(exclude={"train"})
-        return {"base": own, "precision": self.base.precision, "weights": weights_digest(self.base)}
-
-    def inputs(self, asked: Sequence[Asked]) -> dict[str, str]:
-        pictures = store.Pictures(products.INGESTED)
-        places = sorted({(person["shard"], person["key"]) for case in asked for person in case.people})
-        stored = [hashlib.sha256(pictures.bytes(*place)).hexdigest() for place in places]
-        return {"pictures": digest(stored), "references": digest(_export())}
+        weights = weights_digest(self.base)
+        return {"base": own, "precision": self.base.precision, "weights": weights, "references": digest(_export())}
 
     def draw(self, asked: Sequence[Asked], kept: Path) -> Iterator[list[tuple[np.ndarray, ...]]]:
         from umo.generate import generate_cases  # with torch and transformers it takes seconds
@@ -119,34 +114,6 @@ def _people() -> pl.DataFrame:
     return found.join(centres, on="person_id").drop("landmarks").sort("face_id")
 
 
-class _Photographs:
-    """The people of a split, of whom some are drawn so that a new photograph changes few of the scenes."""
-
-    def __init__(self, rows: pl.DataFrame) -> None:
-        self._photos: dict[str, list[dict]] = {}
-        for row in rows.to_dicts():
-            self._photos.setdefault(row["person_id"], []).append(row)
-        self.people = sorted(self._photos)
-        self._numbers = np.array([_number(person) for person in self.people], np.uint64)
-
-    def choose(self, n: int, scene: str) -> list[dict]:
-        """n people and a photograph of each: those with the smallest hash of scene and person, scene and face."""
-        ranks = _mixed(self._numbers ^ np.uint64(_number(scene)))
-        chosen = [self.people[k] for k in np.argsort(ranks, kind="stable")[:n]]
-        return [min(self._photos[person], key=lambda face: _number(scene + face["face_id"])) for person in chosen]
-
-
-def _number(text: str) -> int:
-    return int(hashlib.sha256(text.encode()).hexdigest()[:16], 16)
-
-
-def _mixed(values: np.ndarray) -> np.ndarray:
-    """splitmix64's finaliser: uint64 -> uint64, every bit of the input moves every bit of the output."""
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        values = (values ^ (values >> np.uint64(shift))) * np.uint64(factor)
-    return values ^ (values >> np.uint64(31))
-
-
 def _export() -> tuple[float, int]:
     params = load("export").model_dump()
     return params["reference_crop"], params["reference_side"]
@@ -160,7 +127,7 @@ def _case(asked: Asked, kept: Path) -> Case:
     for name, person in zip(names, asked.people, strict=True):
         box = np.asarray(person["box"])
         clear = min(factor, clear_factor(box, [np.asarray(other) for other in person["boxes"]]))
-        cut, _ = square_crop(pictures.read(person["shard"], person["key"]), box, clear, side)
+        cut, _ = square_crop(pictures.read(person), box, clear, side)
         (kept / name).write_bytes(encode_jpeg(cut))
     people = tuple(person["person_id"] for person in asked.people)
     return Case(asked.file_name, asked.prompt, tuple((name,) for name in names), (), None, people)

@@ -15,7 +15,7 @@ from pipelines.core.bases import Params as Bases
 from pipelines.core.params import Section, load
 from pipelines.core.shards import ONE_PROCESS, WORK, Counts, Machine, Shard, digest, scratch, tree_digest
 from pipelines.core.shards import run as run_shards
-from pipelines.synthesise.base import Scenes, image_row, layout_row
+from pipelines.synthesise.base import Earlier, Scenes, image_row, layout_row
 from pipelines.synthesise.customized import Customized
 from pipelines.synthesise.diptychs import Diptychs
 from pipelines.synthesise.params import Diffusion, Params, Strict
@@ -36,10 +36,7 @@ class Drawer(Protocol):
         """What is to be drawn, by shard."""
 
     def model_inputs(self) -> dict[str, str]:
-        """By name, digests of the model; raises BadInput where it is not there."""
-
-    def inputs(self, asked: Sequence[Asked]) -> dict[str, str]:
-        """By name, digests of what the drawings depend on beside the model and `Asked.what`."""
+        """By name, digests of the model and of what all drawings depend on; raises BadInput where it is missing."""
 
     def draw(self, asked: Sequence[Asked], kept: Path) -> Iterator[list[tuple[np.ndarray, ...]]]:
         """For each that is asked, a drawing a seed, as panels (H, W, 3) uint8; finished ones are found in `kept`."""
@@ -77,14 +74,11 @@ class Diffused:
         measure = load("measure").model_dump(include={"faces", "min_score", "min_side"})
         how = self.params.model_dump(mode="json", include={"seeds", "size", "steps", "guidance", "precision"})
         common = {"how": digest(how), "measure": digest(measure), **self.drawer.model_inputs()}
-        inputs = {
-            name: {"asked": digest([case.what() for case in cases]), **common, **self.drawer.inputs(cases)}
-            for name, cases in asked.items()
-        }
+        pieces = {name: {case.name: digest(case.what(), common) for case in cases} for name, cases in asked.items()}
         run_shards(
             "synthesise",
             partial(_draw_and_measure, self.drawer, measure),
-            [Shard(name, inputs[name], cases) for name, cases in asked.items()],
+            [Shard(name, pieces[name], cases) for name, cases in asked.items()],
             DRAWN,
             params=Section(),  # what drawing depends on is in its shards: a changed threshold must not draw anew
             files=faces.load(measure["faces"]).files,
@@ -134,15 +128,28 @@ def _describe(made: Scenes, image_id: str, asked: Asked, role: str, panel: Panel
 
 
 def _draw_and_measure(drawer: Drawer, measure: dict[str, Any], shard: Shard, folder: Path) -> Counts:
-    """Draw all seeds of a shard's cases, find the faces, decide nothing."""
+    """Draw all seeds of a shard's cases, but for those it had before, find the faces, decide nothing."""
     asked = shard.task
     assert isinstance(asked, list)
     kept = scratch(folder)
     kept.mkdir(parents=True, exist_ok=True)
     model = faces.load(measure["faces"])
-    images, found, wanted, encoded = [], [], [], {}
-    for case, drawings in zip(asked, drawer.draw(asked, kept), strict=True):
-        for rank, panels in enumerate(drawings):
+    tables = {
+        products.FACES_TABLE: records.measured_faces(model.dimension),
+        products.LAYOUT_TABLE: records.LAYOUT,
+    }
+    earlier = Earlier(shard, shard.inputs, tables)
+    images, found, wanted = [], [], []
+    encoded: dict[str, bytes] = {}
+    drawn = drawer.draw([case for case in asked if not earlier.of(case.name)], kept)
+    for case in asked:
+        if taken := earlier.of(case.name):
+            images += taken.images
+            encoded |= taken.pictures
+            found += taken.rows[products.FACES_TABLE]
+            wanted += taken.rows[products.LAYOUT_TABLE]
+            continue
+        for rank, panels in enumerate(next(drawn)):
             for role, picture in zip(drawer.halves, panels, strict=True):
                 path = f"{case.name}/{rank}/{role}"
                 # Not of the bytes: a row here is a drawing, also where two seeds give the same one.
@@ -155,10 +162,10 @@ def _draw_and_measure(drawer: Drawer, measure: dict[str, Any], shard: Shard, fol
                     for k, person in enumerate(case.people)
                 ]
     store.write(folder, images, encoded)
-    records.write(folder / products.FACES_TABLE, found, records.measured_faces(model.dimension))
-    records.write(folder / products.LAYOUT_TABLE, wanted, records.LAYOUT)
+    for table, rows in ((products.FACES_TABLE, found), (products.LAYOUT_TABLE, wanted)):
+        records.write(folder / table, rows, tables[table])
     shutil.rmtree(kept)
-    return Counts({"drawings": len(images) // len(drawer.halves), "faces": len(found)})
+    return Counts({"drawings": len(images) // len(drawer.halves), "faces": len(found)}, pieces=shard.inputs)
 
 
 def _faces(model: faces.FaceModel, measure: dict[str, Any], image_id: str, picture: np.ndarray) -> list[dict]:
@@ -194,6 +201,6 @@ def _read(folder: Path) -> dict[str, list[list[Panel]]]:
         drawings = found.setdefault(name, [])
         if len(drawings) == int(rank):
             drawings.append([])
-        data = pictures.bytes(folder.name, row["key"])
+        data = pictures.bytes(row)
         drawings[-1].append(Panel(data, (row["height"], row["width"]), boxes, vectors))
     return found

@@ -73,9 +73,6 @@ class Diptychs:
     def model_inputs(self) -> dict[str, str]:
         return {"weights": weights_digest(Base(folder=Path(self.diffusion.model)))}
 
-    def inputs(self, asked: Sequence[Asked]) -> dict[str, str]:
-        return {}
-
     def draw(self, asked: Sequence[Asked], kept: Path) -> Iterator[list[tuple[np.ndarray, ...]]]:
         for case in asked:
             files = [kept / f"{case.file_name}-{rank}.png" for rank in range(self.diffusion.seeds)]

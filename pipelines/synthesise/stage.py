@@ -41,4 +41,4 @@ def _synthesise(generator: Composite | Diffused, shard: Shard, folder: Path) -> 
     store.write(folder, made.images, made.pictures)
     records.write(folder / products.LAYOUT_TABLE, made.layout, records.LAYOUT)
     records.write(folder / products.SCENES_TABLE, made.scenes, records.SCENES)
-    return Counts({"scenes": len(made.scenes), "faces": len(made.layout)}, made.rejects)
+    return Counts({"scenes": len(made.scenes), "faces": len(made.layout)}, made.rejects, made.pieces)

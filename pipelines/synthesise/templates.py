@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
 from pipelines.core.ledger import Split
 from pipelines.core.params import Section
+from pipelines.synthesise.base import PLACE
 from umo.errors import BadInput
 from umo.scenes.prompts import COLOURS, TEXTURES, scene_prompt
+from umo.texts import line_of, read_yaml
 
 PEOPLE = "{people}"
-NOT_DRAWN = ("centre", "embedding", "licence", "consent")  # of a person: no drawing depends on them
+# Of a person: no drawing depends on them, nor on where the photograph lies; what it shows is known by its sha256.
+NOT_DRAWN = {"centre", "embedding", "licence", "consent", *PLACE}
 
 
 def _with_people(scene: str) -> str:
@@ -83,14 +85,14 @@ def read(path: Path | None) -> Templates | None:
     if path is None:
         return None
     try:
-        return Templates.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return Templates.model_validate(read_yaml(path))
     except OSError as error:
         raise BadInput(f"{path}: not readable ({error.strerror}); correct synthesise.diffusion.templates") from error
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path}: not YAML ({' '.join(str(error).split())})") from error
     except ValidationError as error:
-        faults = "; ".join(f"'{'.'.join(map(str, fault['loc']))}': {fault['msg']}" for fault in error.errors())
-        raise BadInput(f"{path}: {faults}; datasets/prompts.yaml shows how") from error
+        first = error.errors()[0]
+        key, line = ".".join(map(str, first["loc"])), line_of(path, first["loc"])
+        found = "" if first["type"] == "missing" else f" (line {line}: {first['input']!r})"
+        raise BadInput(f"{path}: '{key}': {first['msg']}{found}; datasets/prompts.yaml shows how") from error
 
 
 def describe(templates: Templates | None, rng: np.random.Generator) -> tuple[Described, Described]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bench import __main__ as command
-from bench import draw_batched, rerefl_evaluations, rerefl_step, reward_batched
+from bench import draw_batched, ledger, rerefl_evaluations, rerefl_step, reward_batched
 from bench.rerefl_evaluations import Evaluations, HeldOut, Point
 from bench.result import Result
 from bench.setup import Setup, faithful, from_params
@@ -351,3 +351,10 @@ def test_an_unknown_bench_is_refused(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit) as stopped:
         command.main(["rerefl"])
     assert stopped.value.code == 2 and "no bench 'rerefl'" in capsys.readouterr().err
+
+
+def test_the_bench_of_the_ledger_loads_and_adds_what_it_says() -> None:
+    found = ledger.run(faces=20_000)
+    assert found.value == pytest.approx(max(found.details["seconds"] / 20, found.details["peak_gib"] / 3), abs=2e-3)
+    bytes_a_face = found.details["bytes_a_face"]
+    assert 18 < bytes_a_face["file"] < 20 and bytes_a_face["in git"] < 12

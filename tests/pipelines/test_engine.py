@@ -62,7 +62,7 @@ SOURCES = {
 }
 LICENCES = {"series": "CC BY 4.0", "album": "CC0", "web": "ODC-By"}
 SMALL = {
-    "ingest": {"shards": 2, "video": {"sample_fps": 5, "frames_per_shot": 2, "min_spacing": 0.4}},
+    "ingest": {"shard_size": 6, "video": {"sample_fps": 5, "frames_per_shot": 2, "min_spacing": 0.4}},
     "synthesise": {"scenes": {"train": 0, "validation": 0, "test": 0}},
     # A pool for all that may be in one; bounds that let another frame of the same shot in, were it not of that shot.
     "curate": {"pool": 20, "max_cosine": 0.995, "max_source_cosine": 0.995},

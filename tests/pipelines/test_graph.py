@@ -16,6 +16,7 @@ import yaml
 
 from pipelines.core import keys, products
 from pipelines.core.shards import tree_digest
+from tests.pipelines.conftest import LOOK
 
 ROOT = Path(__file__).resolve().parents[2]
 GRAPH_FILE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
@@ -65,7 +66,7 @@ def test_a_second_run_does_nothing(repro):
     before = outputs(repro.path)
     assert repro.repro() == []
     assert outputs(repro.path) == before
-    assert "up to date" in repro.run("dvc", "status").stdout
+    assert json.loads(repro.run("dvc", "status", "--json").stdout) == {LOOK: ["always changed"]}
 
 
 def test_a_threshold_reruns_curate_and_what_follows(workspace):
@@ -97,7 +98,7 @@ def test_a_new_photograph_touches_one_shard(workspace):
     photo = workspace.path / "datasets/photos/mine/plain.jpg"
     (photo.parent / "one_more.jpg").write_bytes(photo.read_bytes() + b"\0")  # a new content, the same picture
     before = {path.name for path in (workspace.path / ".work/ingest").iterdir()}
-    assert workspace.repro("--single-item", "ingest") == ["ingest"]
+    assert workspace.repro("ingest") == ["ingest"]
     assert len({path.name for path in (workspace.path / ".work/ingest").iterdir()} - before) == 1
 
 

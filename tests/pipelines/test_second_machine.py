@@ -3,6 +3,7 @@
 The graph is dvc.yaml's own, with its deps and outs; its commands are replaced by ones that take no time.
 """
 
+import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pipelines.core.shards import ROOT
 from tests.pipelines.conftest import Workspace
 
 README = "datasets/photos/README.md"
+MINE = "mine: {path: datasets/photos/mine, licence: CC0}\n"
 STAGE = """
 import hashlib, pathlib, sys
 
@@ -66,7 +68,7 @@ def maker(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         ".dvc/.gitignore",
         "datasets/.gitignore",
     ]
-    kept += ["datasets/sources.yaml", "datasets/tombstones.csv", "datasets/prompts.yaml", README]
+    kept += ["datasets/dvc.yaml", "datasets/tombstones.csv", "datasets/prompts.yaml", README]
     for name in kept:
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, path / name)
@@ -76,12 +78,13 @@ def maker(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         (path / dep / "code.py").write_text(dep)
     for folder in ("runs/train", "runs/generate", "runs/evaluate"):
         (path / folder).mkdir(parents=True)
+    (path / "datasets/sources.yaml").write_text(MINE)
     (path / "datasets/photos/mine").mkdir()
     (path / "datasets/photos/mine/1.jpg").write_text("a private photograph")
     made = Workspace(path)
     made.run("git", "init", "--quiet", "--initial-branch", "main")
     made.run("dvc", "remote", "modify", "versions", "url", str(path.parent / "remote"))
-    made.run("dvc", "repro", "--quiet")
+    made.warm("dvc", "repro", "--quiet")
     commit(made)
     made.run("dvc", "push", "--quiet")
     return made
@@ -108,39 +111,49 @@ def products(workspace: Workspace) -> dict[str, bytes]:
     return {str(file.relative_to(workspace.path)): file.read_bytes() for file in found if file.is_file()}
 
 
-@pytest.fixture
-def apart(clone: Workspace) -> Workspace:
-    """A clone of a repository whose maker has taken the last file of datasets/photos out of git."""
-    clone.run("git", "rm", "--quiet", README)
-    commit(clone)
-    return clone
-
-
 def test_a_plain_repro_loses_nothing_that_was_pulled(clone):
     before = products(clone)
     assert {"datasets/ingested/results.json", "runs/train/mimr/training.json"} <= before.keys()
     assert "datasets/photos/mine/1.jpg" not in before
-    done = clone.run("dvc", "repro", check=False)
-    assert done.returncode and "ingest: no photographs" in done.stderr
+    assert clone.repro(warm=True) == []
     assert products(clone) == before
     assert not clone.run("git", "status", "--porcelain").stdout
+    (clone.path / "datasets/sources.yaml").write_text(MINE.replace("CC0", "CC BY 4.0"))
+    with pytest.raises(AssertionError, match="ingest: no photographs"):
+        clone.repro(warm=True)
+    assert products(clone) == before | {"datasets/sources.yaml": MINE.replace("CC0", "CC BY 4.0").encode()}
 
 
-def test_training_goes_on_from_what_was_pulled(apart):
+def test_what_dvc_cannot_look_at_stops_nothing_and_is_seen(maker, tmp_path):
+    """Broken links and names that are no UTF-8 stop DVC's own look into a folder; it enters no linked one."""
+    machine = maker.copy(tmp_path / "umo")
+    mine, nas = machine.path / "datasets/photos/mine", tmp_path / "nas"
+    nas.mkdir()
+    (mine / "gone.png").symlink_to("/nowhere/gone.png")
+    (mine / ".#1.png").symlink_to("me@host.12:34")
+    Path(os.fsdecode(os.fsencode(mine) + b"/caf\xe9.png")).write_text("a picture")
+    (mine / "linked").symlink_to(nas)
+    assert machine.repro("ingest", warm=True) == ["ingest"]
+    assert machine.repro("ingest", warm=True) == []
+    (nas / "2.jpg").write_text("a picture behind a link")
+    assert machine.repro("ingest", warm=True) == ["ingest"]
+
+
+def test_training_goes_on_from_what_was_pulled(clone):
     """Nothing is done again that is as it was, though the photographs are not there; another value reaches training."""
-    before = products(apart)
-    assert apart.repro("--allow-missing", "train@mimr") == []
-    assert products(apart) == before
+    before = products(clone)
+    assert clone.repro("--allow-missing", "train@mimr", warm=True) == []
+    assert products(clone) == before
     change = ("-S", "bases.tiny-uno.train.reward_weight=1", "train@mimr")
-    assert experiment(apart, *change)[-1] == "train@mimr"
-    assert apart.run("git", "status", "--porcelain").stdout.split() == ["M", "dvc.lock", "M", "params.yaml"]
+    assert experiment(clone, *change)[-1] == "train@mimr"
+    assert clone.run("git", "status", "--porcelain").stdout.split() == ["M", "dvc.lock", "M", "params.yaml"]
     change = ("--downstream", "-S", "bases.tiny-uno.train.reward_weight=3", "train@mimr")
-    assert experiment(apart, *change)[:1] == ["train@mimr"], "what comes before it is not asked"
+    assert experiment(clone, *change)[:1] == ["train@mimr"], "what comes before it is not asked"
 
 
 def experiment(workspace: Workspace, *options: str) -> list[str]:
     """dvc exp run --allow-missing; the names of the stages that ran."""
-    said = workspace.run("dvc", "exp", "run", "--allow-missing", *options).stdout
+    said = workspace.warm("dvc", "exp", "run", "--allow-missing", *options).stdout
     return [line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")]
 
 
@@ -152,7 +165,7 @@ def test_an_edited_trainer_trains_again_and_nothing_before_it(clone):
     assert ran == ["train@mimr", "generate@mimr", "evaluate@mimr", "compare", "report"]
 
 
-def test_what_python_compiled_changes_no_stage(apart):
-    (apart.path / "umo/__pycache__").mkdir()
-    (apart.path / "umo/__pycache__/code.cpython-311.pyc").write_text("compiled")
-    assert apart.repro("--allow-missing") == []
+def test_what_python_compiled_changes_no_stage(clone):
+    (clone.path / "umo/__pycache__").mkdir()
+    (clone.path / "umo/__pycache__/code.cpython-311.pyc").write_text("compiled")
+    assert clone.repro("--allow-missing", warm=True) == []

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import time
@@ -74,6 +75,30 @@ def test_match_refuses_bad_pictures_in_one_line(folder: Path, umo, arguments: li
     assert (code, out) == (2, "")
     assert err.startswith(f"umo: {reason}")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["[flux] run/r.png", "sel [/b]/r.png", "[red]x[/red]:smile:.png", "a  b.png"])
+def test_a_path_is_printed_as_it_is(folder: Path, umo, name: str) -> None:
+    """Square brackets are markup to rich, and colons emoji."""
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / "r.png").rename(folder / name)
+    code, out, _ = umo("match", "--reference", name, name)
+    assert (code, out.count(f" {name} "), out.count(f"\n{name}\n")) == (0, 1, 1)
+    code, _, err = umo("match", "--reference", f"{name}.gone", name)
+    assert (code, err.partition(": cannot be read")[0]) == (2, f"umo: {name}.gone")
+    code, _, err = umo("match", "--reference", name, name, "--faces", "[/b]")
+    assert (code, err[:28]) == (2, "umo: no face model '[/b]': c")
+    code, _, err = umo("generate", "--out", "o", "--steps", "[/b] [red]")
+    assert (code, err.count("\n")) == (2, 4)
+
+
+def test_a_name_of_other_bytes_is_printed_in_escapes(folder: Path, umo) -> None:
+    name = os.fsdecode(b"caf\xe9\x1b[31m.png")
+    (folder / "r.png").rename(folder / name)
+    code, out, _ = umo("match", "--reference", name, name)
+    assert code == 0
+    assert out.count(r"caf\udce9\x1b[31m.png") == 2
+    assert "\x1b" not in out
 
 
 @pytest.mark.parametrize("arguments", [["match", "r.png"], ["evaluate", "x.jsonl"], ["other"], ["compare", "a"]])

@@ -1,5 +1,6 @@
 """The `umo` command. Exit codes: 0 done, 1 the work failed, 2 bad input or usage; an expected error is one line."""
 
+import io
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -13,12 +14,14 @@ from umo.cli.generate import generate
 from umo.cli.match import match
 from umo.cli.train import train
 from umo.errors import BadInput, WorkFailed
+from umo.texts import one_line
 
 app = typer.Typer(
     name="umo",
     help="Matching rewards for multi-identity image customization, and the evaluation that proves them.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # no bracket of a path or a help text is markup; a wrong usage is plain lines
     pretty_exceptions_enable=False,
 )
 for command in (match, evaluate, compare, generate, train, calibrate):
@@ -27,6 +30,9 @@ for command in (match, evaluate, compare, generate, train, calibrate):
 
 def main() -> None:
     """Run the command; an expected error becomes one line on stderr and an exit code, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name may hold bytes that are no text
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except (BadInput, WorkFailed) as error:
@@ -37,7 +43,7 @@ def main() -> None:
 
 
 def _fail(message: str, exit_code: int) -> None:
-    print("umo: " + " ".join(message.split()), file=sys.stderr)
+    print("umo: " + one_line(message), file=sys.stderr)
     sys.exit(exit_code)
 
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from umo.texts import printable
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
@@ -16,13 +18,14 @@ def print_json(value: Mapping[str, Any]) -> None:
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table()
     for rank, column in enumerate(columns):
-        table.add_column(column, justify="right" if rank else "left", overflow="fold")
+        table.add_column(Text(column), justify="right" if rank else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
-    print(title)  # above the table, because inside it a title breaks at the table's width
+        table.add_row(*(Text(printable(cell)) for cell in row))  # a path's brackets are no markup
+    print(printable(title))  # above the table, because inside it a title breaks at the table's width
     Console().print(table)
 
 

@@ -43,14 +43,14 @@ def _recipe(source: str | None, values: list[str]) -> dict[str, Any]:
     Raises:
         BadInput: the file cannot be read, or a value is unknown, out of its range or left out.
     """
-    import yaml
     from pydantic import ValidationError
 
+    from umo.texts import parse_yaml, read_yaml
     from umo.training.recipe import Recipe
 
     file, _, part = (source or "").partition(":")
     try:
-        found = yaml.safe_load(Path(file).read_text(encoding="utf-8")) if source else {}
+        found = read_yaml(Path(file)) if source else {}
         for key in filter(None, part.split(".")):
             found = found[key]
         given = dict(found or {})
@@ -58,13 +58,13 @@ def _recipe(source: str | None, values: list[str]) -> dict[str, Any]:
             key, equals, text = one.partition("=")
             if not equals:
                 raise BadInput(f"--set {one}: give KEY=VALUE, such as steps=100")
-            given[key] = yaml.safe_load(text)
+            given[key] = parse_yaml(text, f"--set {key}")
         Recipe.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or source or "--set"
         remedy = "--set steps=NUMBER, or give a --recipe" if where == "steps" else "see umo/training/recipe.py"
         raise BadInput(f"recipe: {where}: {first['msg'].lower()}; {remedy}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise BadInput(f"--recipe {source}: no recipe there ({' '.join(str(error).split())[:120]})") from error
     return given

@@ -1,6 +1,5 @@
 """Reading a diffusers folder: every component by its own `from_pretrained`, every defect in one line."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from umo.customizers.base import Settings
 from umo.errors import BadInput
 from umo.model_index import AGAIN, model_files, read_index
+from umo.texts import read_json
 
 __all__ = ["AGAIN", "load_model", "load_other", "model_files", "no_bars", "read_index", "read_settings"]
 
@@ -23,7 +23,7 @@ def read_settings(folder: Path, defaults: Settings) -> Settings:
     if not path.exists():
         return defaults
     try:
-        return Settings(**{**defaults.model_dump(), **json.loads(path.read_text())})
+        return Settings(**{**defaults.model_dump(), **read_json(path)})
     except (ValueError, TypeError, ValidationError) as error:
         raise BadInput(f"{path}: {' '.join(str(error).split())[:200]}; correct or remove it") from error
 
@@ -83,8 +83,8 @@ def _check_weights(path: Path) -> None:
     files = set(path.glob("*.safetensors"))
     for index in path.glob("*.safetensors.index.json"):
         try:
-            files |= {path / name for name in json.loads(index.read_text())["weight_map"].values()}
-        except (ValueError, KeyError, AttributeError) as error:
+            files |= {path / name for name in read_json(index)["weight_map"].values()}
+        except (BadInput, KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"{index}: not readable; {AGAIN}") from error
     if not files:
         raise BadInput(f"{path}: no .safetensors weights; {AGAIN}")

@@ -10,9 +10,11 @@ from typing import Any
 from umo.errors import BadInput
 from umo.files import write_text
 from umo.scenes.prompts import read_places
+from umo.texts import fault, parse_json, path_fault, read_text
 
 _REQUIRED = {"case_id", "prompt", "references", "images"}
 _OPTIONAL = {"target", "people", "places", "tags", "groups"}
+_PATHS = {"references", "images", "target"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +74,9 @@ def read_cases(path: Path, drawn: bool = True) -> list[Case]:
         BadInput: the file cannot be read or is empty, or a line is not a case; names the file, the line and the reason.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() would break a prompt at U+2028
+        lines = read_text(path).split("\n")  # splitlines() would break a prompt at U+2028
     except OSError as error:
         raise BadInput(f"{path}: not a readable file of cases ({error.strerror}); check the path") from error
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: is not text in UTF-8; give a file of one JSON object a line") from error
     cases: dict[str, Case] = {}
     groups: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
@@ -111,10 +111,7 @@ def parse_case(line: str, drawn: bool = True) -> Case:
     Raises:
         ValueError: not a case; the message is the reason.
     """
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from error
+    row = parse_json(line)
     _require(isinstance(row, dict), "not a JSON object")
     missing = (_REQUIRED if drawn else _REQUIRED - {"images"}) - row.keys()
     _require(not missing, f"missing {sorted(missing)}")
@@ -122,6 +119,7 @@ def parse_case(line: str, drawn: bool = True) -> Case:
     _require(not unknown, f"unknown {sorted(unknown)} (known: {sorted(_REQUIRED | _OPTIONAL)})")
     _require(_is_text(row["case_id"]), "case_id must be a text that is not empty")
     _require(isinstance(row["prompt"], str), "prompt must be a text")
+    _refuse_unfit(row)
     _require(isinstance(row["references"], list) and row["references"], "references must be a list that is not empty")
     people = [[person] if isinstance(person, str) else person for person in row["references"]]
     for person in people:
@@ -161,6 +159,19 @@ def parse_case(line: str, drawn: bool = True) -> Case:
 def _require(holds: object, reason: str) -> None:
     if not holds:
         raise ValueError(reason)
+
+
+def _refuse_unfit(row: dict[str, Any]) -> None:
+    """Every text is printed and stored, most of them in a line: said before anything is drawn or scored with them."""
+    for key, value in row.items():
+        texts = [value]
+        while texts:
+            text = texts.pop()
+            if isinstance(text, list):
+                texts += text
+            elif isinstance(text, str):
+                bad = path_fault(text) if key in _PATHS else fault(text, name=key != "prompt")
+                _require(bad is None, f"{key}: {bad}")
 
 
 def _is_text(value: object) -> bool:

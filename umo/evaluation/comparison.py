@@ -3,7 +3,6 @@
 It needs no face model: whatever it compares was scored before.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from umo import records
 from umo.errors import BadInput
 from umo.evaluation import metrics
+from umo.texts import read_json
 
 Row = Mapping[str, Any]
 LEVEL = 0.05  # a verdict holds below it; the share of 95 % intervals that miss
@@ -108,12 +108,12 @@ def _verdict(name: str, found: metrics.Estimate, p: float | None) -> dict[str, A
 def _read_judge(folder: Path) -> dict[str, Any]:
     path = folder / "metrics.json"
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["judge"])
+        return dict(read_json(path)["judge"])
     except OSError as error:
         raise BadInput(
             f"{path}: cannot be read ({error.strerror}); run umo evaluate CASES.jsonl --out {folder}"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (BadInput, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{path}: is not the result of an evaluation; run umo evaluate again") from error
 
 

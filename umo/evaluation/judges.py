@@ -122,7 +122,7 @@ class Gallery:
             try:
                 self._digests[path] = hashlib.sha256((self.root / path).read_bytes()).hexdigest()
             except OSError:
-                self._digests[path] = f"unreadable {path}"
+                self._digests[path] = hashlib.sha256(f"unreadable {path}".encode()).hexdigest()
         return self._digests[path]
 
     def new(self, paths: Iterable[str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from umo.evaluation import metrics
 from umo.evaluation.judges import Spec, agreement, look_in_processes, refuse_shared
 from umo.evaluation.scoring import evaluate
 from umo.files import replacing, write_text
+from umo.texts import fault
 
 KEYS = ("case_id", "image", "seed", "n")
 RANKED = "id_sim_strict"
@@ -43,6 +44,9 @@ def evaluate_by(
     for judge in judges:
         refuse_shared(judge, rewarded_by)
     names = [judge.name for judge in judges]
+    for name in names:
+        if bad := fault(name, name=True):
+            raise BadInput(f"--judge: {bad}: rename its folder or its file")
     if len(set(names)) < len(names):
         twice = max(names, key=names.count)
         raise BadInput(f"--judge: two judges are named {twice!r}: rename the folder or the file of one")

@@ -11,6 +11,7 @@ grey and coloured photographs.
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from umo.faces.pixels import unit
 from umo.faces.weights import sha256
 from umo.files import replacing
 from umo.images import ImageError, read_image
+from umo.texts import fault, read_json, read_text
 
 SIDES = (112, 64, 48, 32)
 SIDE_IN_USE = 64
@@ -75,7 +77,7 @@ def load_calibration(path: Path, files: Sequence[Path] = ()) -> Calibration:
     Raises BadInput where it is missing, something else, or was fitted with other weights than these files.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         found = Calibration(
             people=content["people"],
             photos=content["photos"],
@@ -84,9 +86,10 @@ def load_calibration(path: Path, files: Sequence[Path] = ()) -> Calibration:
             sides={int(side): values for side, values in content["sides"].items()},
             holds_for=content.get("holds_for", {}),
         )
+        found.described(), found.same_person_cosine, found.files.items()  # what will be asked of it
     except OSError as error:
         raise BadInput(f"{path}: no calibration ({error.strerror}): run umo calibrate and name its file") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise BadInput(f"{path}: not a calibration ({error}): run umo calibrate again") from error
     for file in files:
         if found.files.get(file.name) != sha256(file):
@@ -396,13 +399,14 @@ def write_calibration(result: dict[str, Any], out: Path) -> None:
 
 def _read_photos(path: Path) -> Iterator[Photo]:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
+        rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+    except (OSError, csv.Error) as error:
         raise BadInput(f"{path}: cannot be read ({error}): give a CSV with columns path,person") from error
     for line, row in enumerate(rows, start=2):
         if not row.get("path") or not row.get("person"):
             raise BadInput(f"{path}: line {line}: path and person are needed: give a CSV with columns path,person")
+        if bad := fault(row["path"], name=True) or fault(row["person"], name=True):
+            raise BadInput(f"{path}: line {line}: {bad}: correct it")
         try:
             yield Photo(read_image(path.parent / row["path"]), row["person"], row.get("sex") or "")
         except ImageError as error:

@@ -16,7 +16,7 @@ OPENINGS = frozenset(_OPENINGS.split())
 _GENERIC = """
 a an and at by for from in of on the to with img image images photo photos picture pictures pic dsc dscn scan face faces
 people person crop jpg jpeg png pgm ppm webp bmp tif tiff gif mp4 mkv avi mov frame frames shot video clip test train
-validation data set sample target reference
+validation data set sample target reference avif
 """
 GENERIC = frozenset(_GENERIC.split())
 MIN_WORDS, MAX_WORDS = 3, 60

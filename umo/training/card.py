@@ -1,7 +1,12 @@
 """The card of a trained LoRA, written from the run."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import yaml
+
+from umo.texts import printable
 
 WHAT = {
     "sft": "Supervised fine-tuning: the diffusion loss alone. It is the control of the methods with a reward.",
@@ -12,10 +17,12 @@ WHAT = {
 
 def lora_card(run: Mapping[str, Any], base: str, licences: Sequence[str]) -> str:
     """README.md of a LoRA from what stands in training.json, its base's name, and the licences of its pictures."""
+    base = printable(base)
+    base_model = yaml.safe_dump(base, allow_unicode=True, width=math.inf).partition("\n")[0]  # in quotes where needed
     recipe = "\n".join(f"| `{key}` | {value} |" for key, value in run["recipe"].items())
     use = "measured the validation below, and took no part in the training" if run["method"] == "sft" else "rewarded"
     return f"""---
-base_model: {base}
+base_model: {base_model}
 library_name: diffusers
 tags: [lora, text-to-image, image-customization, umo]
 ---

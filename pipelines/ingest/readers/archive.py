@@ -1,154 +1,188 @@
-"""WebDataset tars, read as a stream from front to back: nothing is ever unpacked to a file.
+"""WebDataset tars, read as a stream from front to back: nothing is ever unpacked to a file."""
 
-Two things are held against the standard library's reader: it takes a damaged header for the end of the archive, and
-it reads extended headers of any size.
-"""
-
-import gzip
 import json
+import posixpath
 import tarfile
-import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from itertools import groupby
-from operator import itemgetter
-from pathlib import Path, PurePosixPath
-from typing import IO
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import IO, cast
 
-from pipelines.core.sources import SUFFIXES, text
-from pipelines.ingest.readers.base import Container, Limits, Member, over_limit, reason
+from pipelines.core.sources import text
+from pipelines.ingest.readers import forms, tars
+from pipelines.ingest.readers.base import Container, Limits, Member, over_limit, reason, shut
 
-MAX_EXPANSION = 100  # of a compressed tar; pictures are compressed already
 MAX_JSON_BYTES = 1 << 20
-MAX_HEADER_BYTES = 1 << 20
-_EXTENDED = {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME}
-_EXTENDED |= {tarfile.GNUTYPE_LONGLINK}
-_DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, zlib.error)
+MAX_NOTES = 16  # .json files that may wait for the first picture of their sample
+MAX_LINKS = 40  # from one to the next
 
 
-def read(container: Container, limits: Limits, columns: tuple[str, ...]) -> Iterator[Member]:
+@dataclass(frozen=True)
+class _Link(Member):
+    """A picture's other name."""
+
+    name: str = ""  # both from the archive's root on
+    target: str = ""
+
+
+def read(container: Container, limits: Limits, columns: tuple[str, ...], others: Counter[str]) -> Iterator[Member]:
     """The pictures in their order; what is no usable member, and where the archive breaks off, as errors.
+
+    Pictures that are links to others come last, for which the archive is read again.
 
     Args:
         columns: keys of each sample's .json that are wanted. A sample is what has one name up to the first dot; its
-            members follow each other, and it is held in memory until it ends.
+            pictures follow each other, and are held in memory until it ends.
+        others: members that are not read are counted here, by what they are.
     """
-    if not columns:
-        yield from (member for _, member in _members(container, limits, False))
-        return
-    for _, sample in groupby(_members(container, limits, True), key=itemgetter(0)):
-        yield from _with_fields((member for _, member in sample), limits, columns)
+    found = _members(container, limits, bool(columns), others)
+    links: list[_Link] = []
+    for member in _with_fields(found, limits, columns, others) if columns else (member for _, member in found):
+        if isinstance(member, _Link) and not member.error and len(links) < limits.max_members:
+            links.append(member)
+        else:
+            yield member
+    if links:
+        yield from _linked(container, limits, links)
 
 
-def _with_fields(sample: Iterable[Member], limits: Limits, columns: tuple[str, ...]) -> Iterator[Member]:
-    """Pictures of one name, and what their .json says; where it cannot be read, nobody knows their terms: refused."""
+def _with_fields(
+    found: Iterable[tuple[str | None, Member]], limits: Limits, columns: tuple[str, ...], others: Counter[str]
+) -> Iterator[Member]:
+    """Pictures with what their sample's .json says; where it cannot be read, nobody knows their terms: refused.
+
+    Between a sample's members may lie those of no sample, and .json files that belong to no picture.
+    """
+    notes: dict[str | None, dict[str, object] | str] = {}  # by sample, what its .json says, or what is wrong with it
     pictures: list[Member] = []
-    fields: dict[str, object] = {}
-    size, fault = 0, None
-    for member in sample:
-        if not member.path.lower().endswith(".json"):
+    present, size = None, 0
+    for sample, member in chain(found, [(None, None)]):
+        if member and sample is not None and member.path.lower().endswith(".json"):
+            if not isinstance(notes.get(sample), str):
+                notes[sample] = _note(member, columns)
+            if len(notes) > MAX_NOTES:
+                del notes[next(other for other in notes if other != present)]
+                others[".json without a picture"] += 1
+            continue
+        if sample != present or member is None:
+            note = notes.pop(present, {}) if pictures else {}
+            for picture in pictures:
+                if isinstance(note, str):
+                    yield picture if picture.error else Member(picture.path, error=note)
+                else:
+                    yield replace(picture, fields=note)
+            pictures, present, size = [], sample, 0
+        if member:
             size += len(member.data)
             if size > limits.max_bytes:
                 large = f"its sample is over the limit of {limits.max_bytes} bytes: raise ingest.max_bytes"
                 member = replace(member, data=b"", error=large)
             pictures.append(member)
-            continue
-        try:
-            found = json.loads(member.data)
-            fields = {column: found.get(column) for column in columns}
-        except (ValueError, RecursionError, AttributeError):
-            fault = f"{text(member.path)} is no JSON object: write it again, or remove it"
-    for member in pictures:
-        if fault and not member.error:
-            yield replace(member, data=b"", error=fault)
-        else:
-            yield replace(member, fields=fields)
+    if notes:
+        others[".json without a picture"] += len(notes)
 
 
-def _members(container: Container, limits: Limits, with_json: bool) -> Iterator[tuple[str | None, Member]]:
-    """Pictures (and .json) with the name of their sample: folder and name up to the first dot."""
-    n = 0
+def _note(member: Member, columns: tuple[str, ...]) -> dict[str, object] | str:
+    """The wanted keys, or why there are none."""
+    if member.error or isinstance(member, _Link):
+        return f"{text(member.path)}: {member.error or 'a link: put the file itself into the archive'}"
     try:
-        with (
-            container.file.open("rb") as raw,
-            tarfile.open(  # type: ignore[call-overload]
-                fileobj=_Stream(raw, container.file),
-                mode="r|",
-                tarinfo=_Header,
-                encoding="utf-8",
-                errors="surrogateescape",
-            ) as archive,
-        ):
+        found = json.loads(member.data)
+        note = {column: found.get(column) for column in columns}
+    except (ValueError, RecursionError, AttributeError):
+        return f"{text(member.path)} is no JSON object: write it again, or remove it"
+    if odd := [column for column, value in note.items() if isinstance(value, list | dict)]:
+        return f"{text(member.path)}: '{odd[0]}' is neither text nor a number: write it as text"
+    return note
+
+
+def _members(
+    container: Container, limits: Limits, with_json: bool, others: Counter[str]
+) -> Iterator[tuple[str | None, Member]]:
+    """Pictures (and .json, and links) with the name of their sample: folder and name up to the first dot."""
+    n, archive = 0, None
+    try:
+        with tars.opened(container.file) as archive:
             while header := archive.next():
-                archive.members.clear()  # or they all stay in memory
+                archive.members.clear()  # type: ignore[attr-defined]  # or they all stay in memory
                 n += 1
-                if member := _member(container, archive, header, limits, with_json):
+                if member := _member(container, archive, header, limits, with_json, others):
                     folder, _, base = header.name.rpartition("/")
                     yield f"{folder}/{base.split('.')[0]}", member
-    except _DAMAGE as error:
-        fault = f"cut short or damaged after {n} members ({reason(error)}): copy it again from its origin"
-        yield None, Member(container.path, error=fault)
+    except tars.LimitError as error:
+        yield None, Member(container.path, error=f"{error} ({n} members are read)")
+    except tars.DAMAGE as error:
+        ended = archive is not None and archive.ended
+        yield None, Member(container.path, error=shut(error) or _broken(n, reason(error), ended))
+
+
+def _broken(n: int, said: str, ended: bool) -> str:
+    """Where an archive breaks off: after n members, perhaps behind its end mark."""
+    if "too much memory" in said:  # zstd's
+        return f"packed with a larger window than is read ({said}): pack it again without --long"
+    if ended:
+        return f"behind the end mark after {n} members it is damaged, or no tar ({said}): see what is there"
+    return f"cut short or damaged after {n} members ({said}): copy it again from its origin"
 
 
 def _member(
-    container: Container, archive: tarfile.TarFile, header: tarfile.TarInfo, limits: Limits, with_json: bool
+    container: Container,
+    archive: tarfile.TarFile,
+    header: tarfile.TarInfo,
+    limits: Limits,
+    with_json: bool,
+    others: Counter[str],
 ) -> Member | None:
-    """None for what holds no picture and harms nobody."""
+    """None for what is no picture and harms nobody; it is counted."""
     path = f"{container.path}/{text(header.name)}"
-    suffix = PurePosixPath(header.name).suffix.lower()
-    is_json = with_json and suffix == ".json" and header.isreg()
-    if header.isdir() or (header.isreg() and suffix not in SUFFIXES["folder"] and not is_json):
+    if header.isdir() or header.type == b"V":  # GNU's name for the whole
         return None
-    if fault := _fault(header) or over_limit(header.size, MAX_JSON_BYTES if is_json else limits.max_bytes):
+    if fault := _fault(header):
         return Member(path, error=fault)
-    file = archive.extractfile(header)
-    assert file is not None
-    return Member(path, file.read())
+    if header.issym() or header.islnk():
+        folder = posixpath.dirname(header.name) if header.issym() else ""
+        target = posixpath.normpath(posixpath.join(folder, header.linkname))
+        return _Link(path, name=posixpath.normpath(header.name), target=target)
+    with cast(IO[bytes], archive.extractfile(header)) as file:
+        start = b""
+
+        def head() -> bytes:
+            nonlocal start
+            start = start or file.read(forms.HEAD_BYTES)
+            return start
+
+        is_json = with_json and forms.belongs("uno", header.name, head)
+        if not is_json and not forms.belongs("folder", header.name, head):
+            others[forms.label(header.name, head)] += 1
+            return None
+        if fault := over_limit(header.size, MAX_JSON_BYTES if is_json else limits.max_bytes):
+            return Member(path, error=fault)
+        return Member(path, start + file.read())
 
 
 def _fault(header: tarfile.TarInfo) -> str | None:
     parts = header.name.replace("\\", "/").split("/")
     if header.name.startswith("/") or ".." in parts or "\0" in header.name:
         return "a name that leads out of the archive: write it again with plain relative names"
-    if header.issym() or header.islnk():
-        return "a link: put the picture itself into the archive"
-    if not header.isreg() or header.issparse():
-        return "a device, a pipe or a sparse file: put the picture itself into the archive"
+    if not (header.isreg() or header.issparse() or header.issym() or header.islnk()):
+        return "a device, a pipe or another special file: put the picture itself into the archive"
     return None
 
 
-class _Header(tarfile.TarInfo):
-    """Damage is an error."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
-        try:
-            header = super().frombuf(buf, encoding, errors)
-        except tarfile.HeaderError as error:
-            if buf and not any(buf):  # the mark at the end
-                raise
-            raise tarfile.ReadError(f"damaged header: {error}") from error
-        if header.size < 0 or (header.type in _EXTENDED and header.size > MAX_HEADER_BYTES):
-            raise tarfile.ReadError("damaged header: its size")
-        return header
-
-
-class _Stream:
-    """A tar's bytes. Its end before the archive's, or far more than the file holds, is an error.
-
-    (tarfile would go on asking an ended file for as many bytes as a header promises, exabytes if it likes.)
-    """
-
-    def __init__(self, raw: IO[bytes], file: Path) -> None:
-        packed = file.suffix.lower() in {".gz", ".tgz"}
-        self._file: IO[bytes] | gzip.GzipFile = gzip.GzipFile(fileobj=raw) if packed else raw
-        self._left = max(1 << 26, file.stat().st_size * (MAX_EXPANSION if packed else 1))
-
-    def read(self, size: int) -> bytes:
-        data = self._file.read(size)
-        self._left -= len(data)
-        if not data:
-            raise tarfile.ReadError("unexpected end of data")
-        if self._left < 0:
-            raise tarfile.ReadError(f"it unpacks to more than {MAX_EXPANSION} times its size")
-        return data
+def _linked(container: Container, limits: Limits, links: list[_Link]) -> Iterator[Member]:
+    """The pictures that links lead to, which may lie before them or after."""
+    targets = {link.name: link.target for link in links}
+    wanted: dict[str, list[_Link]] = {}
+    for link in links:
+        target = link.target
+        for _ in range(MAX_LINKS):
+            target = targets.get(target, target)
+        wanted.setdefault(text(target), []).append(link)
+    inside = len(container.path) + 1
+    for _, member in _members(container, limits, False, Counter()):
+        for link in wanted.pop(posixpath.normpath(member.path[inside:]), ()) if not isinstance(member, _Link) else ():
+            yield replace(member, path=link.path, fields=link.fields)
+    for link in chain.from_iterable(wanted.values()):
+        fault = f"a link to {text(link.target)}, which is no picture in the archive: put the picture itself there"
+        yield Member(link.path, error=fault, fields=link.fields)

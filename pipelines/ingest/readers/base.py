@@ -1,6 +1,7 @@
 """What a source holds, before anything is decoded: single files, or containers that are read member by member."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,6 +97,12 @@ def reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def shut(error: Exception) -> str | None:
+    """What is wrong with a file that the system does not let us read; None where a library did not like it."""
+    number = error.errno if isinstance(error, OSError) else None
+    return f"cannot be read ({os.strerror(number)}): check the path and its permissions" if number else None
+
+
 def read_file(file: Path, max_bytes: int) -> bytes:
     """A file's bytes; ImageError where it cannot be read, or is larger than `max_bytes`."""
     try:
@@ -103,7 +110,7 @@ def read_file(file: Path, max_bytes: int) -> bytes:
             raise ImageError(fault)
         return file.read_bytes()
     except OSError as error:
-        raise ImageError(f"cannot be read ({error.strerror}): check the path and its permissions") from error
+        raise ImageError(shut(error)) from error
 
 
 def over_limit(n: int, max_bytes: int) -> str | None:

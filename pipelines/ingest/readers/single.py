@@ -5,44 +5,26 @@ each once; the prompts are not, for sets and captions are made anew from what is
 """
 
 import json
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipelines.core.shards import digest, file_digest
-from pipelines.core.sources import SOURCES, SUFFIXES, Kind, Source, text
+from pipelines.core.sources import SOURCES, text
 from pipelines.ingest.readers.base import Found, reason
 from umo.errors import BadInput
 
 
-def below(name: str, source: Source, kind: Kind, root: Path) -> list[Path]:
-    """The files of a source that its kind reads, in order; `root` itself, if it is one. BadInput if there is none."""
-    if root.is_file():
-        return [root]
-    suffixes = SUFFIXES[kind]
-    found = sorted((path for path in root.glob(source.include) if path.is_file()), key=lambda path: path.parts)
-    files = [path for path in found if path.suffix.lower() in suffixes]
-    others = Counter(path.suffix.lower() for path in found if path.suffix.lower() not in {*suffixes, "", ".md"})
-    if others and kind == "folder":
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-        remedy = "convert pictures among them to JPEG, PNG or WebP; tars, tables and videos want a source of their kind"
-        print(f"ingest: {name}: passed over {kinds}: {remedy}")
-    if not files:
-        what = "picture" if kind == "folder" else kind
-        kinds = ", ".join(sorted(suffixes))
-        raise BadInput(f"{SOURCES}: source '{name}': no {what} in {root} fits '{source.include}' ({kinds})")
-    return files
-
-
-def of_folder(name: str, source: Source, root: Path) -> Iterator[Found]:
-    """The source's pictures in order; BadInput where there are none."""
-    for path in below(name, source, "folder", root):
-        yield _found(name, text(str(path.relative_to(root))), path)
+def of_folder(name: str, root: Path, files: Iterable[Path]) -> Iterator[Found]:
+    """The pictures among the files below a folder, with their digests."""
+    for file in files:
+        yield _found(name, text(str(file.relative_to(root))), file)
 
 
 def _found(name: str, path: str, file: Path) -> Found:
     """A file with its digest; an unreadable one still gets a row, by the digest of its path."""
     try:
+        if file.exists() and not file.is_file():  # a pipe would be waited for
+            return Found(digest(name, str(file)), name, path, file, "no file: put the picture itself there")
         return Found(file_digest(file), name, path, file)
     except OSError:
         return Found(digest(name, str(file)), name, path, file)

@@ -221,7 +221,7 @@ def run_killed(moment: str, text: str) -> int:
 
         def watched_do(*arguments: object) -> None:
             do(*arguments)
-            at("rename", arguments[1][0].name == "b")
+            at("rename", arguments[-1][0].name == "b")
 
         shards._do = watched_do
         run("ingest", work, [Shard(name, {"text": text}) for name in "abc"], Path("out"), params=Knob())

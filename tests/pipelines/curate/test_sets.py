@@ -81,10 +81,10 @@ def test_the_background_has_the_colour_of_the_prompt(repro, data):
     from pipelines.core.store import Pictures
 
     pictures = Pictures(repro.path / products.SYNTHESISED)
-    place = {row["image_id"]: (row["shard"], row["key"]) for row in data["images"]}
+    place = {row["image_id"]: row for row in data["images"]}
     right = []
     for scene in data["scenes"]:
-        picture = pictures.read(*place[scene["image_id"]])
+        picture = pictures.read(place[scene["image_id"]])
         strip = np.median(picture[:6].reshape(-1, 3), axis=0)
         names = list(COLOURS)
         chroma = [np.linalg.norm(strip / strip.sum() - np.array(c) / sum(c)) for c in COLOURS.values()]

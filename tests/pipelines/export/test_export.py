@@ -293,7 +293,8 @@ def test_mlcroissant_validates_it_and_it_lists_the_tables(world: Path) -> None:
 
 
 def test_the_examples_of_the_document_run(here: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "loading.md").read_text(), re.DOTALL)
+    local, *_ = (ROOT / "docs" / "loading.md").read_text().partition("\n## From S3\n")  # those: release/test_loading.py
+    blocks = re.findall(r"```python\n(.*?)```", local, re.DOTALL)
     assert len(blocks) == 7
     for block in blocks:
         exec(compile(block, "docs/loading.md", "exec"), {"print": lambda *values: None})
@@ -358,7 +359,7 @@ def test_a_histogram_counts_what_numpy_counts() -> None:
 
 
 def test_what_did_not_change_is_not_done_again(here: Path, made: Made, capsys: pytest.CaptureFixture[str]) -> None:
-    """Another form cuts nothing again; a set that is turned away rewrites its own file."""
+    """Another form cuts nothing again; a set that is turned away rewrites its own file, and cuts nothing either."""
     before = _contents(products.EXPORTED)
     export.run(PARAMS.model_copy(update={"formats": ("parquet",)}), Machine())
     assert (
@@ -462,8 +463,8 @@ def _nothing_kept(made: Made) -> None:
 
 
 FAULTS = {
-    r"datasets/.*/images.tar: not a? ?readable": _tars_are_cut_short,
-    r"datasets/synthesised/000\d/images.tar: \w+\.png is not in it; remove .*": _a_target_is_not_in_its_tar,
+    r"datasets/.*/images.tar: not readable": _tars_are_cut_short,
+    r"datasets/synthesised/000\d/images.tar: \w+\.png: not in .* as it was stored .*": _a_target_is_not_in_its_tar,
     r"datasets/ingested/000\d/images.tar: \w+\.(jpg|png): truncated or corrupt .*run dvc repro": _pictures_are_broken,
     r"datasets/measured/ingested/000\d/faces.parquet: a reference's face .* is not in it; run dvc repro": _no_faces,
     r"datasets/curated/sets.parquet: 1 pictures of sets are not in .*run dvc repro": _no_picture,

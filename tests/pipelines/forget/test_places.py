@@ -30,7 +30,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[Path, Clear
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f'{{"people": ["{PERSON}"]}}')
         files[file] = place.clear
-    LEDGER.write_text(f"face_id,image_id,person_id,split\n{'a' * 16}-0,{'a' * 64},{PERSON},train\n")
+    LEDGER.write_text(f"person_id,split,faces\n{PERSON},train,{'a' * 16}\n")
     return files
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,14 @@ import polars as pl
 import pytest
 
 from pipelines.core import products
-from pipelines.core.ledger import COLUMNS, SPLITS, Ledger
-from pipelines.core.shards import Machine
+from pipelines.core.ledger import COLUMNS, OLD_COLUMNS, SPLITS, Ledger, numbers
+from pipelines.identify.corrected import Corrected
 from pipelines.identify.people import Bounds, People, Reasons
-from pipelines.identify.stage import Params, repeated_images, run
+from pipelines.identify.stage import repeated_images
 from tests.pipelines import killed
-from umo import records
+from tests.pipelines.identify import made_up
+from tests.pipelines.identify.made_up import FRACTIONS, album
 from umo.errors import BadInput
-
-FRACTIONS = {"train": 0.5, "validation": 0.25, "test": 0.25}
 
 
 def test_near_duplicates_keep_the_sharpest_copy():
@@ -37,13 +37,12 @@ def people(count: int, faces: int = 3) -> dict[str, list[str]]:
 
 
 def frame(owners: dict[str, list[str]], split: dict[str, str]) -> pl.DataFrame:
-    rows = [
-        (face, f"i{face}", person, split[person])
-        for person, faces in owners.items()
-        for face in faces
-        if person in split
-    ]
-    return pl.DataFrame(rows, schema=dict.fromkeys(COLUMNS, pl.String), orient="row")
+    return rows((face, person, split[person]) for person, faces in owners.items() for face in faces if person in split)
+
+
+def rows(faces: Iterable[tuple[str, str, str]]) -> pl.DataFrame:
+    """face_id, person_id, split, as a ledger takes them."""
+    return pl.DataFrame(list(faces), dict.fromkeys(("face_id", "person_id", "split"), pl.String), orient="row")
 
 
 def draw(ledger: Ledger, owners: dict, component: dict, fractions=FRACTIONS, seed=1) -> dict[str, str]:
@@ -88,57 +87,121 @@ def test_a_drawn_split_never_moves():
 
 
 def test_welded_components_follow_the_majority_of_the_ledger():
-    ledger = Ledger([("f1", "i1", "a", "train"), ("f2", "i2", "a", "train"), ("f3", "i3", "b", "test")])
-    split = draw(ledger, {"a": ["f1", "f2"], "b": ["f3"]}, {"a": "c", "b": "c"})
+    ledger = Ledger(rows([("f1-0", "a", "train"), ("f2-0", "a", "train"), ("f3-1", "b", "test")]))
+    split = draw(ledger, {"a": ["f1-0", "f2-0"], "b": ["f3-1"]}, {"a": "c", "b": "c"})
     assert split == {"a": "train", "b": "train"}
-    known = ledger.splits_of(pl.Series(["f3", "f9", "f1"]))
+    known = numbers(ledger.find(pl.Series(["f3-1", "f3-0", "f1-0"]))["split"])
     assert known.tolist() == [SPLITS.index("test"), -1, SPLITS.index("train")], "the ledger still knows: b is dropped"
 
 
 def named(ledger: Ledger, *clusters: list[str]) -> list[str]:
     faces = [face for cluster in clusters for face in cluster]
-    return ledger.names(pl.Series(faces), np.repeat(np.arange(len(clusters)), [len(cluster) for cluster in clusters]))
+    return ledger.names(
+        pl.Series(faces), np.repeat(np.arange(len(clusters)), [len(cluster) for cluster in clusters])
+    ).to_list()
 
 
 def test_a_person_keeps_the_name_of_the_ledger():
-    ledger = Ledger([("f1", "i1", "old", "train"), ("f2", "i2", "old", "train"), ("f3", "i3", "other", "train")])
+    ledger = Ledger(rows([("f1", "old", "train"), ("f2", "old", "train"), ("f3", "other", "train")]))
     assert named(ledger, ["f0", "f1", "f2"]) == ["old"]
     assert named(ledger, ["f2", "f3", "f1"]) == ["old"], "most of its faces are old"
     broken = named(ledger, ["f0", "f1"], ["f4", "f5"], ["f2", "f6"])
     assert broken[0] == "old", "of two parts as large the first keeps the name"
     assert len(set(broken)) == 3
     assert named(ledger, ["f1", "f3", "f7"], ["f2", "f0"])[0] == "old"
-    larger = Ledger([(f"f{k}", f"i{k}", "old", "train") for k in range(5)])
+    larger = Ledger(rows((f"f{k}", "old", "train") for k in range(5)))
     assert named(larger, ["f0"], ["f1", "f2", "f3"])[1] == "old", "the larger part keeps the name"
     assert named(Ledger(), ["f8", "f9"]) == named(Ledger(), ["f9", "f8"])
 
 
 def test_two_people_never_share_a_name():
     fresh = named(Ledger(), ["f8"])[0]
-    assert len(set(named(Ledger([("f0", "i0", fresh, "train")]), ["f0"], ["f8"]))) == 2
+    assert len(set(named(Ledger(rows([("f0", fresh, "train")])), ["f0"], ["f8"]))) == 2
 
 
 def test_the_file_is_appended_to(tmp_path):
     path = tmp_path / "splits.csv"
     ledger = Ledger.read(path)
-    ledger.extend(frame({"a": ["f2", "f1"]}, {"a": "train"}))
+    ledger.extend(frame({"a": ["f2-0", "f1-1"]}, {"a": "train"}))
     ledger.write(path)
     first = path.read_text()
+    assert first == "person_id,split,faces\na,train,f1-1 f2\n"
     again = Ledger.read(path)
-    again.extend(frame({"a": ["f1"], "b": ["f0"]}, {"a": "test", "b": "test"}))
+    again.extend(frame({"b": ["f0-0"], "a": ["f1-1", "f10-10", "f2-0"]}, {"a": "test", "b": "test"}))
     again.write(path)
-    assert path.read_text().startswith(first)
-    assert path.read_text()[len(first) :] == "f0,if0,b,test\n"
+    assert path.read_text() == first + "a,test,f10-10\nb,test,f0\n"
+    expected = [("f1-1", "a", "train"), ("f2-0", "a", "train"), ("f10-10", "a", "test"), ("f0-0", "b", "test")]
+    assert Ledger.read(path).rows().rows() == expected
+    before = path.stat().st_mtime_ns
+    again.extend(frame({"b": ["f0-0"]}, {"b": "train"}))
+    again.write(path)
+    assert path.stat().st_mtime_ns == before, "nothing new, nothing written"
+
+
+def test_a_ledger_of_the_old_form_is_brought_over(tmp_path):
+    path = tmp_path / "splits.csv"
+    old = [("f2-0", "f2", "b", "test"), ("f1-0", "f1", "a", "train"), ("f3-12", "f3", "b", "test")]
+    path.write_text("\n".join(",".join(row) for row in (OLD_COLUMNS, *old)) + "\n")
+    ledger = Ledger.read(path)
+    assert ledger.rows().rows() == [(face, person, split) for face, _, person, split in old]
+    ledger.write(path)
+    assert path.read_text() == "person_id,split,faces\nb,test,f2 f3-12\na,train,f1\n"
+    assert sorted(Ledger.read(path).rows().rows()) == sorted(ledger.rows().rows())
+
+
+def test_two_branches_that_were_merged_leave_a_face_its_first_split(tmp_path):
+    path = tmp_path / "splits.csv"
+    path.write_text("person_id,split,faces\na,train,f1 f2\nb,test,f2 f3\n")
+    ledger = Ledger.read(path)
+    assert ledger.rows().rows() == [("f1-0", "a", "train"), ("f2-0", "a", "train"), ("f3-0", "b", "test")]
+    ledger.write(path)
+    assert path.read_text() == "person_id,split,faces\na,train,f1 f2\nb,test,f3\n"
+
+
+def test_the_forgotten_leave_the_ledger(tmp_path):
+    path = tmp_path / "splits.csv"
+    shown = "0123456789abcdef"
+    ledger = Ledger(
+        frame({"a": [f"{shown}-0", f"{shown}-3", "f2-0"], "b": ["f3-0"], "c": ["f4-0"]}, dict.fromkeys("abc", "train"))
+    )
+    ledger.write(path)
+    ledger = Ledger.read(path)
+    assert ledger.drop([shown + 48 * "0"], "b") == 3
+    ledger.write(path)
+    assert path.read_text() == "person_id,split,faces\na,train,f2\nc,train,f4\n"
+
+
+HEADER = ",".join(COLUMNS) + "\n"
 
 
 @pytest.mark.parametrize(
-    "text", ["face,split\n", ",".join(COLUMNS) + "\nf1,i1,a,holdout\n", ",".join(COLUMNS) + "\nf1\n"]
+    ("text", "said"),
+    [
+        ("", ": first line must be"),
+        ("face,split\n", ": first line must be"),
+        (HEADER + "a,holdout,f1\n", ":2: "),
+        (HEADER + "a,train,f1\nb,test\n", ":3: "),
+        (HEADER + "a,train,f1\nb,,f2\n", ":3: "),
+        (HEADER + "a,train,f1\n<<<<<<< HEAD\nb,test,f2\n", ":3: "),
+        (HEADER + "a,train,f1  f2\n", ":2: "),
+        (HEADER + "a,train,f1 f2\nb,test,f3 f", ": its last line is cut short"),
+        (HEADER.strip(), ": its last line is cut short"),
+        (",".join(OLD_COLUMNS) + "\nf1-0,f1,a,train\nf2-0,f2,a,tr", ": its last line is cut short"),
+        (",".join(OLD_COLUMNS) + "\nf1-0,f1,a,holdout\n", ":2: "),
+    ],
 )
-def test_a_broken_ledger_is_refused(tmp_path, text):
+def test_a_broken_ledger_is_refused(tmp_path, text, said):
     path = tmp_path / "splits.csv"
     path.write_text(text)
-    with pytest.raises(BadInput, match="restore it from git"):
+    with pytest.raises(BadInput, match=f"splits.csv{said}.*restore it from git"):
         Ledger.read(path)
+
+
+def test_a_ledger_that_dvc_keeps_is_not_begun_anew(tmp_path):
+    assert Ledger.read(tmp_path / "splits.csv").rows().is_empty()
+    (tmp_path / ".gitignore").write_text("/people\n/splits.csv\n")
+    with pytest.raises(BadInput, match="dvc pull"):
+        Ledger.read(tmp_path / "splits.csv")
 
 
 def test_people_of_the_photographs_are_found_from_the_faces(repro):
@@ -163,73 +226,13 @@ def test_every_face_turned_away_has_a_reason(repro):
 class TestComponents:
     """Pictures that people share join them, unless the component would grow too large."""
 
-    def identify(
-        self, tmp_path, monkeypatch, pictures, alone=range(8), alike=(), group=lambda number: "album", **changes
-    ):
-        """Run identify on made-up faces.
-
-        pictures: of people by number; alone: who is also shown four times alone; alike: people who look alike;
-        group: of a picture, by its number.
-        """
+    def identify(self, tmp_path, monkeypatch, pictures, alone=range(8), alike=(), group=album, **changes):
+        """Run identify on made-up faces (made_up.write) with other params."""
         monkeypatch.chdir(tmp_path)
-        rng = np.random.default_rng(0)
-        centres = rng.normal(size=(8, 128))
-        for person in alike:
-            centres[person] = centres[alike[0]] * 0.7 + centres[person] * 0.7
-        images, faces, measured = [], [], []
-        portraits = [(person,) for person in alone for _ in range(4)]
-        for number, shown in enumerate([*portraits, *pictures]):
-            image_id = f"{number:064x}"[::-1]
-            images.append(
-                dict.fromkeys(records.IMAGES.names)
-                | {"image_id": image_id, "status": "ok", "source": "s", "licence": "l", "consent": "given"}
-                | {"group": group(number)}
-            )
-            phash = f"{rng.integers(2**63):016x}"
-            measured.append(
-                {"image_id": image_id, "phash": phash, "sharpness": 1.0, "n_faces": len(shown), "error": None}
-            )
-            for rank, person in enumerate(shown):
-                vector = centres[person] + 0.3 * rng.normal(size=128)
-                faces.append(
-                    {
-                        "face_id": f"{image_id[:16]}-{rank}",
-                        "image_id": image_id,
-                        "box": [0, 0, 60, 60],
-                        "landmarks": [0.0] * 10,
-                        "score": 0.9,
-                        "side_px": 60,
-                        "pose": [0, 0, 0],
-                        "sharpness": 1.0,
-                        "embedding": (vector / np.linalg.norm(vector)).astype(np.float16),
-                        "embedder": "made up",
-                    }
-                )
-        for folder in (products.INGESTED / "0000", products.MEASURED_PHOTOS / "0000"):
-            folder.mkdir(parents=True)
-        records.write(products.INGESTED / "0000" / products.IMAGES_TABLE, images, records.IMAGES)
-        records.write(
-            products.MEASURED_PHOTOS / "0000" / products.MEASURED_IMAGES_TABLE, measured, records.MEASURED_IMAGES
-        )
-        records.write(products.MEASURED_PHOTOS / "0000" / products.FACES_TABLE, faces, records.measured_faces(128))
-        defaults = {
-            "min_score": 0.5,
-            "min_side": 40,
-            "min_sharpness": 0,
-            "max_duplicate_bits": 0,
-            "min_cosine": 0.4,
-            "min_cosine_across": 0.8,
-            "max_group": 1000,
-            "min_face_cosine": 0.5,
-            "min_faces": 3,
-            "max_person_cosine": 0.6,
-            "max_component": 3,
-            "fractions": FRACTIONS,
-            "seed": 1,
-        }
-        run(Params(**(defaults | changes)), Machine())
+        made_up.write(pictures, alone, alike, group)
+        found = made_up.identify(**changes)
         assert Path("datasets/splits.csv").exists()
-        return products.people(), products.people_faces()
+        return found
 
     def test_people_of_one_picture_share_a_split(self, tmp_path, monkeypatch):
         people, _ = self.identify(tmp_path, monkeypatch, [(0, 1), (1, 2)])
@@ -268,7 +271,7 @@ class TestComponents:
         vectors = np.array([[1, 0, 0], [0.96, 0.28, 0], [0.96, -0.28, 0], [0, 0, 1], [0, 1, 0]], np.float32)
         faces = pl.DataFrame({"face_id": list("abcde"), "image_id": list("vwxyz")})
         bounds = Bounds(min_face_cosine=0.5, min_faces=1, max_person_cosine=0.9, max_component=9)
-        found = People(bounds, faces, vectors, np.array([0, 0, 0, 0, -1]), Reasons(5), Ledger())
+        found = People(bounds, faces, vectors, Corrected.nothing(np.array([0, 0, 0, 0, -1])), Reasons(5), Ledger())
         np.testing.assert_allclose(found.centre, [[1, 0, 0]], atol=1e-6)
         np.testing.assert_allclose(found.cosine, [1, 0.96, 0.96, 0, np.nan], atol=1e-6)
         assert found.kept().tolist() == [0, 1, 2]
@@ -279,7 +282,7 @@ class TestComponents:
         (tmp_path / "a").mkdir()
         self.identify(tmp_path / "a", monkeypatch, [], alike=(0, 1), min_cosine=0.8, max_person_cosine=0.9)
         ledger = (tmp_path / "a/datasets/splits.csv").read_text()
-        before = {line.split(",")[0]: line.split(",")[3] for line in ledger.splitlines()[1:]}
+        before = dict(Ledger.read(tmp_path / "a/datasets/splits.csv").rows().select("face_id", "split").iter_rows())
         (tmp_path / "b/datasets").mkdir(parents=True)
         (tmp_path / "b/datasets/splits.csv").write_text(ledger)
         people, faces = self.identify(
@@ -327,7 +330,7 @@ class TestComponents:
         dropped = people.filter(~pl.col("keep"))
         assert dropped["reason"].to_list() == ["its component is in another split of the ledger"]
         assert dropped["person_id"][0] in {train, test}
-        known = {line.split(",")[2]: line.split(",")[3] for line in ledger.splitlines()[1:]}
+        known = dict(line.split(",")[:2] for line in ledger.splitlines()[1:])
         for row in people.filter("keep").to_dicts():
             assert row["split"] == known[row["person_id"]]
 

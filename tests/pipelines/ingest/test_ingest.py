@@ -20,7 +20,11 @@ import webdataset
 import yaml
 from PIL import Image
 
+from pipelines.core import products, store
 from pipelines.core.shards import ROOT
+from pipelines.ingest import stage as ingest
+from pipelines.ingest.readers.base import Found
+from pipelines.ingest.stage import packed
 from umo.errors import BadInput
 from umo.images import read_image
 
@@ -213,8 +217,8 @@ def test_what_a_hostile_archive_holds_is_named_and_nothing_is_unpacked(ingested,
     assert {path for path, reason in reasons.items() if reason is None} == good
     for path in ("../up.jpg", "in/../../up.jpg", "/tmp/absolute.jpg"):
         assert reasons.pop(path).startswith("a name that leads out of the archive")
-    for path in ("symbolic.jpg", "hard.jpg"):
-        assert reasons.pop(path).startswith("a link")
+    assert reasons.pop("symbolic.jpg").startswith("a link to /etc/passwd, which is no picture in the archive")
+    assert reasons.pop("hard.jpg").startswith("the same bytes as web/a.tar/first.jpg")
     for path in ("device.jpg", "pipe.jpg"):
         assert reasons.pop(path).startswith("a device, a pipe")
     assert "bytes is over the limit of 200000" in reasons.pop("large.jpg")
@@ -421,7 +425,7 @@ def test_an_arrow_file_whose_offsets_lead_out_of_it_is_not_followed(ingested, ph
             "no column 'terms' (it has: photo, n); name the right one as licence_column",
         ),
         ({"path": "gone.tar"}, "there is no gone.tar of kind 'archive'; correct its path"),
-        ({"path": "photos", "kind": "video"}, "no video in photos fits '**/*' (.avi, "),
+        ({"path": "photos", "kind": "video"}, "no video in photos fits '**/*' (.3gp, .avi, "),
         ({"path": "photos", "licence_column": "rights"}, "licence_column mean nothing for kind 'folder'; remove them"),
         ({"path": "photos", "kind": "film"}, "'kind': Input should be 'folder', 'archive', 'table', 'uno' or 'video'"),
         ({"path": "broken.json"}, "broken.json is not readable JSON"),
@@ -440,22 +444,17 @@ def test_a_source_that_does_not_fit_is_one_line(source, line, ingested, photos):
     assert not (ingested.folder / "datasets/ingested").exists()
 
 
-def test_without_the_photographs_it_says_how_to_go_on_from_what_was_pulled(ingested, photos, capsys):
+def test_without_the_photographs_it_says_how_to_go_on_from_what_was_pulled(ingested, photos):
     mine = ingested.folder / "datasets/photos/mine"
     mine.mkdir(parents=True)
     (mine / "1.jpg").write_bytes(photos[0])
-    readme = mine.parent / "README.md"
-    readme.write_text("of git")
     assert len(ingested({"mine": {"path": "datasets/photos/mine"} | TERMS})) == 1
-    assert "git -C datasets rm photos/README.md" in capsys.readouterr().out
-    readme.unlink()
     before = ingested.files()
     (mine / "1.jpg").rename(ingested.folder / "1.jpg")
     mine.rmdir()
     with pytest.raises(BadInput, match=r"^[^\n]*dvc repro --allow-missing --downstream train@mimr[^\n]*$"):
         ingested({"mine": {"path": "datasets/photos/mine"} | TERMS})
     assert ingested.files() == before
-    assert "README" not in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -512,6 +511,59 @@ def test_a_new_archive_is_the_only_work(ingested, photos, overlapping):
     assert len(ingested.work() - before) == 1
 
 
+def test_files_stay_in_their_shards_and_new_ones_fill_the_last_and_then_new_ones():
+    def files(*names: str) -> list[Found]:
+        return [Found(name, "album", f"{name}{copy}.jpg", Path("x")) for name in names for copy in (1, 2)]
+
+    def ids(shards: dict[str, list[Found]]) -> dict[str, str]:
+        assert all(len(of) == 2 * len({one.image_id for one in of}) for of in shards.values()), "copies lie together"
+        return {shard: "".join(sorted({one.image_id for one in of})) for shard, of in shards.items()}
+
+    first = ids(packed(files(*"caebdfg"), 4, {}))
+    assert first == {"0000": "abcd", "0001": "efg"}
+    known = {image_id: shard for shard, of in first.items() for image_id in of}
+    assert ids(packed(files(*"abcdefgA"), 4, known)) == first | {"0002": "A"}, "0001 is more than half full"
+    fewer = known | {"A": "0002"}
+    assert ids(packed(files(*"abcdgABCDEF"), 4, fewer)) == {"0000": "abcd", "0001": "g", "0002": "ABCD", "0003": "EF"}
+    many = {f"{k:05d}": f"{k // 2:04d}" for k in range(20_004)}
+    assert max(packed(files(*many, "x", "y"), 2, many), key=int) == "10002", "numbers outgrow their digits"
+
+
+def test_new_files_are_all_that_is_decoded(ingested, photos, monkeypatch):
+    """In the shard that they fill up, too; and a table that cannot be read costs its pictures their place, not more."""
+    album = {"album": {"path": "photos", **TERMS}}
+    folder = ingested.folder / "photos"
+    folder.mkdir()
+    decoded: list[int] = []
+    read = ingest.read_image
+    monkeypatch.setattr(ingest, "read_image", lambda *arguments: decoded.append(1) or read(*arguments))
+    for k in range(5):
+        (folder / f"{k}.jpg").write_bytes(photos[k])
+    ingested(album, shard_size=4)
+    assert len(decoded) == 5
+    decoded.clear()
+    for k in range(5, 8):
+        (folder / f"{k}.jpg").write_bytes(photos[k])
+    (folder / "0.jpg").unlink()
+    rows = ingested(album, shard_size=4)
+    assert len(decoded) == 3
+    assert {row["path"] for row in rows if row["status"] == "ok"} == {f"{k}.jpg" for k in range(1, 8)}
+    assert {row["path"]: sha256(row_bytes(row)) for row in rows} == {row["path"]: row["sha256"] for row in rows}
+    grown = ingested.files()
+    subprocess.run(["rm", "-rf", ".work"], check=True)
+    ingested(album, shard_size=4)
+    assert ingested.files() == grown, "the manifest is the product itself"
+    table = sorted(products.INGESTED.glob("*/images.parquet"))[-1]
+    table.unlink()
+    table.write_bytes(b"cut short")
+    again = ingested(album, shard_size=4)
+    assert [row["sha256"] for row in again] == [row["sha256"] for row in rows]
+
+
+def row_bytes(row: dict) -> bytes:
+    return store.Pictures(products.INGESTED).bytes(row)
+
+
 def test_forgotten_pictures_do_not_come_back(ingested, photos, overlapping):
     """By content and, re-encoded, by look; only the shards that an exact tombstone hits are done again."""
     from umo.quality import perceptual_hash
@@ -540,7 +592,7 @@ def test_forgotten_pictures_do_not_come_back(ingested, photos, overlapping):
 @pytest.mark.parametrize("call", [2, 5])
 def test_killed_and_started_again_it_ends_in_the_same_bytes(call, ingested, overlapping):
     """SIGKILL as the picture of that rank is written; after the last, two processes finish the work."""
-    ingested(overlapping, shards=2)
+    ingested(overlapping, shard_size=2)
     expected = ingested.files()
     subprocess.run(["rm", "-rf", ".work", "datasets/ingested"], check=True)
     script = textwrap.dedent(
@@ -559,7 +611,7 @@ def test_killed_and_started_again_it_ends_in_the_same_bytes(call, ingested, over
 
         if __name__ == "__main__":
             store.Writer.add = add
-            params = yaml.safe_load(open({str(ROOT / "params.yaml")!r}))["ingest"] | {{"shards": 2}}
+            params = yaml.safe_load(open({str(ROOT / "params.yaml")!r}))["ingest"] | {{"shard_size": 2}}
             ingest.run(ingest.Params(**params), Machine(executor=sys.argv[2], workers=2))
         """
     )

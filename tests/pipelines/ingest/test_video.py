@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pipelines.ingest import readers
+from pipelines.ingest.readers import film as films
 from pipelines.ingest.readers import video
 from pipelines.ingest.readers.base import Container, Limits
 from pipelines.ingest.readers.video import Candidate, Shot, Video
@@ -162,7 +163,7 @@ def test_few_frames_are_held_at_a_time(mp4, monkeypatch):
     """Of a shot of hours as of one of seconds: every frame is a candidate here."""
     alive: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
     counts = []
-    real = video._Video.picture
+    real = films.Film.picture
 
     def picture(self, frame):
         found = real(self, frame)
@@ -171,7 +172,7 @@ def test_few_frames_are_held_at_a_time(mp4, monkeypatch):
         counts.append(len(alive))
         return found
 
-    monkeypatch.setattr(video._Video, "picture", picture)
+    monkeypatch.setattr(films.Film, "picture", picture)
     members(mp4, FRAMES.model_copy(update={"sample_fps": 25.0, "min_cut_difference": 255.0}))
     assert len(counts) == round(sum(SHOTS) * FPS)
     # Chosen so far, the best of the present slot, those that wait for a cut, the new one.
@@ -315,7 +316,7 @@ def test_a_forgotten_frame_does_not_come_back(ingested, videos):
     again = {row["image_id"]: row for row in mine(ingested, source())}
     assert again[rows[0]["image_id"]]["status"] == "error"
     assert again[rows[0]["image_id"]]["error"].startswith("forgotten: ")
-    assert all(again[row["image_id"]] == row for row in rows[1:])
+    assert all(again[row["image_id"]] | {"offset": row["offset"]} == row for row in rows[1:])
     assert len(ingested.work() - before) == 1
 
 

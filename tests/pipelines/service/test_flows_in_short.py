@@ -57,6 +57,21 @@ def test_a_full_disk_is_told_in_a_line(monkeypatch):
     assert state.message == "dvc.lock: No space left on device; mend it and run again"
 
 
+@pytest.mark.parametrize("text", ["a\0", "a\ud83d", "a\x1b[31m"])
+def test_what_no_command_takes_is_refused(text):
+    """JSON of a form can say it."""
+    for work in (
+        lambda: flows._forget(text, None, []),
+        lambda: flows._forget(None, f"{text}.png", []),
+        lambda: flows._release("1.0.0", text, None),
+        lambda: overrides.refuse_foreign({"curate.min_cosine": text}, ["curate"], "build_dataset"),
+        lambda: overrides.refuse_foreign({f"curate.{text}": 1}, ["curate"], "build_dataset"),
+    ):
+        with pytest.raises(BadInput, match=r"^[^\n]*(is not Unicode|control character)[^\n]*$") as refused:
+            work()
+        assert str(refused.value).isprintable()
+
+
 def test_what_was_made_of_stale_data_is_not_committed(toy):
     (toy.path / "datasets/photos.txt").write_text("ann\nbob\n")
     toy.commit("another photograph")

@@ -47,7 +47,7 @@ def test_every_field_of_the_form_is_a_key_of_params():
         reward_weight=0.5,
         cases_per_n=6,
         seeds=7,
-        set={"ingest.shards": 3},
+        set={"ingest.shard_size": 3},
     )
     values = given.values("tiny-uno")
     assert values["bases.tiny-uno.train.steps"] == 5

@@ -18,8 +18,9 @@ import umo.generate
 from pipelines.core import products, store
 from pipelines.core.params import load
 from pipelines.core.shards import ROOT, WORK, Machine, tree_digest
-from pipelines.synthesise import customized, diptychs
+from pipelines.synthesise import composite, customized, diptychs
 from pipelines.synthesise import stage as synthesise
+from pipelines.synthesise.base import Photographs
 from pipelines.synthesise.diffusion import Diffused
 from tests.pipelines.album import N_PEOPLE, write_album
 from tests.small_models import write_text_to_image
@@ -110,7 +111,7 @@ def test_an_accepted_scene_meets_the_filter_measured_anew(drawn, monkeypatch):
     source = {row["face_id"]: row for row in products.faces(products.MEASURED_PHOTOS).to_dicts()}
     for scene in products.scenes().to_dicts():
         row = place[scene["image_id"]]
-        picture = pictures.read(row["shard"], row["key"])
+        picture = pictures.read(row)
         found = model.detect([picture])[0]
         embedded = model.embed([picture], [found])
         layout = products.layout().filter(image_id=scene["image_id"]).sort("position").to_dicts()
@@ -152,7 +153,8 @@ def test_the_base_is_given_references_as_export_cuts_them(studio, monkeypatch):
     for person, (name,) in zip(case.people, case.references, strict=True):
         face = photo[Path(name).stem]
         assert face["image_id"].startswith(person[1:])
-        picture = store.Pictures(products.INGESTED).read("0000", f"{face['image_id']}.png")
+        (row,) = products.images(products.INGESTED).filter(image_id=face["image_id"]).to_dicts()
+        picture = store.Pictures(products.INGESTED).read(row)
         cut, _ = square_crop(picture, np.array(face["box"]), params.reference_crop, params.reference_side)
         assert read_image(kept / name).shape == cut.shape
         assert (kept / name).read_bytes() == encode_jpeg(cut)
@@ -211,8 +213,8 @@ def test_one_more_photograph_changes_few_choices():
         return pl.DataFrame(names, schema=["person_id", "face_id"], orient="row")
 
     def choices(frame: pl.DataFrame) -> list[list[str]]:
-        photographs = customized._Photographs(frame)
-        return [[face["face_id"] for face in photographs.choose(2, f"7/train/{k}")] for k in range(600)]
+        photographs = Photographs(frame)
+        return [[own[0]["face_id"] for own in photographs.choose(2, f"7/train/{k}")] for k in range(600)]
 
     before = choices(rows(20, 4))
     people = Counter(name.split("-")[0] for chosen in before for name in chosen)
@@ -324,7 +326,7 @@ def test_halves_of_a_diptych_become_reference_and_target(studio, painter):
     }
     reference, target = rows["train/0/0/reference"], rows["train/0/0/target"]
     pictures = store.Pictures(products.SYNTHESISED)
-    halves = [pictures.read(row["shard"], row["key"]) for row in (reference, target)]
+    halves = [pictures.read(row) for row in (reference, target)]
     assert (np.concatenate(halves, axis=1) == painter.pictures[0]).all()
     assert {row["group"] for row in rows.values()} == {"diffusion/train/0"}
     assert {(row["consent"], row["licence"]) for row in rows.values()} == {("drawn", "CC-BY-4.0")}
@@ -386,11 +388,51 @@ def test_composite_scenes_show_what_their_layout_says(studio):
     place = {row["image_id"]: row for row in attempts().to_dicts()}
     centre = {row["person_id"]: np.array(row["centre"]) for row in products.people().to_dicts()}
     for row in products.layout().to_dicts():
-        picture = pictures.read(place[row["image_id"]]["shard"], place[row["image_id"]]["key"])
+        picture = pictures.read(place[row["image_id"]])
         found = model.detect([picture])[0]
         nearest = min(found, key=lambda face: np.abs(face.box - np.array(row["box"])).sum())
         (vector,) = model.embed([picture], [[nearest]])
         assert max(centre, key=lambda person: centre[person] @ vector) == row["person_id"]
+
+
+def test_a_photograph_that_goes_or_comes_draws_its_own_scenes_again_and_no_others(studio, monkeypatch):
+    drawn: list[int] = []
+    draw = composite._draw
+    monkeypatch.setattr(composite, "_draw", lambda *arguments: drawn.append(1) or draw(*arguments))
+    change(generator="composite", scenes={"train": 20}, people=[2], shard_size=10)
+    run()
+    assert len(drawn) == 20
+    layout = products.layout()
+    gone = layout["source_face_id"][0]
+    shows = layout.filter((pl.col("source_face_id") == gone) | (pl.col("guide_face_id") == gone))["image_id"]
+    rows = products.people_faces().with_columns(keep=pl.col("face_id") != gone)
+    records.write(products.PEOPLE / products.PEOPLE_FACES_TABLE, rows.to_arrow(), records.PEOPLE_FACES)
+    drawn.clear()
+    run()
+    assert 0 < len(drawn) == shows.n_unique() < 10
+    kept = set(layout["image_id"]) & set(products.layout()["image_id"])
+    assert kept == set(layout["image_id"]) - set(shows)
+    grown = {path: path.read_bytes() for path in products.SYNTHESISED.glob("*/*")}
+    shutil.rmtree(WORK)
+    run()
+    assert {path: path.read_bytes() for path in products.SYNTHESISED.glob("*/*")} == grown
+
+
+def test_a_photograph_that_goes_has_few_drawings_drawn_again(studio, monkeypatch):
+    """By the base, to which it is dear; the others are taken over."""
+    asked: list[dict] = []
+    gone = products.layout()["source_face_id"][0]
+    rows = products.people_faces().with_columns(keep=pl.col("face_id") != gone)
+    records.write(products.PEOPLE / products.PEOPLE_FACES_TABLE, rows.to_arrow(), records.PEOPLE_FACES)
+    generate = umo.generate.generate_cases
+
+    def counted(folder: Path, cases: Path, *arguments: object, **options: object) -> object:
+        asked.extend(json.loads(line) for line in cases.read_text().splitlines())
+        return generate(folder, cases, *arguments, **options)
+
+    monkeypatch.setattr(umo.generate, "generate_cases", counted)
+    run()
+    assert 0 < len(asked) < 4
 
 
 @pytest.mark.parametrize("generator", ["composite", "diffusion"])

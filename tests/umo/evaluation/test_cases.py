@@ -73,6 +73,48 @@ BAD_LINES = [
     (GOOD | {"case_id": "b", "people": ["R", "G"], "groups": ["warm"]}, "1 groups for 2 references"),
     (GOOD | {"case_id": "b", "people": ["R", "G"], "groups": [1, 2]}, "groups must be a list of texts"),
 ]
+UNFIT = [
+    ('"case_id": "caf\\ud83d"', "case_id: 'caf\\ud83d' is not Unicode"),
+    ('"case_id": "a\\n"', "case_id: 'a\\n' holds the control character \\n"),
+    ('"prompt": "two\\u0000"', "prompt: 'two\\x00' holds the control character \\x00"),
+    ('"prompt": "two \\udce9"', "prompt: 'two \\udce9' is not Unicode"),
+    ('"references": ["r.png", "g\\u0000.png"]', "references: 'g\\x00.png' holds the control character"),
+    ('"references": [["r.png", "r2\\udce9.png"], "g.png"]', "references: 'r2\\udce9.png' is not Unicode"),
+    ('"target": "t\\u001b[31m.png"', "target: 't\\x1b[31m.png' holds the control character"),
+    (f'"target": "{"é" * 130}.png"', "target: a name of 264 bytes"),
+    ('"people": ["R", "x\\udc80"]', "people: 'x\\udc80' is not Unicode"),
+    ('"tags": ["a\\tb"]', "tags: 'a\\tb' holds the control character \\t"),
+    ('"people": ["R", "G"], "groups": ["a", "b\\u202e"]', "groups: 'b\\u202e' holds the control character"),
+    ('"prompt": "two", "prompt": "one"', "key 'prompt' is there twice: remove one"),
+    ('"prompt": NaN', "prompt must be a text"),
+    (f'"places": [1, {"9" * 5000}]', "a number of 5000 digits is too large"),
+    (f'"places": {"[" * 100_000}', "not JSON of ours (nested without end)"),
+]
+
+
+@pytest.mark.parametrize(("part", "reason"), UNFIT)
+def test_a_text_that_cannot_be_stored_is_refused(tmp_path: Path, part: str, reason: str) -> None:
+    """The other keys are as in GOOD; what comes last counts in `|`, but a key twice in the text is refused."""
+    given = {key for key in GOOD if f'"{key}":' in part}
+    rest = json.dumps({key: value for key, value in (GOOD | {"case_id": "b"}).items() if key not in given})
+    path = write(tmp_path / "CASES.jsonl", GOOD, f"{rest[:-1]}, {part}}}")
+    for drawn in (True, False):
+        with pytest.raises(BadInput) as caught:
+            read_cases(path, drawn)
+        assert str(caught.value).startswith(f"{path}:2: {reason}")
+        assert str(caught.value).isprintable()
+
+
+def test_an_image_that_cannot_be_opened_is_refused_where_it_is_scored() -> None:
+    line = json.dumps(GOOD | {"images": ["rg.png", "g" * 256]})
+    with pytest.raises(ValueError, match="images: a name of 256 bytes"):
+        parse_case(line)
+
+
+@pytest.mark.parametrize("text", ["\ud83d\ude00 \u200d é", "张 | [b] `x`"])
+def test_any_other_text_is_kept(text: str) -> None:
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16")
+    assert parse_case(json.dumps(GOOD | {"case_id": text, "prompt": text})).case_id == text
 
 
 @pytest.mark.parametrize(("drawn", "nothing"), [(True, "nothing was scored"), (False, "nothing was drawn")])

@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -232,6 +233,9 @@ def test_the_command_reads_a_csv_and_writes_the_file(tmp_path, monkeypatch, caps
     [
         ("file,who\na.png,x", r"photos\.csv: line 2: path and person are needed"),
         ("path,person\nnone.png,x", r"photos\.csv: line 2: none\.png: cannot be read"),
+        ("\ufeffpath,person\r\nnone.png,x", r"photos\.csv: line 2: none\.png: cannot be read"),
+        ("path,person\na\0.png,x", r"photos\.csv: line 2: 'a\\x00\.png' holds the control character"),
+        (f"path,person\n{'a' * 200_000},x", r"photos\.csv: cannot be read \(field larger than"),
         ("path,person\n", r"0 photos of 0 people have a face"),
     ],
 )
@@ -246,6 +250,17 @@ def test_bad_photos_are_one_line(text, message, tmp_path):
 def test_a_missing_or_broken_calibration_is_one_line(tmp_path):
     with pytest.raises(BadInput, match=r"none\.json: no calibration .* run umo calibrate"):
         calibration.load_calibration(tmp_path / "none.json")
-    (tmp_path / "broken.json").write_text('{"people": 3}')
-    with pytest.raises(BadInput, match=r"broken\.json: not a calibration"):
-        calibration.load_calibration(tmp_path / "broken.json")
+    shipped = json.loads((Path(calibration.__file__).parent / "dlib.calibration.json").read_text())
+    for text, reason in [
+        ('{"people": 3}', "not a calibration"),
+        (json.dumps(shipped | {"sides": {}}), "not a calibration"),
+        (json.dumps(shipped | {"sides": {"64": [0.5]}}), "not a calibration"),
+        (json.dumps(shipped | {"mean": [10**400]}), "not a calibration"),
+        (json.dumps(shipped | {"mean": [float("nan")]}), "nan is no number"),
+        ('{"people": 1, "people": 2}', "key 'people' is there twice"),
+        ("[" * 100_000, "not JSON of ours"),
+    ]:
+        (tmp_path / "broken.json").write_text(text)
+        with pytest.raises(BadInput, match=rf"broken\.json: {reason}") as error:
+            calibration.load_calibration(tmp_path / "broken.json")
+        assert "\n" not in str(error.value)

@@ -21,6 +21,7 @@ from tests.umo.test_rows import memory
 from tests.umo.training.conftest import SMALL, TRAIN, VALIDATION, photo, small_base
 from umo import cli, customizers, faces
 from umo.rewards import MatchingReward
+from umo.training.card import lora_card
 from umo.training.curves import Curves, Tables
 from umo.training.reading import open_sets
 from umo.training.samples import Samples
@@ -314,3 +315,12 @@ def test_columns_are_those_of_the_export() -> None:
 
     kinds = {field.name: _kind(field.type) for field in parquet.schema()}
     assert {column: kinds[column] for column in COLUMNS} == COLUMNS
+
+
+@pytest.mark.parametrize("name", ["tiny-uno", "[flux] run", "no", "2019", "a: b", "- #1 'x'", "caf\udce9"])
+def test_the_card_names_a_base_whatever_it_is_called(name: str) -> None:
+    run = {"method": "mimr", "updates": 1, "samples": 1, "people": ["ann"], "skipped": 0, "chosen_update": 1}
+    card = lora_card(run | {"reward": "dlib", "validation": [], "recipe": {"steps": 1}}, name, ["CC0"])
+    shown = name.replace("\udce9", "\\udce9")
+    assert yaml.safe_load(card.encode().split(b"---")[1])["base_model"] == shown
+    assert f"# mimr on {shown}\n" in card

@@ -1,0 +1,1 @@
+"""A page of thumbnails to look at and correct. Not a stage."""
