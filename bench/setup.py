@@ -1,6 +1,6 @@
 """What the benches of training start from: the base, the recipe and the sets of params.yaml, as `train` takes them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from umo import customizers, faces
 from umo.customizers import Customizer
 from umo.errors import BadInput
 from umo.rewards import MatchingReward
-from umo.training import sets
+from umo.training.reading import open_sets
 from umo.training.recipe import Recipe
 from umo.training.samples import Sample
 
@@ -38,8 +38,8 @@ class Setup:
     load_base: Callable[[], Customizer]
     reward: MatchingReward
     recipe: Recipe
-    train: list[Sample]
-    validation: list[Sample]
+    train: Sequence[Sample]
+    validation: Sequence[Sample]
     encoded: Path
     scratch: Path
     fingerprint: str
@@ -57,17 +57,15 @@ def from_params() -> Setup:
         raise BadInput(f"params.yaml: bases.{params.base} has no recipe: add bases.{params.base}.train")
     device = load("machine").model_dump()["device"]
     model = faces.load(params.reward)
-    splits = [
-        [sets.sample(row) for row in products.exported(split, list(sets.COLUMNS))] for split in ("train", "validation")
-    ]
+    sets = open_sets(str(products.EXPORTED))
     modules = sorted({*sources("umo.training.trainer"), *sources("umo.evaluation.scoring")})
     code = [file_digest(path) for path in modules]
     return Setup(
         load_base=lambda: customizers.load(base.folder, base.lora, device, base.dtype),
         reward=MatchingReward(model, "mimr", recipe.lambda_match, recipe.lambda_mismatch),
         recipe=recipe,
-        train=splits[0],
-        validation=splits[1],
+        train=sets["train"],
+        validation=sets["validation"],
         encoded=train.encoded_folder(base, params),
         scratch=SCRATCH,
         fingerprint=digest(weights_digest(base), tree_digest(products.EXPORTED), params.reward, code),

@@ -21,6 +21,7 @@ from umo.errors import BadInput, WorkFailed
 from umo.evaluation.cases import Case, read_cases, write_cases
 from umo.files import replacing
 from umo.images import require_image
+from umo.model_index import adapter_config
 
 CASES_FILE = "CASES.jsonl"
 IMAGES = "images"
@@ -240,6 +241,6 @@ def _files_digest(root: Path, files: Sequence[Path]) -> str:
 
 
 def _lora_digest(lora: Path) -> str:
-    if lora.is_file():
-        return _files_digest(lora.parent, [lora])
-    return _files_digest(lora, sorted(lora.rglob("*.safetensors")))
+    files = [lora] if lora.is_file() else sorted(lora.rglob("*.safetensors"))
+    configs = [config for file in files if (config := adapter_config(file))]
+    return _files_digest(lora.parent if lora.is_file() else lora, files + configs)

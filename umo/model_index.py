@@ -37,3 +37,9 @@ def model_files(folder: Path) -> list[Path]:
     found = [path for component in components for path in component.rglob("*") if path.is_file()]
     own = [folder / name for name in ("model_index.json", "customizer.json")]
     return sorted([*found, *(path for path in own if path.exists())])
+
+
+def adapter_config(lora: Path) -> Path | None:
+    """The settings, alpha among them, that peft keeps beside the LoRA in a file; None where it did not write it."""
+    config = lora.with_name("adapter_config.json")
+    return config if lora.name == "adapter_model.safetensors" and config.exists() else None

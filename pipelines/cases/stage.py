@@ -32,14 +32,16 @@ def run(params: Params, machine: Machine) -> None:
 
 
 def _cases(params: Params, shard: Shard, folder: Path) -> Counts:
-    by_n: dict[int, list[dict]] = {}
-    for row in sorted(products.exported(params.split), key=lambda row: digest(params.seed, row["set_id"])):
-        by_n.setdefault(row["n"], []).append(row)
-    chosen = sorted((row for same in by_n.values() for row in same[: params.per_n]), key=lambda row: row["set_id"])
+    sets = products.exported(params.split, ["set_id", "prompt", "references", "target", "person_ids"])
+    by_n: dict[int, list[int]] = {}
+    keys = sets.table("set_id", "n").to_pylist()
+    for k in sorted(range(len(sets)), key=lambda k: digest(params.seed, keys[k]["set_id"])):
+        by_n.setdefault(keys[k]["n"], []).append(k)
+    chosen = sorted(k for same in by_n.values() for k in same[: params.per_n])
     (folder / "references").mkdir()
     (folder / "targets").mkdir()
     cases = []
-    for row in chosen:
+    for row in map(sets.__getitem__, chosen):
         references = [f"references/{image['path']}" for image in row["references"]]
         for name, image in zip(references, row["references"], strict=True):
             (folder / name).write_bytes(image["bytes"])
@@ -47,5 +49,5 @@ def _cases(params: Params, shard: Shard, folder: Path) -> Counts:
         (folder / target).write_bytes(row["target"]["bytes"])
         people = tuple(row["person_ids"])
         cases.append(Case(row["set_id"], row["prompt"], tuple((path,) for path in references), (), target, people))
-    write_cases(folder / products.CASES_FILE, cases)
+    write_cases(folder / products.CASES_FILE, sorted(cases, key=lambda case: case.case_id))
     return Counts({"cases": len(cases)})

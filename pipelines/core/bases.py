@@ -12,7 +12,7 @@ from pipelines.core.params import Section, load
 from pipelines.core.seen import PEOPLE
 from pipelines.core.shards import digest, file_digest, tree_digest
 from umo.errors import BadInput
-from umo.model_index import model_files
+from umo.model_index import adapter_config, model_files
 from umo.texts import read_json
 from umo.training.recipe import Recipe
 
@@ -69,7 +69,8 @@ def weights_digest(base: Base) -> str:
     if base.lora and not base.lora.exists():
         raise BadInput(f"{base.lora}: no such LoRA; params.yaml names it under bases")
     files = [(str(path.relative_to(base.folder)), file_digest(path)) for path in model_files(base.folder)]
-    return digest(files, tree_digest(base.lora) if base.lora else None)
+    config = base.lora and adapter_config(base.lora)  # a folder's is part of the folder
+    return digest(files, tree_digest(base.lora) if base.lora else None, *([file_digest(config)] if config else []))
 
 
 def lora_of(base: Base, method: str) -> Path | None:

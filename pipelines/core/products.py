@@ -1,14 +1,15 @@
 """Where every product lies and how it is read: the one place where stages meet, so that none needs to know another."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from umo import records
 from umo.errors import BadInput
+from umo.rows import ParquetSource, Rows
 
 DATASETS = Path("datasets")
 INGESTED = Path("datasets/ingested")
@@ -143,8 +144,11 @@ def exported_files(split: str) -> list[Path]:
     return sorted(EXPORTED.glob(f"{split}-*.parquet"))
 
 
-def exported(split: str, columns: list[str] | None = None) -> list[dict]:
-    """Rows of an exported split, in order, pictures as {"bytes", "path"}; raises BadInput where it is not there."""
+def exported(split: str, columns: Sequence[str] = ()) -> Rows[dict[str, Any]]:
+    """Rows of an exported split, in order, each read when it is asked for; pictures are {"bytes", "path"}.
+
+    Raises BadInput where the split is not there.
+    """
     if not (files := exported_files(split)):
         raise BadInput(f"{EXPORTED}: no split '{split}'; make more scenes of it (synthesise.scenes) and run dvc repro")
-    return [row for file in files for row in pq.read_table(file, columns=columns).to_pylist()]
+    return Rows([ParquetSource(file) for file in files], columns, dict)

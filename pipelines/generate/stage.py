@@ -139,8 +139,8 @@ def _spread(cases: Sequence[Case], count: int) -> list[Case]:
     return [ordered[(2 * k + 1) * len(ordered) // (2 * count)] for k in range(count)]
 
 
-def _target(cases: Sequence[Case]) -> list[bytes]:
-    return [(products.CASES / str(case.target)).read_bytes() for case in cases]
+def _target(cases: Sequence[Case]) -> Iterator[bytes]:
+    return ((products.CASES / str(case.target)).read_bytes() for case in cases)
 
 
 def _shuffled(cases: Sequence[Case]) -> list[Case]:
@@ -162,14 +162,11 @@ def _shuffled(cases: Sequence[Case]) -> list[Case]:
     return shuffled
 
 
-def _pasted(cases: Sequence[Case]) -> list[bytes]:
-    columns = ["set_id", "target", "references", "target_landmarks", "reference_landmarks"]
-    sets = {row["set_id"]: row for row in _evaluation_sets(columns)}
-    return [encode_png(_paste(sets[case.case_id])) for case in cases]
-
-
-def _evaluation_sets(columns: list[str]) -> list[dict]:
-    return products.exported(load("cases").model_dump()["split"], columns)
+def _pasted(cases: Sequence[Case]) -> Iterator[bytes]:
+    columns = ["target", "references", "target_landmarks", "reference_landmarks"]
+    sets = products.exported(load("cases").model_dump()["split"], columns)
+    places = {set_id: k for k, set_id in enumerate(sets.table("set_id")["set_id"].to_pylist())}
+    return (encode_png(_paste(sets[places[case.case_id]])) for case in cases)
 
 
 def _paste(row: dict) -> np.ndarray:
@@ -185,4 +182,4 @@ def _paste(row: dict) -> np.ndarray:
     return scene.round().astype(np.uint8)
 
 
-MADE: dict[str, Callable[[Sequence[Case]], list[bytes]]] = {"target": _target, "pasted": _pasted}
+MADE: dict[str, Callable[[Sequence[Case]], Iterator[bytes]]] = {"target": _target, "pasted": _pasted}

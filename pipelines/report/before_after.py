@@ -22,14 +22,12 @@ COLUMN, GAP, SPACE, LETTERS = 560, 8, 40, 26  # pixels; twice those of the page
 def write_picture(path: Path = BEFORE_AFTER) -> Path:
     """Draw the cases whose likeness rose by the median; returns the file. BadInput without scores of base and mimr."""
     scores = {method: read_scores(method) for method in METHODS}
-    references = {
-        case.case_id: [read_image(products.CASES / photos[0]) for photos in case.references]
-        for case in read_cases(products.CASES / products.CASES_FILE, drawn=False)
-    }
+    cases = {case.case_id: case for case in read_cases(products.CASES / products.CASES_FILE, drawn=False)}
     rows = []
     for key in typical(scores):
         drawn = [[read_image(products.GENERATED / method / scores[method][key]["image"])] for method in METHODS]
-        rows.append([references[key[0]], *drawn])
+        references = [read_image(products.CASES / photos[0]) for photos in cases[key[0]].references]
+        rows.append([references, *drawn])
     path.parent.mkdir(parents=True, exist_ok=True)
     _sheet(rows).save(path, quality=88)
     return path

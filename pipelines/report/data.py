@@ -47,11 +47,12 @@ def set_sheets(count: int) -> dict[str, str]:
     for split in SPLITS:
         if not products.exported_files(split):
             continue
-        rows = products.exported(split, ["n", "references", "target", "target_boxes"])
+        sets = products.exported(split, ["references", "target", "target_boxes"])
         # A spread over the numbers of people, the same rows every time.
-        rows = sorted(rows, key=lambda row: -row["n"])[:: max(1, len(rows) // count)][:count]
+        ns = sets.table("n")["n"].to_pylist()
+        shown = sorted(range(len(ns)), key=lambda k: -ns[k])[:: max(1, len(ns) // count)][:count]
         cells = []
-        for row in rows:
+        for row in map(sets.__getitem__, shown):
             references = [framed(read_image(one["bytes"]), str(k + 1), k) for k, one in enumerate(row["references"])]
             boxes = [Mark(tuple(box), str(k + 1), k) for k, box in enumerate(row["target_boxes"])]
             cells.append([references, [Picture(read_image(row["target"]["bytes"]), boxes)]])

@@ -35,17 +35,14 @@ def run(params: Params, machine: Machine, method: str) -> None:
 
     Raises BadInput where the base has no recipe or folder, the judge gives the reward, or the sets are unfit.
     """
-    from umo.training.sets import SPLITS, refuse_shared
+    from umo.training.sets import SPLITS, people_of, refuse_shared
 
     base = chosen()
     if base.train is None:
         raise BadInput(f"params.yaml: bases.{params.base} has no recipe: add bases.{params.base}.train")
     if load("evaluate").model_dump()["judge"] == params.reward:
         raise BadInput(f"params.yaml: train.reward is '{params.reward}', which also evaluates: choose another")
-    people = {
-        split: {person for row in products.exported(split, ["person_ids"]) for person in row["person_ids"]}
-        for split in SPLITS
-    }
+    people = {split: people_of(products.exported(split)) for split in SPLITS}
     refuse_shared(products.EXPORTED, people, "export again with splits by person (dvc repro export)")
     reward = faces.load(params.reward)
     if not reward.differentiable:
@@ -79,13 +76,14 @@ def fit(method: Method, folder: Path) -> None:
     """Train, with checkpoints in `folder`, and write the result to `folder/result`: what every process runs."""
     from umo.customizers import Drawing
     from umo.training import run
-    from umo.training.sets import COLUMNS
+    from umo.training.reading import open_sets
 
     params, machine, base = load("train"), load("machine"), chosen()
     assert isinstance(params, Params) and isinstance(machine, Machine) and base.train is not None
     how = Drawing(steps=base.steps, guidance=base.guidance)
     job = run.Job(base.folder, params.base, method, base.train, params.reward, base.lora, machine.device, how)
-    rows = {split: products.exported(split, list(COLUMNS)) for split in ("train", "validation")}
+    sets = open_sets(str(products.EXPORTED))
+    rows = {split: sets[split] for split in ("train", "validation")}
     run.fit(job, rows, folder, encoded_folder(base, params), live_folder(method, folder))
 
 

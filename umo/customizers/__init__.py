@@ -28,8 +28,8 @@ def load(
 ) -> Customizer:
     """A base from a diffusers folder, frozen and ready to draw.
 
-    `lora` is a .safetensors file or the folder of one; diffusers' naming, or UNO's for a FLUX.1 base. BadInput says
-    what is unfit: the folder, its family, a component, a LoRA for another base, a device that is not here.
+    `lora` is a .safetensors file or the folder of one, in any naming of its family. BadInput says what is unfit: the
+    folder, its family, a component, a LoRA that is not whole or for another base, a device that is not here.
     """
     index = read_index(Path(folder))
     family = index["_class_name"]

@@ -1,9 +1,11 @@
-"""LoRA files for FLUX in two namings: diffusers' and the original one of the published UNO and UMO checkpoints.
+"""LoRA files for FLUX.1, in the naming of diffusers or of the original blocks, whoever wrote them (`lora.pairs`).
 
-The original blocks hold query, key and value in one layer, so its LoRA has one `down` and a threefold `up`
-(`double_blocks.N.processor.qkv_lora1.{down,up}.weight` for the picture's stream, `lora2` for the text's,
-`single_blocks.N.processor.{qkv_lora,proj_lora}...`). The scale is 1: alpha equals the rank. A single block's qkv LoRA
-leaves the part of `linear1` that feeds the MLP alone; its proj LoRA is on all of `linear2`.
+The original blocks hold query, key and value in one layer, and a single block's MLP beside them; the LoRA of such a
+layer has one `down`, and an `up` that is cut as diffusers' layers are. The published UNO and UMO checkpoints name it
+after processors (`double_blocks.N.processor.qkv_lora1.{down,up}.weight` for the picture's stream, `lora2` for the
+text's, `single_blocks.N.processor.{qkv_lora,proj_lora}...`), everybody else after the layer (`img_attn.qkv`); kohya
+writes all of it with underscores. UNO's qkv LoRA on a single block leaves the part of `linear1` that feeds the MLP
+alone; its proj LoRA is on all of `linear2`.
 """
 
 import re
@@ -13,14 +15,14 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from umo.customizers import lora
+from umo.customizers.lora import State
 from umo.errors import BadInput
 from umo.files import replacing
 
-State = dict[str, Tensor]
 PREFIX = "transformer."
 FILE = "pytorch_lora_weights.safetensors"
 # Original layer -> the diffusers layers that it is split into.
@@ -31,7 +33,38 @@ DOUBLE = {
     "proj_lora2": ("attn.to_add_out",),
 }
 SINGLE = {"qkv_lora": ("attn.to_q", "attn.to_k", "attn.to_v"), "proj_lora": ("proj_out",)}
-_ORIGINAL = re.compile(r"(?:module\.|diffusion_model\.)?(double|single)_blocks\.(\d+)\.processor\.(\w+)\.down\.weight")
+Layers = Mapping[str, tuple[str, ...]]
+
+
+def _flat(layers: Layers) -> Layers:
+    """With underscores for dots, as kohya writes, and with the names in diffusers beside the original ones."""
+    own = {name: (name,) for name in chain.from_iterable(layers.values())}
+    return {name.replace(".", "_"): parts for name, parts in {**layers, **own}.items()}
+
+
+_DOUBLE = _flat(
+    {f"processor.{name}": parts for name, parts in DOUBLE.items()}
+    | {f"{stream}_attn.qkv": DOUBLE[f"qkv_lora{k}"] for k, stream in enumerate(("img", "txt"), start=1)}
+    | {f"{stream}_attn.proj": DOUBLE[f"proj_lora{k}"] for k, stream in enumerate(("img", "txt"), start=1)}
+    | {f"img_mlp.{k}": (f"ff.net.{k}{end}",) for k, end in ((0, ".proj"), (2, ""))}
+    | {f"txt_mlp.{k}": (f"ff_context.net.{k}{end}",) for k, end in ((0, ".proj"), (2, ""))}
+    | {"img_mod.lin": ("norm1.linear",), "txt_mod.lin": ("norm1_context.linear",)}
+)
+_SINGLE = _flat(
+    {f"processor.{name}": parts for name, parts in SINGLE.items()}
+    | {"linear1": (*SINGLE["qkv_lora"], "proj_mlp"), "linear2": ("proj_out",), "modulation.lin": ("norm.linear",)}
+)
+_ENDS = _flat(
+    {"img_in": ("x_embedder",), "txt_in": ("context_embedder",), "final_layer.linear": ("proj_out",)}
+    | {"final_layer.adaLN_modulation.1": ("norm_out.linear",)}
+    | {
+        f"{original}_in.{side}_layer": (f"time_text_embed.{embedder}_embedder.linear_{k}",)
+        for original, embedder in (("time", "timestep"), ("vector", "text"), ("guidance", "guidance"))
+        for k, side in enumerate(("in", "out"), start=1)
+    }
+)
+_BLOCK = re.compile(r"(double|single)_blocks_(\d+)_(\w+)|(single_)?transformer_blocks_(\d+)_(\w+)")
+_MLP = 4  # a single block's MLP is so many times as wide as its query
 
 
 def modules(doubles: int, singles: int) -> list[str]:
@@ -42,29 +75,41 @@ def modules(doubles: int, singles: int) -> list[str]:
     ]
 
 
-def to_diffusers(original: Mapping[str, Tensor]) -> State:
-    """Original naming -> diffusers' (`transformer_blocks.0.attn.to_q.lora_A.weight`, ...).
+def to_diffusers(given: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> State:
+    """Any naming -> diffusers' without a prefix (`transformer_blocks.0.attn.to_q.lora_A.weight`, ...), alpha = rank.
 
-    Raises ValueError for a key that is not of the original naming, or lacks its other half.
+    Raises ValueError as `lora.pairs` does, and for a layer that FLUX.1 does not have or that is given twice.
     """
     state: State = {}
-    used: set[str] = set()
-    for key, down in original.items():
-        if not (found := _ORIGINAL.fullmatch(key)):
+    source: dict[str, str] = {}
+    left = []
+    for name, (key, down, up) in lora.pairs(given, metadata or {}).items():
+        if not (layers := _layers(name.replace(".", "_"))):
+            left.append(key)
             continue
-        kind, number, layer = found.groups()
-        split = (DOUBLE if kind == "double" else SINGLE).get(layer)
-        up = original.get(key.replace(".down.", ".up."))
-        if split is None or up is None or up.shape[0] % len(split):
-            continue
-        used |= {key, key.replace(".down.", ".up.")}
-        parent = f"{'' if kind == 'double' else 'single_'}transformer_blocks.{number}"
-        for name, part in zip(split, up.chunk(len(split)), strict=True):
-            state[f"{parent}.{name}.lora_A.weight"] = down
-            state[f"{parent}.{name}.lora_B.weight"] = part
-    if left := sorted(set(original) - used):
-        raise ValueError(f"{len(left)} keys are not of UNO's naming ({left[0]})")
+        shares = [_MLP if layer.endswith("proj_mlp") and len(layers) > 1 else 1 for layer in layers]
+        unit, rest = divmod(len(up), sum(shares))
+        if rest:
+            raise ValueError(f"{key}: its up has {len(up)} rows, which are not cut into {len(layers)} layers")
+        if layers == ["norm_out.linear"] and name.startswith("final_layer"):
+            up = torch.cat(up.chunk(2)[::-1])  # the original has the shift first, diffusers the scale
+        for layer, part in zip(layers, up.split([unit * share for share in shares]), strict=True):
+            if layer in source:
+                raise ValueError(f"{source[layer]} and {key} are for the same layer ({layer})")
+            source[layer] = key
+            state[f"{layer}.lora_A.weight"], state[f"{layer}.lora_B.weight"] = down, part
+    if left:
+        raise ValueError(f"{len(left)} keys are not of FLUX.1's naming ({left[0]})")
     return state
+
+
+def _layers(name: str) -> list[str]:
+    """The layers in diffusers of a name with underscores for dots; none where FLUX.1 has no such layer."""
+    if not (block := _BLOCK.fullmatch(name)):
+        return list(_ENDS.get(name, ()))
+    single, number, layer = block[1] == "single" or block[4], block[2] or block[5], block[3] or block[6]
+    parent = f"{'single_' if single else ''}transformer_blocks.{int(number)}"
+    return [f"{parent}.{part}" for part in (_SINGLE if single else _DOUBLE).get(layer, ())]
 
 
 def to_original(state: Mapping[str, Tensor]) -> State:
@@ -100,25 +145,19 @@ def to_original(state: Mapping[str, Tensor]) -> State:
 
 
 def read(path: Path) -> State:
-    """A LoRA in either naming, from a file or the folder of one -> diffusers' naming without a prefix.
+    """A LoRA in any naming, from a file or the folder of one -> diffusers' naming without a prefix, alpha = rank.
 
-    Raises BadInput where it is missing, damaged, or of neither naming.
+    Raises BadInput where it is missing, damaged, not finite, not a plain LoRA or not whole; names what.
     """
-    path = _file(path)
+    return _read(_file(path))[0]
+
+
+def _read(path: Path) -> tuple[State, dict[str, str]]:
+    given, metadata = lora.load(path)
     try:
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        reason = "cut short or damaged; copy it again" if path.exists() else "missing; check the path"
-        raise BadInput(f"{path}: LoRA {reason}") from error
-    try:
-        if any(".processor." in key for key in state):
-            return to_diffusers(state)
+        return to_diffusers(given, metadata), metadata
     except ValueError as error:
-        raise BadInput(f"{path}: {error}; give a LoRA for FLUX in UNO's or diffusers' naming") from error
-    state = {key.removeprefix(PREFIX): tensor for key, tensor in state.items()}
-    if not state or not all(re.search(r"\.lora_[AB]\.weight$", key) for key in state):
-        raise BadInput(f"{path}: holds no LoRA in UNO's or diffusers' naming")
-    return state
+        raise BadInput(f"{path}: {error}; give a whole, plain LoRA for FLUX.1's transformer") from error
 
 
 def _file(path: Path) -> Path:
@@ -132,9 +171,8 @@ def _file(path: Path) -> Path:
 
 def attach(transformer: nn.Module, path: Path, base: str) -> None:
     """Put a LoRA on a FluxTransformer2DModel, active and frozen; BadInput where it was made for another base."""
-    state = read(path)
-    with safe_open(_file(path), "pt") as file:
-        other = (file.metadata() or {}).get("base", base)  # other tools' files say nothing
+    state, metadata = _read(_file(path))
+    other = metadata.get("base", base)  # other tools' files say nothing
     if other != base:
         raise BadInput(f"LoRA {path}: made for base '{other}', and this is '{base}': load it on that base")
     layers = dict(transformer.named_modules())
@@ -166,14 +204,15 @@ def add(transformer: nn.Module, targets: Sequence[str], rank: int, base: str) ->
 
 
 def save(state: Mapping[str, Tensor], folder: Path, base: str) -> Path:
-    """Write a LoRA as diffusers' `load_lora_weights` reads it, atomically, and the base's name; returns the file.
+    """Write a LoRA as diffusers' `load_lora_weights` reads it, atomically; returns the file.
 
-    `state` is in diffusers' naming without a prefix (peft's `get_peft_model_state_dict`); its alpha is the rank.
+    `state` is in diffusers' naming without a prefix (peft's `get_peft_model_state_dict`); its alpha is the rank, which
+    the file's metadata says as diffusers writes it, beside the base's name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
     named = {PREFIX + key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
-    # One entry alone: safetensors writes several in an order that differs from process to process.
     with replacing(path) as temporary:
-        save_file(named, temporary, metadata={"base": base})
+        save_file(named, temporary, metadata={"base": base, lora.ADAPTER: lora.settings(state, PREFIX)})
+        lora.sort_metadata(temporary)
     return path

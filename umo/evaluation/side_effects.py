@@ -109,5 +109,7 @@ def varieties(cases: Sequence[Case], root: Path) -> dict[str, float | None]:
         cases: drawn with several seeds.
         root: what their paths are relative to.
     """
-    found = {case.case_id: [_picture(root / path) for path in case.images] for case in cases}
-    return {case_id: variety([one for one in pictures if one is not None]) for case_id, pictures in found.items()}
+    return {
+        case.case_id: variety([one for path in case.images if (one := _picture(root / path)) is not None])
+        for case in cases
+    }

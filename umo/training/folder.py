@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -13,9 +13,9 @@ from umo import faces
 from umo.errors import BadInput, WorkFailed
 from umo.model_index import model_files
 from umo.training import checkpoints
-from umo.training.reading import open_sets, read
+from umo.training.reading import open_sets
 from umo.training.run import LIVE, TRAINING, Job, fit
-from umo.training.sets import Row, refuse_shared, sample
+from umo.training.sets import people_of, refuse_shared
 
 
 def train(job: Job, source: str, out: Path) -> None:
@@ -34,19 +34,18 @@ def train(job: Job, source: str, out: Path) -> None:
         raise BadInput(f"--reward {job.reward} has no gradient: choose another face model")
     files = model_files(job.base)
     sets = open_sets(source)
-    ids = {split: table.to_table(columns=["person_ids"])["person_ids"].to_pylist() for split, table in sets.items()}
-    people = {split: {person for row in found for person in row or ()} for split, found in ids.items()}
-    refuse_shared(source, people, "split by person")
+    refuse_shared(source, {split: people_of(rows) for split, rows in sets.items()}, "split by person")
     splits = ("train", "validation") if job.recipe.validate_every else ("train",)
-    rows = {split: read(source, split, sets[split]) for split in splits if split in sets}
+    rows = {split: sets[split] for split in splits if split in sets}
     partial = out / ".partial"
     if os.environ.get("RANK", "0") != "0":  # one of several processes; the first does the files
         fit(job, rows, partial, partial / "encoded", out / LIVE)
         return
+    digests = [[split, *(sample.digest for sample in found)] for split, found in rows.items()]  # reads, and checks, all
     partial.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(partial / "lock", timeout=0):
-            _refuse_another(job, files, rows, out)
+            _refuse_another(job, files, digests, out)
             result = fit(job, rows, partial, partial / "encoded", out / LIVE)
             assert result is not None
             for path in sorted(result.iterdir()):  # training.json, which ends the run, comes last
@@ -56,10 +55,9 @@ def train(job: Job, source: str, out: Path) -> None:
         raise WorkFailed(f"{out}: another process trains into it; wait for it, or choose another --out") from error
 
 
-def _refuse_another(job: Job, files: Sequence[Path], rows: Mapping[str, Sequence[Row]], out: Path) -> None:
+def _refuse_another(job: Job, files: Sequence[Path], digests: Sequence[Sequence[str]], out: Path) -> None:
     """What a run has encoded and learned fits no other; one without a checkpoint gives way."""
     partial, note = out / ".partial", out / ".partial/run.json"
-    digests = [[split, *(sample(row).digest for row in found)] for split, found in rows.items()]
     present = {
         "base": [_state(path) for path in files],
         "lora": _state(job.lora) if job.lora else None,

@@ -1,38 +1,71 @@
 """Reference sets read from wherever they lie, and what unfit ones are refused for."""
 
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 
 from umo.errors import BadInput
-from umo.training.sets import COLUMNS, SPLITS, Row
+from umo.rows import AT_ONCE, ParquetSource, Rows, Source
+from umo.training.sets import COLUMNS, SPLITS, Row, sample
+
+if TYPE_CHECKING:
+    import datasets
+    from umo.training.samples import Sample
 
 
-def open_sets(source: str) -> dict[str, pads.Dataset]:
-    """The splits of a data set, not read yet.
+def open_sets(source: str) -> dict[str, "Rows[Sample]"]:
+    """The splits of a data set: samples in order, each read, and checked, when it is asked for.
 
     It is a folder with SPLIT-*.parquet, as exported; one of `datasets`' `save_to_disk`; or whatever else its
-    `load_dataset` takes, a name on the Hub included. BadInput if it cannot be opened, or a column is not as in COLUMNS.
+    `load_dataset` takes, a name on the Hub included. BadInput if it cannot be opened, or a column is not as in COLUMNS;
+    later, of a row with something missing.
     """
     folder = Path(source)
     files = {split: sorted(folder.glob(f"{split}-*.parquet")) for split in SPLITS}
+    found: dict[str, Sequence[Source]]
     if any(files.values()):
-        found = {split: pads.dataset(paths) for split, paths in files.items() if paths}
+        found = {split: [ParquetSource(path) for path in paths] for split, paths in files.items() if paths}
     else:
         found = _by_datasets(source)
     if "train" not in found:
         raise BadInput(f"{source}: no split 'train'; give a data set with one, as export makes it")
-    for split, table in found.items():
-        kinds = {field.name: _kind(field.type) for field in table.schema}
-        for column, kind in COLUMNS.items():
-            if kinds.get(column) != kind:
-                state = f"holds {kinds[column]}" if column in kinds else "is missing"
-                raise BadInput(f"{source}: split '{split}': column '{column}' {state}; it must hold {kind}")
-    return found
+    for split, tables in found.items():
+        for table in tables:
+            _check(f"{source}: split '{split}'", table.schema)
+    return {
+        split: Rows(tables, list(COLUMNS), partial(_sample, f"{source}: split '{split}'"))
+        for split, tables in found.items()
+    }
 
 
-def _by_datasets(source: str) -> dict[str, pads.Dataset]:
+def _check(where: str, schema: pa.Schema) -> None:
+    kinds = {field.name: _kind(field.type) for field in schema}
+    for column, kind in COLUMNS.items():
+        if kinds.get(column) != kind:
+            state = f"holds {kinds[column]}" if column in kinds else "is missing"
+            raise BadInput(f"{where}: column '{column}' {state}; it must hold {kind}")
+
+
+class _Loaded:
+    """A `Source` of a split that `datasets` has opened; it maps its files into memory."""
+
+    def __init__(self, table: "datasets.Dataset") -> None:
+        self.rows = table.with_format("arrow")
+        self.schema = table.features.arrow_schema
+        self.groups = [min(AT_ONCE, len(table) - start) for start in range(0, len(table), AT_ONCE)]
+
+    def batches(self, group: int, columns: list[str]) -> Iterator[pa.Table]:
+        start = group * AT_ONCE
+        yield self.rows[start : start + AT_ONCE].select(columns)
+
+    def table(self, columns: list[str]) -> pa.Table:
+        return self.rows.select_columns(columns)[:]
+
+
+def _by_datasets(source: str) -> dict[str, Sequence[Source]]:
     import datasets
 
     folder = Path(source)
@@ -46,7 +79,7 @@ def _by_datasets(source: str) -> dict[str, pads.Dataset]:
         raise BadInput(f"{source}: Hugging Face's datasets cannot load it ({reason}); give exported sets") from error
     if not isinstance(loaded, dict):
         raise BadInput(f"{source}: one table without splits; give a data set with a split 'train'")
-    return {split: pads.dataset(table.with_format("arrow")[:]) for split, table in loaded.items() if split in SPLITS}
+    return {split: [_Loaded(table)] for split, table in loaded.items() if split in SPLITS}
 
 
 def _kind(given: pa.DataType) -> str:
@@ -60,13 +93,11 @@ def _kind(given: pa.DataType) -> str:
     return "number" if pa.types.is_floating(given) or pa.types.is_integer(given) else str(given)
 
 
-def read(source: str, split: str, table: pads.Dataset) -> list[Row]:
-    """Rows of a split, in order; pictures as {"bytes", "path"}. A row with something missing raises BadInput."""
-    rows = table.to_table(columns=list(COLUMNS)).to_pylist()
-    for row in rows:
-        if empty := [column for column in COLUMNS if row[column] is None]:
-            raise BadInput(f"{source}: split '{split}': set {row['set_id']} has no {empty[0]}; leave it out")
-        if not len(row["references"]) == len(row["person_ids"]) > 0:
-            have = f"{len(row['references'])} references of {len(row['person_ids'])} people"
-            raise BadInput(f"{source}: split '{split}': set {row['set_id']} has {have}; leave it out")
-    return rows
+def _sample(where: str, row: Row) -> "Sample":
+    """Of a row with nothing missing; BadInput names the set."""
+    if empty := [column for column in COLUMNS if row[column] is None]:
+        raise BadInput(f"{where}: set {row['set_id']} has no {empty[0]}; leave it out")
+    if not len(row["references"]) == len(row["person_ids"]) > 0:
+        have = f"{len(row['references'])} references of {len(row['person_ids'])} people"
+        raise BadInput(f"{where}: set {row['set_id']} has {have}; leave it out")
+    return sample(row)

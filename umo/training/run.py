@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ import torch
 
 from umo import customizers, faces
 from umo.rewards import Kind, MatchingReward
+from umo.rows import Rows
 from umo.training.card import lora_card
 from umo.training.curves import Curves
 from umo.training.recipe import Method, Recipe
-from umo.training.samples import Samples
-from umo.training.sets import Row, sample
+from umo.training.samples import Sample, Samples
 from umo.training.trainer import Progress, Trainer
 
 TRAINING, LIVE = "training.json", "live"
@@ -50,11 +50,11 @@ class Job:
         return self.device if rank is None or kind == "cpu" else f"{kind}:{rank}"
 
 
-def fit(job: Job, rows: Mapping[str, Sequence[Row]], folder: Path, encoded: Path, live: Path) -> Path | None:
+def fit(job: Job, rows: Mapping[str, Rows[Sample]], folder: Path, encoded: Path, live: Path) -> Path | None:
     """Train, going on from the checkpoints in `folder`; every one of several processes runs it.
 
     Args:
-        rows: `train` and, where the recipe validates, `validation`, as `sets.read` gives them.
+        rows: `train` and, where the recipe validates, `validation`, as `reading.open_sets` gives them.
         encoded: where encoded samples are kept; for one base, face model and precision.
         live: of the curves, written as they come.
 
@@ -73,7 +73,7 @@ def fit(job: Job, rows: Mapping[str, Sequence[Row]], folder: Path, encoded: Path
     reward = MatchingReward(model, kind, recipe.lambda_match, recipe.lambda_mismatch)
     samples = {}
     for split, found in rows.items():
-        samples[split] = Samples([sample(row) for row in found], customizer, reward, recipe.anchor, encoded)
+        samples[split] = Samples(found, customizer, reward, recipe.anchor, encoded)
     curves, people = Curves(live), (samples["train"], samples.get("validation"))
     trainer = Trainer(
         customizer, *people, reward, recipe, job.method, folder / "checkpoints", log=curves.log, how=job.how
@@ -87,14 +87,14 @@ def fit(job: Job, rows: Mapping[str, Sequence[Row]], folder: Path, encoded: Path
         return None
     result = folder / "result"
     customizer.save_lora(result)
-    report = _report(job, model.name, rows["train"], progress)
+    report = _report(job, model.name, samples["train"], progress)
     (result / TRAINING).write_text(json.dumps(report, indent=1) + "\n")
-    licences = sorted({row["licence"] for row in rows["train"]})
+    licences = sorted(set(rows["train"].table("licence")["licence"].to_pylist()))
     (result / "README.md").write_text(lora_card(report, customizer.name, licences))
     return result
 
 
-def _report(job: Job, reward: str, rows: Sequence[Row], progress: Progress) -> dict[str, Any]:
+def _report(job: Job, reward: str, samples: Samples, progress: Progress) -> dict[str, Any]:
     """What came of a run, for its card and for whoever must not evaluate on its people."""
     validations = [(step, row) for step, row in progress.history if "validation/reward" in row]
     return {
@@ -102,8 +102,8 @@ def _report(job: Job, reward: str, rows: Sequence[Row], progress: Progress) -> d
         "base": job.name,
         "reward": reward,
         "recipe": job.recipe.model_dump(),
-        "samples": len(rows),
-        "people": sorted({person for row in rows for person in row["person_ids"]}),
+        "samples": len(samples),
+        "people": sorted(samples.people),
         "updates": progress.step,
         "skipped": progress.skipped,
         "stopped_early": progress.stopped,

@@ -54,6 +54,21 @@ class Sample:
         return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is known of a sample without its pictures.
+
+    Attributes:
+        digest: of the whole sample.
+        size: height and width at which it is drawn.
+    """
+
+    name: str
+    digest: str
+    people: tuple[str, ...]
+    size: Size
+
+
 @dataclass(frozen=True)
 class Batch:
     """Encoded samples of one size.
@@ -76,7 +91,8 @@ class Batch:
 class Samples:
     """Samples encoded by a base: conditions, target latents, anchors; grouped by the size of their pictures.
 
-    A sample is encoded the first time that it is needed and then read from `folder`; `prepare` does all of them.
+    A sample is encoded the first time that it is needed and then read from `folder`; `prepare` does all of them. Its
+    pictures are taken from where it was given only then, and not kept.
     """
 
     def __init__(
@@ -84,33 +100,42 @@ class Samples:
     ) -> None:
         """
         Args:
+            samples: gone through once, for their `entries`; may read each of them when it is asked for.
             folder: where encoded samples are kept; the caller keeps a folder for each base, face model and precision.
 
         Raises BadInput: there is no sample, or one has more people than the base takes, or not what the anchor needs.
         """
-        if not samples:
+        if not len(samples):
             raise BadInput("no samples to train on: choose a split that has some")
-        self.samples = list(samples)
+        self.samples = samples
         self.customizer, self.reward, self.anchor, self.folder = customizer, reward, anchor, folder
-        most = customizer.settings.max_references
-        for sample in samples:
-            if len(sample.references) > most:
-                many = f"{len(sample.references)} people, and {customizer.name} takes at most {most}"
-                raise BadInput(f"sample {sample.name}: {many}; leave it out")
-            kinds: dict[Anchor, Sequence[Sized]]
-            kinds = {"references": sample.references, "target": sample.target_landmarks, "pool": sample.pool}
-            if [len(one) > 0 for one in kinds[anchor]] != [True] * len(sample.references):
-                raise BadInput(f"sample {sample.name}: somebody has nothing for the anchor '{anchor}'; leave it out")
+        self.entries = [self._entry(sample) for sample in samples]
         self.by_size: dict[Size, list[int]] = {}
-        for index, sample in enumerate(self.samples):
-            self.by_size.setdefault(self.size(sample), []).append(index)
+        for index, entry in enumerate(self.entries):
+            self.by_size.setdefault(entry.size, []).append(index)
         self._anchors: dict[bytes, Tensor] = {}
 
-    def __len__(self) -> int:
-        return len(self.samples)
+    def _entry(self, sample: Sample) -> Entry:
+        most = self.customizer.settings.max_references
+        if len(sample.references) > most:
+            many = f"{len(sample.references)} people, and {self.customizer.name} takes at most {most}"
+            raise BadInput(f"sample {sample.name}: {many}; leave it out")
+        kinds: dict[Anchor, Sequence[Sized]]
+        kinds = {"references": sample.references, "target": sample.target_landmarks, "pool": sample.pool}
+        if [len(one) > 0 for one in kinds[self.anchor]] != [True] * len(sample.references):
+            raise BadInput(f"sample {sample.name}: somebody has nothing for the anchor '{self.anchor}'; leave it out")
+        return Entry(sample.name, sample.digest, sample.people, self._size(sample))
 
-    def size(self, sample: Sample) -> Size:
-        """Height and width at which a sample is drawn: the base's default for so many people."""
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def people(self) -> set[str]:
+        """Everybody who is in them."""
+        return {person for entry in self.entries for person in entry.people}
+
+    def _size(self, sample: Sample) -> Size:
+        """The base's default for so many people."""
         return default_size(self.customizer.settings, len(sample.references))
 
     def prepare(self, desc: str) -> None:
@@ -119,42 +144,43 @@ class Samples:
         Raises BadInput: a picture cannot be read, or a photograph shows no face.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        missing = [sample for sample in self.samples if not _whole(self._path(sample))]
-        for sample in tqdm(missing, desc=desc, unit="sample", disable=not missing):
-            self._encode(sample)
+        missing = [index for index, entry in enumerate(self.entries) if not _whole(self._path(entry))]
+        for index in tqdm(missing, desc=desc, unit="sample", disable=not missing):
+            self._encode(index)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Some samples of one size, on the base's device."""
-        chosen = [self.samples[index] for index in indices]
+        chosen = [self.entries[index] for index in indices]
         device = self.customizer.device
-        stored = [{key: value.to(device) for key, value in self._read(sample).items()} for sample in chosen]
+        stored = [{key: value.to(device) for key, value in self._read(index).items()} for index in indices]
         kind = self.customizer.condition_type
         return Batch(
-            names=tuple(sample.name for sample in chosen),
-            size=self.size(chosen[0]),
+            names=tuple(entry.name for entry in chosen),
+            size=chosen[0].size,
             condition=kind.join([kind.from_state(state) for state in stored]),
             target=torch.stack([state["target"] for state in stored]),
             anchors=[state["anchors"] for state in stored],
         )
 
-    def _path(self, sample: Sample) -> Path:
-        return self.folder / f"{sample.digest[:40]}-{self.anchor}.safetensors"
+    def _path(self, entry: Entry) -> Path:
+        return self.folder / f"{entry.digest[:40]}-{self.anchor}.safetensors"
 
-    def _read(self, sample: Sample) -> dict[str, Tensor]:
+    def _read(self, index: int) -> dict[str, Tensor]:
         try:
-            return load_file(self._path(sample))
+            return load_file(self._path(self.entries[index]))
         except (FileNotFoundError, SafetensorError):  # not there yet, or damaged
             self.folder.mkdir(parents=True, exist_ok=True)
-            return self._encode(sample)
+            return self._encode(index)
 
     @torch.no_grad()
-    def _encode(self, sample: Sample) -> dict[str, Tensor]:
+    def _encode(self, index: int) -> dict[str, Tensor]:
+        sample = self.samples[index]
         references = [self._picture(data, sample, f"reference {k}") for k, data in enumerate(sample.references)]
         condition = self.customizer.condition([sample.prompt], [references], self.customizer.settings.training_guidance)
         target = self._target(sample).to(self.customizer.device)
         state = condition.state() | {"target": self.customizer.encode(target)[0], "anchors": self._embed(sample)}
         state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-        with replacing(self._path(sample), several=True) as temporary:
+        with replacing(self._path(self.entries[index]), several=True) as temporary:
             save_file(state, temporary)
         return state
 
@@ -166,7 +192,7 @@ class Samples:
 
     def _target(self, sample: Sample) -> Tensor:
         """(1, 3, H, W) in [-1, 1]."""
-        picture, size = self._picture(sample.target, sample, "target"), self.size(sample)
+        picture, size = self._picture(sample.target, sample, "target"), self._size(sample)
         for person, landmarks in enumerate(sample.target_landmarks):
             points = filled_points(np.reshape(landmarks, (5, 2)), picture.shape[:2], size)
             if (points < 0).any() or (points > np.array(size[::-1]) - 1).any():

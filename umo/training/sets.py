@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from umo.errors import BadInput
+from umo.rows import Rows
 
 if TYPE_CHECKING:
     from umo.training.samples import Sample
@@ -32,6 +34,11 @@ def refuse_shared(source: str | Path, people: Mapping[str, Sequence[str] | set[s
         if both := sorted(set(people[one]) & set(people[other])):
             where = f"in the {one} and in the {other} sets (first {both[0]})"
             raise BadInput(f"{source}: {len(both)} people are {where}: {remedy}")
+
+
+def people_of(rows: Rows) -> set[str]:
+    """Everybody who is in some exported sets."""
+    return set(pc.unique(pc.list_flatten(rows.table("person_ids")["person_ids"])).to_pylist())
 
 
 def sample(row: Mapping[str, Any]) -> "Sample":

@@ -118,11 +118,8 @@ class Trainer:
             raise BadInput(f"batch {recipe.batch} does not divide into {parts}: choose multiples")
         if recipe.validate_every and self.validation is None:
             raise BadInput("validate_every is set and there are no validation samples: give some, or set it to 0")
-        if self.validation is not None:
-            seen = {person for sample in self.train.samples for person in sample.people}
-            both = sorted(seen & {person for sample in self.validation.samples for person in sample.people})
-            if both:
-                raise BadInput(f"{len(both)} people are trained on and validated on (first {both[0]}): split by person")
+        if self.validation is not None and (both := sorted(self.train.people & self.validation.people)):
+            raise BadInput(f"{len(both)} people are trained on and validated on (first {both[0]}): split by person")
 
     def run(self) -> Progress:
         """Train to the end, from the newest checkpoint where there is one.
@@ -176,7 +173,7 @@ class Trainer:
         progress.skipped += 1
         progress.bad += 1
         if progress.bad >= MAX_BAD:
-            names = ", ".join(self.train.samples[row].name for row in rows)
+            names = ", ".join(self.train.entries[row].name for row in rows)
             kept = checkpoints.find(self.folder)
             left = f"the last good checkpoint is {kept[-1]}" if kept else f"there is no checkpoint yet in {self.folder}"
             raise WorkFailed(

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
 from umo.customizers.base import Settings
 from umo.customizers.build import build_tiny
+from umo.customizers.flux_tokens import diagonal_ids
 from umo.customizers.flux_uno import FluxUno
 from umo.customizers.tiny import PatchAutoencoder
 from umo.scenes.prompts import prompt
@@ -108,3 +110,36 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, make in FAMILIES.items():
         make().save(root / name)
     return {name: root / name for name in FAMILIES}
+
+
+@pytest.fixture
+def inputs() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    ids = diagonal_ids([(2, 3), (2, 2)])
+    return {
+        "image": torch.randn(2, len(ids), 64, generator=generator),
+        "text": torch.randn(2, 5, 24, generator=generator),
+        "pooled": torch.randn(2, 16, generator=generator),
+        "time": torch.tensor([0.9, 0.3]),
+        "guidance": torch.tensor([4.0, 1.0]),
+        "ids": ids,
+    }
+
+
+def diffusers_forward(base: FluxUno, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        return base.transformer(
+            hidden_states=inputs["image"],
+            encoder_hidden_states=inputs["text"],
+            pooled_projections=inputs["pooled"],
+            timestep=inputs["time"],
+            guidance=inputs["guidance"],
+            img_ids=inputs["ids"],
+            txt_ids=torch.zeros(inputs["text"].shape[1], 3),
+            return_dict=False,
+        )[0]
+
+
+def write(state: dict[str, torch.Tensor], path: Path) -> Path:
+    save_file({key: tensor.contiguous().clone() for key, tensor in state.items()}, path)
+    return path

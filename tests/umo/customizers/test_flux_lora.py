@@ -9,13 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.umo.customizers.conftest import PROMPTS, small_flux, smooth
+from tests.umo.customizers.conftest import PROMPTS, diffusers_forward, small_flux, smooth, write
 from umo.customizers import flux_lora, load
-from umo.customizers.flux_tokens import diagonal_ids
-from umo.customizers.flux_uno import FluxUno
 from umo.errors import BadInput
 
 RANK, HEADS, HEAD = 4, 2, 16
@@ -155,39 +153,6 @@ def _sinusoid(value: Tensor) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
-@pytest.fixture
-def inputs() -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(2)
-    ids = diagonal_ids([(2, 3), (2, 2)])
-    return {
-        "image": torch.randn(2, len(ids), 64, generator=generator),
-        "text": torch.randn(2, 5, 24, generator=generator),
-        "pooled": torch.randn(2, 16, generator=generator),
-        "time": torch.tensor([0.9, 0.3]),
-        "guidance": torch.tensor([4.0, 1.0]),
-        "ids": ids,
-    }
-
-
-def diffusers_forward(base: FluxUno, inputs: dict[str, Tensor]) -> Tensor:
-    with torch.no_grad():
-        return base.transformer(
-            hidden_states=inputs["image"],
-            encoder_hidden_states=inputs["text"],
-            pooled_projections=inputs["pooled"],
-            timestep=inputs["time"],
-            guidance=inputs["guidance"],
-            img_ids=inputs["ids"],
-            txt_ids=torch.zeros(inputs["text"].shape[1], 3),
-            return_dict=False,
-        )[0]
-
-
-def write(state: State, path: Path) -> Path:
-    save_file({key: tensor.contiguous().clone() for key, tensor in state.items()}, path)
-    return path
-
-
 @pytest.mark.parametrize("layers", ["", "double_blocks.", "single_blocks."])
 def test_converted_lora_does_what_the_original_blocks_do(layers: str, inputs: dict, tmp_path: Path) -> None:
     base = small_flux()
@@ -273,7 +238,7 @@ def test_files_that_are_no_lora(tmp_path: Path) -> None:
         flux_lora.read(tmp_path.parent)
     lora = random_lora()
     lora.pop("double_blocks.1.processor.qkv_lora2.up.weight")
-    with pytest.raises(BadInput, match=r"1 keys are not of UNO's naming \(double_blocks.1.processor.qkv_lora2"):
+    with pytest.raises(BadInput, match=r"double_blocks.1.processor.qkv_lora2.down.weight has no up"):
         flux_lora.read(write(lora, tmp_path / "half.safetensors"))
     whole = write(random_lora(), tmp_path / "cut.safetensors")
     whole.write_bytes(whole.read_bytes()[:-10])

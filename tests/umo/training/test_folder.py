@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,14 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 
 import datasets
 from tests.conftest import BandJudge
+from tests.umo.test_rows import memory
 from tests.umo.training.conftest import SMALL, TRAIN, VALIDATION, photo, small_base
 from umo import cli, customizers, faces
+from umo.rewards import MatchingReward
 from umo.training.card import lora_card
 from umo.training.curves import Curves, Tables
+from umo.training.reading import open_sets
+from umo.training.samples import Samples
 from umo.training.sets import COLUMNS
 
 LORA = "pytorch_lora_weights.safetensors"
@@ -62,10 +68,10 @@ def row(*people: str) -> dict:
 ROWS = {"train": [row(*people) for people in TRAIN[:4]], "validation": [row(*people) for people in VALIDATION[:2]]}
 
 
-def export(folder: Path, rows: dict[str, list[dict]] = ROWS, schema: pa.Schema = SCHEMA) -> Path:
+def export(folder: Path, rows: dict[str, list[dict]] = ROWS, schema: pa.Schema = SCHEMA, **options: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for split, found in rows.items():
-        pq.write_table(pa.Table.from_pylist(found, schema), folder / f"{split}-00000-of-00001.parquet")
+        pq.write_table(pa.Table.from_pylist(found, schema), folder / f"{split}-00000-of-00001.parquet", **options)
     return folder
 
 
@@ -127,6 +133,30 @@ def test_sets_that_datasets_saved_train_the_same_lora(umo, world: Path, tmp_path
     saved.save_to_disk(tmp_path / "saved")
     assert umo(tmp_path / "out")[0] == umo(tmp_path / "same", data=str(tmp_path / "saved"))[0] == 0
     assert (tmp_path / "out" / LORA).read_bytes() == (tmp_path / "same" / LORA).read_bytes()
+
+
+def padded(picture: bytes, count: int) -> bytes:
+    """A PNG with bytes in it that no reader heeds."""
+    data = np.random.default_rng(0).bytes(count)
+    chunk = len(data).to_bytes(4, "big") + b"prVt" + data + zlib.crc32(b"prVt" + data).to_bytes(4, "big")
+    return picture[:33] + chunk + picture[33:]  # behind the header
+
+
+def test_pictures_are_read_when_they_are_needed(tmp_path: Path) -> None:
+    """In the order of the files, and a row group at a time: what is held does not grow with the pictures."""
+    rows = [row("ann") for _ in range(30)]
+    for k, one in enumerate(rows):
+        one["set_id"], one["target"]["bytes"] = f"s{k}", padded(photo("ann"), 1_000_000)
+    export(tmp_path, {"train": rows}, row_group_size=1)
+    reward = MatchingReward(BandJudge(tmp_path / "bands.weights"))
+    base = small_base()
+    base.encode(torch.zeros(1, 3, 64, 128))  # what is loaded at first is no picture
+    with memory() as peak:
+        samples = Samples(open_sets(str(tmp_path))["train"], base, reward, "references", tmp_path / "encoded")
+        samples.prepare("encode")
+        assert samples.batch([29, 0, 6]).names == ("s29", "s0", "s6")
+        assert peak() < 30 * 1_000_000 / 3
+    assert [entry.name for entry in samples.entries] == [f"s{k}" for k in range(30)]
 
 
 def test_values_go_before_the_file_and_the_file_before_defaults(umo, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_a_damaged_file_is_encoded_again(make: Counted, damage, prepared: bool) 
     samples = make([people("ann"), people("bob")])
     samples.prepare("encode")
     before, count = samples.batch([0, 1]), make.encoded
-    path = samples._path(samples.samples[1])
+    path = samples._path(samples.entries[1])
     whole = path.read_bytes()
     path.unlink()  # a batch in memory may still read the old file
     path.write_bytes(damage(whole))
