@@ -21,6 +21,7 @@ PRIMARIES: dict[int, Primaries] = {  # ITU-T H.273, table 2; the others are near
 Transfer = float | Literal["srgb", "pq", "hlg"]  # a number: the exponent from sample to light
 TRANSFERS: dict[int, Transfer] = {4: 2.2, 5: 2.8, 8: 1.0, 16: "pq", 18: "hlg"}  # H.273, table 3; else shown as sRGB
 REFERENCE_WHITE = 203  # cd/m2 of PQ and HLG that are white on an sRGB screen (ITU-R BT.2408)
+HLG_PEAK, HLG_GAMMA = 1000, 1.2  # of the screen (cd/m2), and from the scene's light to the screen's (BT.2100)
 OVERSHOOT = 0.1  # in powers of two: what resampling adds to the greatest value
 SAME = 1  # of 255: a profile that moves no colour by more is sRGB, and changes no bit
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
@@ -158,14 +159,16 @@ def _made(primaries: Primaries, transfer: Transfer) -> bytes | None:
     """An ICC profile of three primaries and one curve (ICC.1:2001-04, 6.3.1.2); None for sRGB, or if there is none."""
     if primaries == SRGB and transfer == "srgb":
         return None
-    xyz = np.array([[x, y, 1 - x - y] for x, y in primaries]).T / [max(y, 1e-6) for _, y in primaries]
     try:
-        columns = xyz[:, :3] * np.linalg.solve(xyz[:, :3], xyz[:, 3])
+        columns = to_xyz(primaries)
     except np.linalg.LinAlgError:
         return None
-    cones = np.diag((_BRADFORD @ _D50) / (_BRADFORD @ xyz[:, 3]))
+    cones = np.diag((_BRADFORD @ _D50) / (_BRADFORD @ columns.sum(1)))
     adapted = np.linalg.inv(_BRADFORD) @ cones @ _BRADFORD @ columns
-    curve = np.rint(np.clip(_light(np.linspace(0, 1, 256), transfer), 0, 1) * 65535).astype(">u2").tobytes()
+    shown = light(np.linspace(0, 1, 256), transfer)
+    if transfer == "hlg":  # the system gamma, taken channel by channel
+        shown = HLG_PEAK / REFERENCE_WHITE * shown**HLG_GAMMA
+    curve = np.rint(np.clip(shown, 0, 1) * 65535).astype(">u2").tobytes()
     tags = {b"wtpt": _xyz(_D50), b"cprt": b"text\0\0\0\0CC0\0", b"desc": b"desc\0\0\0\0\0\0\0\1" + bytes(80)}
     tags |= {name: _xyz(column) for name, column in zip((b"rXYZ", b"gXYZ", b"bXYZ"), adapted.T, strict=True)}
     tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), b"curv\0\0\0\0" + struct.pack(">I", 256) + curve)
@@ -181,11 +184,16 @@ def _xyz(vector: np.ndarray) -> bytes:
     return b"XYZ \0\0\0\0" + np.rint(np.asarray(vector) * 65536).astype(">i4").tobytes()
 
 
-def _light(sample: np.ndarray, transfer: Transfer) -> np.ndarray:
-    """Samples (n,) in [0, 1] -> light, 1 being white.
+def to_xyz(primaries: Primaries) -> np.ndarray:
+    """(3, 3) from linear RGB to CIE XYZ, white having Y = 1; raises LinAlgError where the primaries are on a line."""
+    xyz = np.array([[x, y, 1 - x - y] for x, y in primaries]).T / [max(y, 1e-6) for _, y in primaries]
+    return xyz[:, :3] * np.linalg.solve(xyz[:, :3], xyz[:, 3])
 
-    sRGB: IEC 61966-2-1. PQ and HLG: ITU-R BT.2100, HLG on a screen of 1000 cd/m2, its system gamma taken channel by
-    channel.
+
+def light(sample: np.ndarray, transfer: Transfer) -> np.ndarray:
+    """Samples (n,) in [0, 1] -> light, 1 being white; of HLG the scene's light, in [0, 1].
+
+    sRGB: IEC 61966-2-1. PQ: SMPTE ST 2084. HLG: ARIB STD-B67. All as in ITU-R BT.2100.
     """
     if transfer == "srgb":
         return np.where(sample <= 0.04045, sample / 12.92, ((sample + 0.055) / 1.055) ** 2.4)
@@ -194,6 +202,5 @@ def _light(sample: np.ndarray, transfer: Transfer) -> np.ndarray:
         nits = 10_000 * (np.maximum(root - 0.8359375, 0) / (18.8515625 - 18.6875 * root)) ** (1 / 0.1593017578125)
         return nits / REFERENCE_WHITE
     if transfer == "hlg":
-        scene = np.where(sample <= 0.5, sample**2 / 3, (np.exp((sample - 0.55991073) / 0.17883277) + 0.28466892) / 12)
-        return 1000 * scene**1.2 / REFERENCE_WHITE
+        return np.where(sample <= 0.5, sample**2 / 3, (np.exp((sample - 0.55991073) / 0.17883277) + 0.28466892) / 12)
     return sample**transfer
