@@ -18,13 +18,13 @@ from umo.files import write_text
 from umo.images import encode_jpeg
 
 PAGE = FOLDER / "alike.html"
-PEOPLE, FACES, SIDE = 60, 8, 96  # shown, shown of each, px
+SHOWN, FACES, SIDE = 60, 8, 96  # people, faces of each, px
 STYLE = "body{font:14px sans-serif}section{margin:1em 0}img{margin-right:4px}code{font-size:1.1em}"
 
 
 def write_page(people: Sequence[tuple[str, str]], page: Path = PAGE) -> Path:
     """Write some faces of each person: (person_id, what is said of them)."""
-    shown = [person_id for person_id, _ in people[:PEOPLE]]
+    shown = [person_id for person_id, _ in people]
     theirs = products.people_faces().filter(pl.col("person_id").is_in(shown)).sort("cosine", descending=True)
     theirs = theirs.group_by("person_id", maintain_order=True).head(FACES).select("face_id", "person_id")
     boxes = products.faces(products.MEASURED_PHOTOS, ["face_id", "image_id", "box"]).join(theirs, on="face_id")
@@ -36,12 +36,11 @@ def write_page(people: Sequence[tuple[str, str]], page: Path = PAGE) -> Path:
         thumbnails.setdefault(row["person_id"], []).append(f'<img alt="" src="data:image/jpeg;base64,{data}">')
     sections = [
         f"<section><p><code>{escape(name)}</code> {escape(said)}</p>{''.join(thumbnails.get(name, []))}</section>"
-        for name, said in people[:PEOPLE]
+        for name, said in people
     ]
-    more = f"<p>and {len(people) - PEOPLE} less alike</p>" if people[PEOPLE:] else ""
     page.parent.mkdir(parents=True, exist_ok=True)
     head = f'<!doctype html><meta charset="utf-8"><title>Who is alike</title><style>{STYLE}</style>'
-    write_text(page, "\n".join([head, *sections, more]))
+    write_text(page, "\n".join([head, *sections]))
     return page
 
 

@@ -72,7 +72,7 @@ def has_them(image_ids: frozenset[str], known: str | None) -> list[str]:
 
     def has(ref: str) -> bool:
         ledger = git("show", f"{ref}:{LEDGER}", missing="")
-        if any(image_id in ledger for image_id in image_ids):
+        if any(image_id[:16] in ledger for image_id in image_ids):
             return True
         return known is not None and ingested_hash(git("show", f"{ref}:{LOCK}", missing="")) == known
 

@@ -10,12 +10,14 @@ sheets and the report.
 import json
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import yaml
 
 from pipelines.core import products
@@ -131,6 +133,23 @@ def outputs(lock: bytes) -> Version:
 def read_listings(root: Path) -> dict[str, dict[str, str]]:
     """md5 -> names of all listings of a store."""
     return {_md5(path): read_listing(path) for path in files_below(root, [root / "runs"]) if path.suffix == LISTING}
+
+
+def strangers(root: Path, person_ids: Collection[str], centres: np.ndarray, min_cosine: float) -> np.ndarray:
+    """Centres (m, d) of people in any version of a store who are clearly somebody else than these (k, d).
+
+    An experiment may show people whom the workspace does not know, and of many strangers some are as alike as
+    `min_cosine`: their faces are nearer to themselves.
+    """
+    files = {_md5(path): path for path in files_below(root, [root / "runs"])}
+    found = [np.zeros((0, centres.shape[1]), np.float32)]
+    named = (names.get(products.PEOPLE_TABLE, "") for names in read_listings(root).values())
+    for table in {files[md5] for md5 in named if md5 in files}:
+        with suppress(OSError, pl.exceptions.PolarsError, ValueError):  # damaged, or of another face model
+            rows = pl.read_parquet(table, columns=["person_id", "centre", "keep"], glob=False).filter("keep")
+            others = np.array(rows.filter(~pl.col("person_id").is_in(list(person_ids)))["centre"].to_list(), np.float32)
+            found.append(others[(others @ centres.T).max(1) < min_cosine])
+    return np.unique(np.concatenate(found), axis=0)
 
 
 def remove(root: Path, gone: set[str]) -> None:

@@ -19,13 +19,15 @@ from pipelines.core.shards import WORK
 from pipelines.core.sources import PHOTOS
 from pipelines.core.tombstones import TOMBSTONES, Tombstones
 from pipelines.forget import elsewhere, objects, purge, traces
-from pipelines.forget.alike import write_page
+from pipelines.forget.alike import SHOWN, write_page
 from pipelines.forget.execute import finish, left_to_do, searching
 from pipelines.forget.note import NOTE, Note
+from pipelines.forget.places import CACHE
 from pipelines.forget.search import OTHERS
 from pipelines.service.commands import ask
 from pipelines.service.leftovers import refuse_others
 from pipelines.service.overrides import drop
+from pipelines.service.privacy import CopiesRemain
 from pipelines.service.repository import LOCK
 from pipelines.service.writer import Run, writing
 from umo import faces
@@ -62,12 +64,21 @@ def main(arguments: Sequence[str]) -> str:
         if pending := Note.read():
             if options.dry_run:
                 raise BadInput(f"a forget was interrupted ({NOTE}): finish it first (python -m pipelines forget)")
-            said.append(f"finishing what was interrupted\n{finish(pending)}")
-            if not options.photo and set(options.people) <= set(pending.person_ids):
+            print("finishing what was interrupted", flush=True)
+            is_all = not options.photo and set(options.people) <= set(pending.person_ids)
+            try:
+                said.append(finish(pending))
+            except CopiesRemain as error:
+                if is_all:
+                    raise
+                said.append(str(error))
+            if is_all:
                 return said[0]
         note = _plan(options)
         if options.dry_run:
-            return "\n".join([*said, *_preview(note)])
+            said += _preview(note)
+            OTHERS.unlink(missing_ok=True)
+            return "\n".join(said)
         print(_who(note), flush=True)
         note.write()
         return "\n".join([*said, finish(note)])
@@ -100,7 +111,8 @@ def _plan(options: argparse.Namespace) -> Note:
     model, found = _traces(options)
     print(f"{found.n_faces} faces; {found.shared} of the pictures also show somebody else, and go as a whole")
     OTHERS.parent.mkdir(parents=True, exist_ok=True)
-    np.save(OTHERS, found.others)
+    strangers = objects.strangers(CACHE, found.person_ids, found.centres, model.same_person_cosine)
+    np.save(OTHERS, np.concatenate([found.others.reshape(-1, strangers.shape[1]), strangers]))
     return Note(
         person_ids=sorted(found.person_ids),
         image_ids=sorted(found.image_ids),
@@ -141,14 +153,13 @@ def _traces(options: argparse.Namespace) -> tuple[FaceModel, traces.Traces]:
 
 def _offer(person_ids: list[str], alike: list[tuple[str, float]]) -> list[str]:
     """Lines that list everybody alike, with a page of their faces and the command that forgets them as one."""
-    page = write_page(
-        [*((name, "") for name in person_ids), *((name, f"cosine {cosine:.2f}") for name, cosine in alike)]
-    )
-    named = [
-        f"{name} is alike (cosine {cosine:.2f}): if it is the same person, forget it too" for name, cosine in alike
-    ]
-    ids = " ".join([*person_ids, *(name for name, _ in alike)])
-    return [*named, f"their faces: {page}; all of them: python -m pipelines forget {ids}"]
+    shown = alike[: SHOWN - len(person_ids)]
+    page = write_page([(name, "") for name in person_ids] + [(name, f"cosine {cosine:.2f}") for name, cosine in shown])
+    remedy = "if it is the same person, forget it too"
+    lines = [f"{name} is alike (cosine {cosine:.2f}): {remedy}" for name, cosine in shown]
+    lines += [f"{len(alike) - len(shown)} others are less alike"] if len(shown) < len(alike) else []
+    ids = " ".join([*person_ids, *(name for name, _ in shown)])
+    return [*lines, f"their faces: {page}; all of them: python -m pipelines forget {ids}"]
 
 
 def _of_tombstones(asked: dict[str, Any]) -> Note:

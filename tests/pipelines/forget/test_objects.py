@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 import yaml
 
@@ -199,6 +201,26 @@ def test_a_bucket_is_named_as_not_looked_into(versions):
     assert not elsewhere.copies(searched(), {}, []).remain(), "nothing was ever pushed"
     versions.run("dvc", "remote", "add", "store", "s3://example-versions/umo")
     assert elsewhere.copies(searched(), {}, []).remain() == "not looked into: DVC remote store"
+
+
+def test_a_stranger_of_an_experiment_is_not_taken_for_them(tmp_path):
+    """People who are kept in another version, and clearly somebody else; the same person by another id is not."""
+    rows = {
+        "person_id": [PERSON, "p000000000001", "p000000000002", "p000000000003"],
+        "centre": [[1.0, 0, 0], [0.39, 0.92, 0], [0.41, 0.91, 0], [0.0, 0, 1]],
+        "keep": [True, True, True, False],
+    }
+    for k, table in enumerate([pl.DataFrame(rows), pl.DataFrame(rows).with_columns(centre=pl.lit([1.0, 0.0]))]):
+        folder = tmp_path / f"files/md5/{k}{k}"
+        folder.mkdir(parents=True)
+        table.write_parquet(folder / ("a" * 30))
+        (folder / f"{'b' * 30}.dir").write_text(
+            json.dumps([{"relpath": "people.parquet", "md5": f"{k}{k}{'a' * 30}"}, {"relpath": "x", "md5": "c" * 32}])
+        )
+    (folder / f"{'c' * 30}.dir").write_text(json.dumps([{"relpath": "people.parquet", "md5": "d" * 32}]))
+    found = objects.strangers(tmp_path, [PERSON], np.eye(3, dtype=np.float32)[:1], 0.4)
+    assert found.tolist() == np.array([[0.39, 0.92, 0]], np.float32).tolist()
+    assert objects.strangers(tmp_path / "none", [PERSON], np.eye(3, dtype=np.float32), 0.4).shape == (0, 3)
 
 
 def test_a_damaged_listing_is_searched_as_text_and_stops_nothing(versions):
