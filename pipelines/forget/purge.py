@@ -35,7 +35,7 @@ class Holding(NamedTuple):
 
 def what_holds(search: Search, models_too: bool, versions: Mapping[str, objects.Version]) -> Holding:
     """Of all places; with `models_too` also LoRAs trained on them."""
-    outs = search.holding(found(Clear.OUT, *[Clear.MODEL] * models_too))
+    outs = search.holding(sorted(found(Clear.OUT, *[Clear.MODEL] * models_too)))
     report = found(Clear.REPORT)
     if outs or search.holding(report):
         outs[:0] = report  # first: what is left of it cannot be read

@@ -274,11 +274,13 @@ class TestWho:
         assert [text.count(f"<code>{name}</code>") for name in (first, second)] == [1, 1]
         assert text.count('src="data:image/jpeg;base64,') >= 8
         for options in (["--photo", str(photograph(1, 9))], [first]):
-            said = forget.main([*options, "--dry-run"]) + capsys.readouterr().out
+            note = forget._plan(forget._parser().parse_args([*options, "--dry-run"]))
+            said = capsys.readouterr().out
             assert f"{second} is alike (cosine 0.9" in said and command in said
-            assert f"{first}: " in said
-        both = forget.main([first, second, "--dry-run"])
-        assert f"{', '.join(sorted([first, second]))}: 11 pictures" in both
+            assert note.person_ids == [first] and len(note.image_ids) == 7
+        note = forget._plan(forget._parser().parse_args([first, second, "--dry-run"]))
+        assert note.person_ids == sorted([first, second]) and len(note.image_ids) == len(note.phashes) == 12
+        assert "is alike" not in capsys.readouterr().out
         shutil.rmtree(PAGE.parent)
 
     def test_an_unknown_person(self, small):
