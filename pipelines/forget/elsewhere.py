@@ -27,6 +27,7 @@ EXPERIMENTS = "refs/exps/"
 INTERNAL = (f"{EXPERIMENTS}exec/", f"{EXPERIMENTS}stash", f"{EXPERIMENTS}celery/")  # DVC's own, that no command names
 PREFECT, MODELS = WHOLE.parent, Path("models")
 DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
+SHOWN = 5  # of many files or commits, in a line
 
 
 def originals(image_ids: frozenset[str]) -> list[Path]:
@@ -96,16 +97,19 @@ def versions_with_losses(
     """Tags, branches and experiments that had the person, a line each, with what of their files is lost here; how many
     other commits are concerned, in one.
     """
-    listings = objects.read_listings(CACHE)
-    losses = {name: said for name, version in versions.items() if (said := objects.lost(version, gone, listings))}
+    lost = objects.losses(gone, objects.read_listings(CACHE))
+    parts = {
+        name: {path: lost[md5] for path, md5 in version.items() if md5 in lost} for name, version in versions.items()
+    }
+    losses = {name: said for name, said in parts.items() if said}
     had = set(has_them(image_ids, known))
     tips = [name for name in versions if name.startswith("refs/") and not name.startswith(INTERNAL)]
     for ref in sorted({*had, *(losses.keys() & tips)}):
-        parts = ", ".join(f"{path} ({count})" for path, count in losses.get(ref, {}).items())
-        yield f"{_described(ref)}{f'; lost here: {parts}' if parts else ''}"
+        named = ", ".join(f"{path} ({count})" for path, count in losses.get(ref, {}).items())
+        yield f"{_described(ref)}{f'; lost here: {named}' if named else ''}"
     of_tips = [losses.get(ref) for ref in tips]
     if others := [name for name in losses if not name.startswith("refs/") and losses[name] not in of_tips]:
-        yield f"{len(others)} other commits, {', '.join(name[:12] for name in others[:5])}; they lost files here"
+        yield f"{len(others)} other commits, {', '.join(name[:12] for name in others[:SHOWN])}; they lost files here"
 
 
 def _described(ref: str) -> str:
@@ -162,10 +166,8 @@ class Copies:
         """Which still hold the person or may, models beside them; empty where none does."""
         held = [f"{name} ({len(part.found)} files)" for name, part in self.seen.items() if part.found]
         held += [name for name in models if name not in self.seen]
-        not_whole = [f"{path} (not whole)" for part in self.seen.values() for path in part.unread[:5]]
-        unseen = [*self.unseen, *not_whole]
         parts = [f"copies remain in {', '.join(held)}"] if held else []
-        return "; ".join([*parts, *([f"not looked into: {', '.join(unseen)}"] if unseen else [])])
+        return "; ".join([*parts, *([f"not looked into: {', '.join(self.unseen)}"] if self.unseen else [])])
 
 
 def copies(search: Search, versions: Mapping[str, objects.Version], had: list[str]) -> Copies:
@@ -197,4 +199,12 @@ def copies(search: Search, versions: Mapping[str, objects.Version], had: list[st
         found.seen[str(root)] = search.walk(root, [WHOLE])
     if not os.environ.get(DATABASE, "sqlite").startswith("sqlite"):
         found.unseen.append(f"Prefect's database ({DATABASE})")
+    found.unseen += not_whole(found.seen)
     return found
+
+
+def not_whole(seen: Mapping[str, Seen]) -> list[str]:
+    """Files that could not be read as what they begin as, and were searched as text alone."""
+    paths = [path for part in seen.values() for path in part.unread]
+    more = [f"{len(paths) - SHOWN} others that are not whole"] if paths[SHOWN:] else []
+    return [*(f"{path} (not whole)" for path in paths[:SHOWN]), *more]

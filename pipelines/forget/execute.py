@@ -39,6 +39,7 @@ def finish(note: Note) -> str:
     versions = objects.all_versions()
     seen, kept = prove(search)
     copies = elsewhere.copies(search, versions, elsewhere.has_them(frozenset(note.image_ids), note.ingested))
+    copies.unseen += elsewhere.not_whole(seen)
     print("\n".join(summary(seen | copies.seen)), flush=True)
     if left := [str(path) for part in seen.values() for path in part.found]:
         some = ", ".join(left[:5])

@@ -62,10 +62,11 @@ def look(root: Path, search: Search, drop_models: bool, versions: Mapping[str, V
             own = {md5, *names.values()}
             store.models[md5] = [path for member in theirs & own for path in files.get(member, ())]
             theirs = theirs | own if drop_models else theirs - own
-    lost_from = [version for version in versions.values() if lost(version, theirs, listings)]
-    listed = {md5 for version in versions.values() for md5 in version.values()}
+    broken = losses(theirs, listings)
+    outs = [set(version.values()) for version in versions.values()]
+    lost_from = set().union(*(out for out in outs if not out.isdisjoint(broken)))
     for md5, names in listings.items():
-        if PAGE in names and theirs and (md5 not in listed or any(md5 in version.values() for version in lost_from)):
+        if PAGE in names and theirs and (md5 in lost_from or md5 not in set().union(*outs)):
             theirs |= {md5, *names.values()}  # its pictures are scaled, and another output of its version is theirs
     store.theirs = {md5: files[md5] for md5 in sorted(theirs & files.keys())}
     store.kinds = {path: found[path].kinds for paths in store.theirs.values() for path in paths if found[path]}
@@ -86,17 +87,11 @@ def read_listing(path: Path) -> dict[str, str]:
     return {}
 
 
-def lost(version: Version, gone: set[str], listings: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """What a version loses where these objects go: path of an output -> how many of its files, in words."""
-    said = {}
-    for path, md5 in version.items():
-        names = listings.get(md5, {})
-        count = sum(member in gone for member in names.values())
-        if md5 in gone:
-            said[path] = "all of it"
-        elif count:
-            said[path] = f"{count} of {len(names)} files"
-    return said
+def losses(gone: set[str], listings: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """What is lost where these objects go: md5 of an output -> how many of its files, in words."""
+    counts = {md5: sum(member in gone for member in names.values()) for md5, names in listings.items()}
+    parts = {md5: f"{count} of {len(listings[md5])} files" for md5, count in counts.items() if count}
+    return parts | dict.fromkeys(gone, "all of it")
 
 
 def all_versions() -> dict[str, Version]:

@@ -94,6 +94,8 @@ def test_somebody_is_found_in_what_forget_leaves_where_it_is(tmp_path, monkeypat
     assert copies.remain().startswith("copies remain in ") and copies.remain().endswith(" (1 files)")
     (tmp_path / file).write_text("nobody")
     assert not elsewhere.copies(search(), {}, []).remain()
+    (tmp_path / file).write_text("PAR1 of nobody, cut off")
+    assert elsewhere.copies(search(), {}, []).remain().startswith("not looked into: ")
 
 
 def test_what_shows_somebody_else_stays(planted):
