@@ -16,8 +16,8 @@ from pipelines.core.params import STAGES
 from pipelines.core.shards import WORK
 from pipelines.forget import objects
 from pipelines.forget.note import Note
-from pipelines.forget.places import CACHE, CORRECTIONS, Clear, found
-from pipelines.forget.search import Search
+from pipelines.forget.places import CACHE, CORRECTIONS, ROOTS, Clear, found
+from pipelines.forget.search import Search, files_below
 from pipelines.service.commands import ask
 from pipelines.service.leftovers import DVC_LOCK
 from pipelines.service.repository import LOCK, cache
@@ -35,6 +35,8 @@ class Holding(NamedTuple):
 
 def what_holds(search: Search, models_too: bool, versions: Mapping[str, objects.Version]) -> Holding:
     """Of all places; with `models_too` also LoRAs trained on them."""
+    leave = found(Clear.KEPT, Clear.WHOLE)
+    search.files(path for root in ROOTS for path in files_below(root, leave))  # at once: workers are started once
     outs = search.holding(sorted(found(Clear.OUT, *[Clear.MODEL] * models_too)))
     report = found(Clear.REPORT)
     if outs or search.holding(report):
