@@ -114,7 +114,7 @@ def forget_person(
     """Remove a person from every product and cache, and prove it; first look what would go, with dry_run.
 
     Args:
-        person: A person_id of datasets/people.
+        person: A person_id of datasets/people, or several with spaces between them.
         photo: In its place, the path of a photograph that shows the person alone. Prefect keeps what is written here.
         dry_run: Only list what would go.
         drop_models: Also remove the LoRAs that saw them.
@@ -249,5 +249,5 @@ def _forget(person: str | None, photo: str | None, switches: Sequence[str]) -> s
     _refuse_unfit(person, photo)
     if bool(person) == bool(photo):
         raise BadInput("forget_person: name either a person or a photo")
-    who = [f"{privacy.PHOTO}{photo}"] if photo else ["--", str(person)]
+    who = [f"{privacy.PHOTO}{photo}"] if photo else ["--", *str(person).split()]
     return privacy.forget([*switches, *who], get_run_logger().info, ROOT)

@@ -2,9 +2,10 @@
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -13,42 +14,70 @@ from pipelines.core.ledger import LEDGER, Ledger
 from pipelines.core.locks import alone
 from pipelines.core.params import STAGES
 from pipelines.core.shards import WORK
+from pipelines.forget import objects
 from pipelines.forget.note import Note
-from pipelines.forget.places import CACHE, Clear, found
-from pipelines.forget.scan import Scan
+from pipelines.forget.places import CACHE, CORRECTIONS, ROOTS, Clear, found
+from pipelines.forget.search import Search, files_below
 from pipelines.service.commands import ask
 from pipelines.service.leftovers import DVC_LOCK
 from pipelines.service.repository import LOCK, cache
 from umo.errors import BadInput
-from umo.files import write_text
+from umo.files import replacing, write_text
 
 
-def what_holds(scan: Scan, models_too: bool) -> tuple[list[Path], list[Path]]:
-    """Pieces of finished work, and DVC outputs, that hold the person; with `models_too` also LoRAs trained on them."""
-    outs = [path for path in sorted(found(Clear.OUT, *[Clear.MODEL] * models_too)) if scan.holds(path)]
+class Holding(NamedTuple):
+    """What holds the person."""
+
+    work: list[Path]  # pieces of finished work
+    outs: list[Path]  # DVC's outputs
+    store: objects.Store  # objects of DVC's cache
+
+
+def what_holds(search: Search, models_too: bool, versions: Mapping[str, objects.Version]) -> Holding:
+    """Of all places; with `models_too` also LoRAs trained on them."""
+    leave = found(Clear.KEPT, Clear.WHOLE)
+    search.files(path for root in ROOTS for path in files_below(root, leave))  # at once: workers are started once
+    outs = search.holding(sorted(found(Clear.OUT, *[Clear.MODEL] * models_too)))
     report = found(Clear.REPORT)
-    if outs or any(map(scan.holds, report)):
+    if outs or search.holding(report):
         outs[:0] = report  # first: what is left of it cannot be read
-    return found(Clear.WHOLE) + [path for path in found(Clear.WORK) if scan.holds(path)], outs
+    work = found(Clear.WHOLE) + search.holding(found(Clear.PIECE))
+    return Holding(work, outs, objects.look(CACHE, search, models_too, versions))
 
 
-def purge(scan: Scan, note: Note) -> str:
+def purge(search: Search, note: Note) -> str:
     """Remove what holds the person; the next `dvc repro` makes it anew without them. Returns what went, in a line.
     WorkFailed where another DVC command, or a stage, is at work.
     """
-    work, outs = what_holds(scan, note.drop_models)
+    work, outs, store = what_holds(search, note.drop_models, objects.all_versions())
+    note.lost = sorted({*note.lost, *store.theirs})
+    note.write()  # before the listings go, without which nobody knows what was theirs by its name
     with _no_stage_runs(), alone("a DVC command", DVC_LOCK):
         ledger = Ledger.read()
-        if rows := ledger.drop(note.image_ids, note.person_id):
+        people: list[str | None] = [*note.person_ids] or [None]
+        rows = sum([ledger.drop(note.image_ids, person_id) for person_id in people])
+        if rows:
             ledger.write()
+        said = f"{rows} rows of {LEDGER}, {_drop_lines(CORRECTIONS, search)} of {CORRECTIONS}"
         _drop_from_lock(outs)  # first: an output that a kill left half removed is not found again, its stage is
         for path in [*work, *outs]:
             _remove(path)
-    ask("gc", "--workspace", "--force")
+        objects.remove(CACHE, set(note.lost))
     # Outside the repository too, DVC remembers names and hashes of its files.
     for path in (*found(Clear.COPIES), *re.findall(r"Repo\.site_cache_dir: (.+)", ask("version"))):
         shutil.rmtree(path, ignore_errors=True)
-    return f"{rows} rows of {LEDGER}, {len(work)} pieces of {WORK}, {', '.join(map(str, outs)) or 'no output'}"
+    of_cache = f"{len(note.lost)} objects of DVC's cache"
+    return f"{said}, {len(work)} pieces of {WORK}, {of_cache}, {', '.join(map(str, outs)) or 'no output'}"
+
+
+def _drop_lines(path: Path, search: Search) -> int:
+    """Take the lines with an id of theirs out of a file, whose other lines stay as they are; returns how many."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines if not search.reader.mentioned(line)]
+    if len(kept) < len(lines):
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"".join(kept))
+    return len(lines) - len(kept)
 
 
 @contextmanager
@@ -61,9 +90,7 @@ def _no_stage_runs() -> Iterator[None]:
 
 
 def refuse_shared_cache() -> None:
-    """Raise BadInput where DVC's cache lies elsewhere: what this workspace does not use is removed from it, so that it
-    must be nobody else's.
-    """
+    """Raise BadInput where DVC's cache lies elsewhere: what is removed from it must be nobody else's."""
     where = cache()
     if not where.is_relative_to(Path.cwd() / CACHE):
         raise BadInput(f"DVC's cache is {where}: others may use it; remove cache.dir, dvc fetch, and run forget again")

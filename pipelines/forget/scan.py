@@ -1,4 +1,4 @@
-"""A scan of products for somebody: every Parquet or Arrow file, tar, text, picture, whatever its name; DVC's cache too.
+"""What a file holds of somebody, whatever its name: Parquet, Arrow, tar, SQLite, text, picture; DVC's objects too.
 
 Files are known by their first bytes, so that DVC's cache, whose names say nothing, is read like the products.
 Found is: an id (of the person, a picture, a face, a set or a scene, for all of them begin alike), a file with the
@@ -8,18 +8,21 @@ bytes of a photograph or of a scene, a picture that looks like a photograph, an 
 import base64
 import hashlib
 import re
+import sqlite3
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.core.digests import read_digest
 from pipelines.core.tombstones import hashes, near, unpadded
 from pipelines.forget.traces import nearest_is, unit
 from umo.images import ImageError, read_image
@@ -29,7 +32,9 @@ PERSON = re.compile(rb"(?<![0-9A-Za-z])p[0-9a-f]{12}(?![0-9a-f])")
 DIGEST = re.compile(rb"(?<![0-9a-f])[0-9a-f]{16,}")
 INLINE = re.compile(rb"data:image/[a-z+]+;base64,([A-Za-z0-9+/=]+)")
 IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6", b"GIF8")
-BATCH = 512
+AT_ONCE = 2**26  # bytes of a file in memory
+OVERLAP = 2**22  # of what is searched as text, window by window: no inline picture is longer
+UNREAD = "unread"
 KINDS = ("ids", "bytes", "looks", "embeddings")
 
 
@@ -37,107 +42,133 @@ KINDS = ("ids", "bytes", "looks", "embeddings")
 class Wanted:
     """What is looked for."""
 
-    person_id: str | None  # None where there is none
+    person_ids: frozenset[str]
     image_ids: frozenset[str]  # of photographs and of scenes made from them
     phashes: np.ndarray  # (n,) uint64 of the photographs, without the padding of tight crops
     pad: float  # that padding, as a part of each side
-    centre: np.ndarray | None = None  # (d,) of the person's faces; None looks at no embedding
-    others: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (m, d) of people who stay
+    centres: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (k, d) of their faces
+    others: Path | None = None  # .npy of (m, d): centres of people who stay
     min_cosine: float = 1.0  # two faces at or above it are the same person
 
 
-@dataclass
-class Seen:
-    """What was looked at, and in which files something was found: path -> kinds."""
+class Found(NamedTuple):
+    """In a file: kinds of what is theirs (KINDS, or UNREAD where it is not whole), and how many pictures it has."""
 
-    files: int = 0
-    pictures: int = 0
-    found: dict[Path, set[str]] = field(default_factory=dict)
+    kinds: frozenset[str]
+    pictures: int
+
+    def __bool__(self) -> bool:
+        """Whether anything is theirs."""
+        return bool(self.kinds - {UNREAD})
 
 
-class Scan:
-    """Looks for one person; a file's content is read once, however many copies and links of it there are."""
+class Reader:
+    """Looks into one file at a time."""
 
     def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
         self._short = {image_id[:16].encode() for image_id in wanted.image_ids}
-        self._person = (wanted.person_id or "").encode()
-        self._known: dict[str, tuple[frozenset[str], int]] = {}
+        self._people = {person_id.encode() for person_id in wanted.person_ids}
 
-    def walk(self, root: Path, leave: Iterable[Path] = ()) -> Seen:
-        """All files below a folder (or one file), but those below `leave`."""
-        seen, left = Seen(), tuple(leave)
-        for path in [root] if root.is_file() else sorted(root.rglob("*")):
-            if path.is_file() and not any(path.is_relative_to(folder) for folder in left):
-                kinds, pictures = self.file(path)
-                seen.files += 1
-                seen.pictures += pictures
-                if kinds:
-                    seen.found[path] = set(kinds)
-        return seen
+    @cached_property
+    def _others(self) -> np.ndarray:
+        others = self.wanted.others
+        return np.load(others, mmap_mode="r") if others else np.zeros((0, 0), np.float32)
 
-    def holds(self, root: Path) -> bool:
-        """Whether anything is found below a folder; stops at the first."""
-        paths = [root] if root.is_file() else root.rglob("*")
-        return any(self._mentioned(path.name.encode()) or self.file(path)[0] for path in paths if path.is_file())
+    def named(self, path: Path) -> bool:
+        """Whether a path has an id in it."""
+        return self.mentioned(str(path).encode())
 
-    def file(self, path: Path) -> tuple[frozenset[str], int]:
-        """Kinds of what is found in a file or in its name, and how many pictures were looked at."""
-        key = read_digest(path)
-        if key not in self._known:
-            counts = Counter(bytes=int(key in self.wanted.image_ids))
-            self._search(path, counts)
-            pictures = counts.pop("pictures", 0)
-            self._known[key] = frozenset(+counts), pictures
-        kinds, pictures = self._known[key]
-        return kinds | ({"ids"} if self._mentioned(path.name.encode()) else set()), pictures
+    def mentioned(self, text: bytes) -> bool:
+        """Whether a text has an id in it."""
+        if self._people and any(found[0] in self._people for found in PERSON.finditer(text)):
+            return True
+        return any(found[0][:16] in self._short for found in DIGEST.finditer(text))
 
-    def _mentioned(self, text: bytes) -> bool:
-        named = bool(self._person) and self._person in PERSON.findall(text)
-        return named or any(found[:16] in self._short for found in DIGEST.findall(text))
-
-    def _search(self, path: Path, counts: Counter[str]) -> None:
+    def content(self, path: Path, sha256: str) -> Found:
+        """What a file holds, whatever its name is."""
+        counts = Counter(bytes=int(sha256 in self.wanted.image_ids))
         with path.open("rb") as file:
             head = file.read(512)
+        try:
+            self._search(path, head, counts)
+        except (pa.ArrowException, tarfile.TarError, sqlite3.Error, EOFError, OSError):
+            counts[UNREAD] += 1
+            self._text(path, counts)
+        pictures = counts.pop("pictures", 0)
+        return Found(frozenset(+counts), pictures)
+
+    def _search(self, path: Path, head: bytes, counts: Counter[str]) -> None:
         if head[:4] == b"PAR1":
             with pq.ParquetFile(path) as file:
-                counts["ids"] += self._mentioned(str(file.schema_arrow.metadata).encode())
-                for batch in file.iter_batches(BATCH):
-                    table = _without_refusals(pa.Table.from_batches([batch]))
-                    for name in table.column_names:
-                        self._column(table.column(name).combine_chunks(), counts)
+                counts["ids"] += self.mentioned(str(file.schema_arrow.metadata).encode())
+                size = sum(file.metadata.row_group(k).total_byte_size for k in range(file.num_row_groups))
+                rows = max(1, min(2**16, AT_ONCE * file.metadata.num_rows // max(1, size)))
+                for batch in file.iter_batches(rows):
+                    self._table(pa.Table.from_batches([batch]), counts)
         elif head[:6] == b"ARROW1":
             with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as table:
                 for k in range(table.num_record_batches):
-                    for column in table.get_batch(k).columns:
-                        self._column(column, counts)
+                    self._table(pa.Table.from_batches([table.get_batch(k)]), counts)
         elif head[257:262] == b"ustar":
             with tarfile.open(path) as archive:
                 for member in archive:
-                    counts["ids"] += self._mentioned(member.name.encode())
+                    counts["ids"] += self.mentioned(member.name.encode(errors="surrogateescape"))
                     content = archive.extractfile(member) if member.isfile() else None
                     self._bytes(content.read() if content else b"", counts)
-        else:
+        elif head.startswith(b"SQLite format 3\0"):
+            self._text(path, counts)  # what was deleted is still in it
+            with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+                for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+                    for row in database.execute('SELECT * FROM "{}"'.format(name.replace('"', '""'))):
+                        counts["ids"] += self.mentioned(repr(row).encode())
+        elif head[8:10] == b'{"' and int.from_bytes(head[:8], "little") <= AT_ONCE:  # safetensors: weights tell nothing
+            with path.open("rb") as weights:
+                counts["ids"] += self.mentioned(weights.read(8 + int.from_bytes(head[:8], "little")))
+        elif head.startswith(IMAGES) and path.stat().st_size <= AT_ONCE:
             self._bytes(path.read_bytes(), counts)
+        else:
+            self._text(path, counts)
+
+    def _text(self, path: Path, counts: Counter[str]) -> None:
+        """Anything, window by window."""
+        with path.open("rb") as file:
+            carried = b""
+            while window := file.read(AT_ONCE):
+                self._window(carried + window, counts)
+                carried = window[-OVERLAP:]
+
+    def _window(self, text: bytes, counts: Counter[str]) -> None:
+        counts["ids"] += self.mentioned(text)
+        for inline in INLINE.finditer(text):
+            with suppress(ValueError):  # cut off, or no base64: no picture
+                self._bytes(base64.b64decode(inline[1]), counts)
 
     def _bytes(self, data: bytes, counts: Counter[str]) -> None:
         """A picture, or anything else, which is searched as text."""
-        if not data.startswith(IMAGES):
-            counts["ids"] += self._mentioned(data)
-            for inline in INLINE.findall(data):
-                self._bytes(base64.b64decode(inline), counts)
-            return
         counts["bytes"] += hashlib.sha256(data).hexdigest() in self.wanted.image_ids
-        with suppress(ImageError):  # what cannot be decoded shows nobody
-            picture = read_image(data)
-            counts["pictures"] += 1
-            found = hashes(perceptual_hash(view) for view in (picture, unpadded(picture, self.wanted.pad)))
-            counts["looks"] += bool(near(found, self.wanted.phashes).any())
+        if data.startswith(IMAGES):
+            with suppress(ImageError):
+                picture = read_image(data)
+                counts["pictures"] += 1
+                found = hashes(perceptual_hash(view) for view in (picture, unpadded(picture, self.wanted.pad)))
+                counts["looks"] += bool(near(found, self.wanted.phashes).any())
+                return
+        self._window(data, counts)
+
+    def _table(self, table: pa.Table, counts: Counter[str]) -> None:
+        kept = _without_refusals(table)
+        for name in kept.column_names:
+            self._column(kept.column(name).combine_chunks(), counts)
 
     def _column(self, column: pa.Array, counts: Counter[str]) -> None:
         kind = column.type
         if isinstance(column, pa.ExtensionArray):
             self._column(column.storage, counts)
+        elif pa.types.is_dictionary(kind):
+            self._column(column.dictionary_decode(), counts)
+        elif pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
+            self._column(column.cast(pa.large_binary()), counts)
         elif pa.types.is_struct(kind):
             for part in column.flatten():
                 self._column(part, counts)
@@ -145,19 +176,19 @@ class Scan:
             counts["embeddings"] += self._embedded(column)
             self._column(column.flatten(), counts)
         elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            counts["ids"] += any(self._mentioned(text.encode()) for text in column.unique().to_pylist() if text)
+            counts["ids"] += self.mentioned("\n".join(filter(None, column.unique().to_pylist())).encode())
         elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-            for data in column.to_pylist():
-                self._bytes(data or b"", counts)
+            for data in column:
+                self._bytes(data.as_py() or b"", counts)
 
     def _embedded(self, column: pa.Array) -> int:
         """How many rows of a column of vectors are the person's."""
-        centre = self.wanted.centre
-        if centre is None or not pa.types.is_floating(column.type.value_type):
+        centres = self.wanted.centres
+        if not len(centres) or not pa.types.is_floating(column.type.value_type):
             return 0
-        rows = [row for row in column.to_pylist() if row is not None and len(row) == len(centre)]
-        vectors = unit(np.array(rows, np.float32).reshape(len(rows), len(centre)))
-        return int(nearest_is(vectors, centre, self.wanted.others, self.wanted.min_cosine).sum())
+        rows = column.filter(pc.equal(pc.list_value_length(column), centres.shape[1]))
+        vectors = rows.flatten().to_numpy(zero_copy_only=False).reshape(-1, centres.shape[1])
+        return int(nearest_is(unit(vectors), centres, self._others, self.wanted.min_cosine).sum())
 
 
 def _without_refusals(table: pa.Table) -> pa.Table:
@@ -172,7 +203,17 @@ def _without_refusals(table: pa.Table) -> pa.Table:
     return table.filter(table["error"].is_null())
 
 
-def summary(seen: Mapping[str, Seen]) -> Iterator[str]:
+@dataclass
+class Seen:
+    """What was looked at in a place, in which files something was found, and which were not whole."""
+
+    files: int = 0
+    pictures: int = 0
+    found: dict[Path, frozenset[str]] = field(default_factory=dict)
+    unread: list[Path] = field(default_factory=list)
+
+
+def summary(seen: dict[str, Seen]) -> Iterator[str]:
     """Lines of a table: what was looked at and what was found, by place."""
     yield f"{'scanned':<28}{'files':>8}{'pictures':>10}" + "".join(f"{kind:>12}" for kind in KINDS)
     for place, part in seen.items():

@@ -20,6 +20,12 @@ BELOW_PHOTOS = re.compile(rf"datasets/photos/{PLACE}")
 ELSEWHERE = re.compile(rf"""(?<![\w.…>/])(?<!File ")/(?=[^\s/]){PLACE}""")  # a traceback's lines stay as they are
 
 
+class CopiesRemain(WorkFailed):
+    """Somebody was forgotten here, and a copy that forget leaves where it is still holds them, or may."""
+
+    exit_code = 3
+
+
 def without_places(line: str) -> str:
     """A line of ingest's or forget's in which no photograph is named."""
     line = COPY.sub(r"\1another", TURNED_AWAY.sub(r"\1…", line))
@@ -27,8 +33,8 @@ def without_places(line: str) -> str:
 
 
 def forget(options: Sequence[str], log: Callable[[str], None], root: Path = Path()) -> str:
-    """Run `python -m pipelines forget`, a photograph given as --photo=FILE; returns its last line, or raises it where
-    the command failed.
+    """Run `python -m pipelines forget`, a photograph given as --photo=FILE; returns its last line, also where copies
+    remain, or raises it where the command failed.
     """
     photos = [option.removeprefix(PHOTO) for option in options if option.startswith(PHOTO)]
     said: list[str] = []
@@ -48,6 +54,6 @@ def forget(options: Sequence[str], log: Callable[[str], None], root: Path = Path
         code = follow([sys.executable, "-m", "pipelines", "forget", *options], hear, root)
     log(f"in full, with the places of photographs: {WHOLE}")
     last = said[-1] if said else "forget said nothing"
-    if code:
+    if code not in (0, CopiesRemain.exit_code):
         raise (BadInput if code == BadInput.exit_code else WorkFailed)(last)
     return last

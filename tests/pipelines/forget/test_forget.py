@@ -6,10 +6,7 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
 import tarfile
-import time
 from pathlib import Path
 
 import cv2
@@ -23,18 +20,19 @@ from pipelines.core.ledger import LEDGER, Ledger
 from pipelines.core.locks import alone
 from pipelines.core.params import load
 from pipelines.core.shards import WORK, Machine
-from pipelines.core.tombstones import TOMBSTONES, Tombstone, Tombstones, encoded, hashes
-from pipelines.forget import purge
+from pipelines.core.tombstones import TOMBSTONES, Tombstone, Tombstones, encoded
+from pipelines.forget import execute, purge
 from pipelines.forget import stage as forget
-from pipelines.forget.execute import finish, wanted
+from pipelines.forget.alike import PAGE
+from pipelines.forget.execute import finish, searching
 from pipelines.forget.note import NOTE
-from pipelines.forget.scan import Scan, Wanted
 from pipelines.identify import stage as identify
+from pipelines.service.privacy import CopiesRemain
 from tests import chaos
+from tests.pipelines import quick, warm
 from umo import faces
 from umo.errors import BadInput, WorkFailed
 from umo.images import encode_jpeg, encode_png, read_image
-from umo.quality import perceptual_hash
 
 ROOTS = ("datasets", "runs", ".work", ".dvc")
 
@@ -85,7 +83,7 @@ def mentions(path: Path, words: set[str]) -> list[str]:
 def forgotten(small, tmp_path_factory):
     """A copy of the small workspace in which ORL's first person was forgotten by a photograph, killed on the way.
 
-    A LoRA and a tag of before are there; the run is killed once after the tombstones are written and once while the
+    A LoRA and a tag of before are there; the run ends at once after the tombstones are written, and again while the
     products are made anew.
     """
     path = tmp_path_factory.mktemp("forgotten") / "umo"
@@ -99,34 +97,40 @@ def forgotten(small, tmp_path_factory):
     (lora / products.TRAINING).write_text(json.dumps({"people": [person_of(path, 1), "p000000000000"]}))
     for ref in (f"refs/exps/ab/{'c' * 38}/tried", "refs/exps/exec/EXEC_HEAD"):  # of an experiment, and DVC's own
         workspace.run("git", "update-ref", ref, "HEAD")
-    command = ["python", "-m", "pipelines", "forget", "--photo", str(photograph(1, 9))]
-    for sign in (lambda: len(Tombstones.read(path / TOMBSTONES).rows()), lambda: _remade(path)):
-        process = subprocess.Popen(
-            command,
-            cwd=path,
-            env=small.environment(),
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        while not sign():
-            assert process.poll() is None, "forget ended before it was killed"
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        assert (path / NOTE).exists()
-        command = [*command[:4]]
-    workspace.said = workspace.run("python", "-m", "pipelines", "forget").stdout
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        patch.setattr("pipelines.service.commands.dvc", lambda *arguments: [quick.dvc(), *arguments])
+        remade = []
+
+        def rebuild(stages: list[str]) -> bool:
+            remade.append(workspace.repro(*stages[:2], warm=True))  # as far as the measured faces
+            if len(remade) == 1:
+                raise Killed
+            remade.append(workspace.repro(*stages, warm=True))
+            return True
+
+        patch.setattr(execute, "rebuild", rebuild)
+        with pytest.MonkeyPatch.context() as once, pytest.raises(Killed):
+            once.setattr(execute, "purge", _killed)
+            forget.main(["--photo", str(photograph(1, 9))])
+        assert NOTE.exists() and products.PEOPLE.exists() and Tombstones.read().rows()
+        with pytest.raises(Killed):
+            forget.main([])
+        assert NOTE.exists() and not products.SYNTHESISED.exists() and products.MEASURED_PHOTOS.exists()
+        workspace.code, out, err = warm.stage(["forget"], path)
+    workspace.said = out + err
     return workspace
 
 
-def _remade(path: Path) -> bool:
-    """Whether all was removed, of which the scenes are the last, and the measured faces have come back."""
-    gone = image_id(photograph(1, 1))[:16] not in (path / LEDGER).read_text()
-    return gone and not (path / products.SYNTHESISED).exists() and (path / products.MEASURED_PHOTOS).exists()
+class Killed(BaseException):
+    """As if by kill -9: nobody catches it."""
 
 
-def test_a_kill_between_two_removals_hides_nothing_from_the_next(small, tmp_path, monkeypatch):
+def _killed(*_: object) -> None:
+    raise Killed
+
+
+def test_a_kill_between_two_removals_hides_nothing_from_the_next(small, tmp_path, monkeypatch, capsys):
     """An output of which only files without them are left is in DVC's cache as it was, and the report is unreadable."""
     shutil.copytree(small.path, tmp_path / "umo", symlinks=True)
     monkeypatch.chdir(tmp_path / "umo")
@@ -139,8 +143,7 @@ def test_a_kill_between_two_removals_hides_nothing_from_the_next(small, tmp_path
     def killed(path: Path) -> None:
         if path != products.EXPORTED:
             return remove(path)
-        scan = Scan(wanted(note))
-        theirs = [file for file in path.rglob("*") if file.is_file() and scan.holds(file)]
+        theirs = searching(note).holding(file for file in path.rglob("*") if file.is_file())
         assert theirs
         for file in theirs:
             file.unlink()
@@ -151,8 +154,10 @@ def test_a_kill_between_two_removals_hides_nothing_from_the_next(small, tmp_path
         finish(note)
     assert any(products.EXPORTED.iterdir()) and products.PEOPLE.exists()
     monkeypatch.setattr(purge, "_remove", remove)
-    assert "nothing of them was found" in finish(note)
+    with pytest.raises(CopiesRemain, match=r"^done here; copies remain in models/tiny-uno \(1 files\)$"):
+        finish(note)
     assert not products.REPORT.exists()
+    assert "nothing of them was found" in capsys.readouterr().out
 
 
 def test_nothing_of_the_person_is_left(small, forgotten):
@@ -193,11 +198,15 @@ def test_what_forget_cannot_remove_is_named(small, forgotten):
     said = forgotten.said
     assert "finishing what was interrupted" in said
     assert re.search(r"^\.dvc/cache +\d+ +\d+ +0 +0 +0 +0$", said, re.M), "the table of the scan"
+    assert re.search(r"^models/tiny-uno +\d+ +\d+ +1 +0 +0 +0$", said, re.M)
     assert f"model that saw them: {products.TRAINED}/sft:" in said
     assert "version that still has them: tag v1" in said
     assert "version that still has them: experiment tried (dvc exp remove tried)" in said
     assert "EXEC_HEAD" not in said
     assert f"{photograph(1, 3)}: delete it" in said
+    assert forgotten.code == 3, "the base has seen them, and a LoRA"
+    last = f"forget: done here; copies remain in models/tiny-uno (1 files), {products.TRAINED}/sft/{products.TRAINING}"
+    assert said.splitlines()[-1] == last
     assert "datasets/photos/mine/both.png: delete it" in said
     assert f"{photograph(2, 1)}: delete it" not in said
 
@@ -245,14 +254,41 @@ class TestWho:
         before = chaos.made(small.path)
         said = forget.main([person_of(small.path, 2), "--dry-run"])
         assert "would go:" in said and "datasets/exported" in said
+        assert re.search(r"would go: \d+ of \d+ objects of DVC's cache, and no other", said)
         assert chaos.made(small.path) == before
         assert not (small.path / NOTE).exists()
         assert not Tombstones.read(small.path / TOMBSTONES).rows()
 
+    def test_somebody_in_two_clusters_is_offered_whole(self, small, tmp_path, monkeypatch, capsys):
+        """The second person passes for the first at a lower threshold; both are shown, and go in one command."""
+        first, second = person_of(small.path, 1), person_of(small.path, 2)
+        people = products.people().with_columns(keep=pl.col("person_id") != second)
+        centres = dict(people.select("person_id", "centre").iter_rows())
+        near = 0.9 * np.array(centres[first]) + 0.1 * np.array(centres[second])
+        centres[second] = (near / np.linalg.norm(near)).tolist()
+        split = people.with_columns(centre=pl.Series([centres[name] for name in people["person_id"]]))
+        monkeypatch.setattr(products, "people", lambda: split)
+        command = f"python -m pipelines forget {first} {second}"
+        with pytest.raises(BadInput, match=rf"others are alike; {second} is alike .*{PAGE}.*{command}"):
+            forget.main(["--photo", str(photograph(1, 9))])
+        assert not NOTE.exists() and not Tombstones.read().rows(), "nothing is done by halves"
+        text = PAGE.read_text()
+        assert [text.count(f"<code>{name}</code>") for name in (first, second)] == [1, 1]
+        assert text.count('src="data:image/jpeg;base64,') >= 8
+        for options in (["--photo", str(photograph(1, 9))], [first]):
+            note = forget._plan(forget._parser().parse_args([*options, "--dry-run"]))
+            said = capsys.readouterr().out
+            assert f"{second} is alike (cosine 0.9" in said and command in said
+            assert note.person_ids == [first] and len(note.image_ids) == 7
+        note = forget._plan(forget._parser().parse_args([first, second, "--dry-run"]))
+        assert note.person_ids == sorted([first, second]) and len(note.image_ids) == len(note.phashes) == 12
+        assert "is alike" not in capsys.readouterr().out
+        shutil.rmtree(PAGE.parent)
+
     def test_an_unknown_person(self, small):
         person = person_of(small.path, 1)
         with pytest.raises(BadInput, match=f"did you mean .*{person}"):
-            forget.main([person[:-1] + "x", "--dry-run"])
+            forget.main([person, person[:-1] + "x", "--dry-run"])
 
     def test_nobody_at_all(self):
         with pytest.raises(BadInput, match="is empty: name a person"):
@@ -329,84 +365,3 @@ def test_killed_at_random_the_data_stages_end_in_the_same_bytes(small, tmp_path,
     outcome = chaos.kill_at_random(tmp_path / "umo", expected, kills=kills, seed=seed, longest=6)
     assert sum(outcome.kills.values()) == kills
     assert outcome.faults == [], f"python -m tests.chaos --kills {kills} --seed {seed}"
-
-
-class TestScan:
-    """Something of the person is planted in every kind of file; what is not theirs is left alone."""
-
-    @pytest.fixture
-    def wanted(self) -> Wanted:
-        picture = read_image(photograph(1, 1))
-        centre = np.zeros(8, np.float32)
-        centre[0] = 1
-        other = np.zeros((1, 8), np.float32)
-        other[0, 1] = 1
-        looks = hashes([perceptual_hash(picture)])
-        return Wanted("p0123456789ab", frozenset({"ab" * 32}), looks, 0.25, centre, other, 0.4)
-
-    @pytest.mark.parametrize(
-        ("name", "content", "kinds"),
-        [
-            ("a.json", b'{"people": ["p0123456789ab"]}', {"ids"}),
-            ("a.csv", b"sabababababababab,1", {"ids"}),
-            ("abababababababab-0.jpg", b"nothing", {"ids"}),
-            ("a.json", b'{"people": ["p0123456789ac"], "x": "0p0123456789ab"}', set()),
-            ("a.csv", b"abababababababac,babababababababa", set()),
-            ("a.html", b"", set()),
-        ],
-    )
-    def test_text_and_names(self, wanted, tmp_path, name, content, kinds):
-        (tmp_path / name).write_bytes(content)
-        assert Scan(wanted).file(tmp_path / name)[0] == kinds
-
-    def test_pictures_wherever_they_are(self, wanted, tmp_path):
-        import base64
-
-        theirs = read_image(photograph(1, 1))
-        padded = np.pad(theirs, [(28, 28), (23, 23), (0, 0)], mode="edge")
-        others = encode_jpeg(read_image(photograph(2, 1)))
-        for k, picture in enumerate((encode_jpeg(theirs, 80), encode_png(padded))):
-            (tmp_path / f"{k}00").write_bytes(picture)  # as in DVC's cache: no suffix
-            page = b'<img src="data:image/jpeg;base64,' + base64.b64encode(picture) + b'">'
-            (tmp_path / f"{k}.html").write_bytes(page)
-            pl.DataFrame({"pool": [[[{"bytes": picture}]]]}).write_parquet(tmp_path / f"{k}.parquet")
-            with tarfile.open(tmp_path / f"{k}.tar", "w", format=tarfile.USTAR_FORMAT) as archive:
-                member = tarfile.TarInfo("x.png")
-                member.size = len(picture)
-                archive.addfile(member, io.BytesIO(picture))
-        (tmp_path / "others.jpg").write_bytes(others)
-        pl.DataFrame({"pool": [[[{"bytes": others}]]]}).write_parquet(tmp_path / "others.parquet")
-        seen = Scan(wanted).walk(tmp_path)
-        assert {path.name for path in seen.found} == {
-            f"{k}{kind}" for k in range(2) for kind in ("00", ".html", ".parquet", ".tar")
-        }
-        assert seen.files == 10 and seen.pictures == 10
-
-    def test_the_bytes_of_a_photograph(self, wanted, tmp_path):
-        data = encode_jpeg(read_image(photograph(3, 1)))
-        (tmp_path / "x").write_bytes(data)
-        own = Wanted(None, frozenset({hashlib.sha256(data).hexdigest()}), hashes([]), 0.25)
-        assert Scan(own).file(tmp_path / "x")[0] == {"bytes"}
-        assert Scan(wanted).file(tmp_path / "x")[0] == set()
-
-    @pytest.mark.parametrize(
-        ("vector", "found"),
-        [([1, 0, 1], True), ([1, 2, 0], False), ([0.3, 0, 1], False), ([1, 0.9, 0], True)],
-    )
-    def test_embeddings_near_the_centre_and_nearer_to_nobody_else(self, wanted, tmp_path, vector, found):
-        rows = {"embedding": [[0.0] * 7 + [1.0], [*map(float, vector), *[0.0] * 5]]}
-        table = pl.DataFrame(rows, schema={"embedding": pl.Array(pl.Float32, 8)})
-        table.write_parquet(tmp_path / "faces.parquet")
-        assert Scan(wanted).holds(tmp_path) is found
-
-    def test_refusals_are_no_find_but_nothing_else_in_their_table_is_passed_over(self, wanted, tmp_path):
-        rows = [
-            {"image_id": "ab" * 32, "error": "forgotten: it shows somebody"},
-            {"image_id": "cd" * 32, "error": None},
-        ]
-        pl.DataFrame(rows).write_parquet(tmp_path / "images.parquet")
-        pl.DataFrame({"image_id": ["ab" * 32], "licensed": [True]}).write_parquet(tmp_path / "listing.parquet")
-        assert not Scan(wanted).holds(tmp_path)
-        rows.append({"image_id": "ab" * 32, "error": None})
-        pl.DataFrame(rows).write_parquet(tmp_path / "images.parquet")
-        assert Scan(wanted).holds(tmp_path)

@@ -85,9 +85,11 @@ def test_what_is_typed_as_a_person_is_no_option(monkeypatch):
     found = []
     monkeypatch.setattr(privacy, "forget", lambda options, *rest: found.append(options) or "done")
     flows._forget("--delete-originals", None, ["--dry-run"])
+    flows._forget("p1 p2", None, [])
     flows._forget(None, "-1.jpg", [])
-    person, photo = (forget._parser().parse_args(options) for options in found)
-    assert (person.person, person.dry_run, person.delete_originals) == ("--delete-originals", True, False)
+    person, several, photo = (forget._parser().parse_args(options) for options in found)
+    assert (person.people, person.dry_run, person.delete_originals) == (["--delete-originals"], True, False)
+    assert several.people == ["p1", "p2"]
     assert str(photo.photo) == "-1.jpg"
 
 

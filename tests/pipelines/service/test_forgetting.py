@@ -39,6 +39,11 @@ def test_photographs_are_named_in_the_file_alone(toy, says):
     assert toy.dirty() == ["?? pipelines/"]
 
 
+def test_copies_that_remain_are_no_failure(toy, says):
+    says(privacy.CopiesRemain.exit_code)
+    assert privacy.forget(["p0123"], lambda line: None) == "forget: datasets/photos/…: shows two faces"
+
+
 @pytest.mark.parametrize(("code", "kind"), [(2, BadInput), (1, WorkFailed)])
 def test_its_own_line_is_the_error(toy, says, code, kind):
     says(code)
