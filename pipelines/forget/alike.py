@@ -28,11 +28,11 @@ def write_page(people: Sequence[tuple[str, str]], page: Path = PAGE) -> Path:
     theirs = products.people_faces().filter(pl.col("person_id").is_in(shown)).sort("cosine", descending=True)
     theirs = theirs.group_by("person_id", maintain_order=True).head(FACES).select("face_id", "person_id")
     boxes = products.faces(products.MEASURED_PHOTOS, ["face_id", "image_id", "box"]).join(theirs, on="face_id")
-    places = products.images(products.INGESTED).select("image_id", "shard", "key")
+    places = products.images(products.INGESTED).select("image_id", "shard", "offset", "size", "sha256")
     pictures = store.Pictures(products.INGESTED, keep=1)
     thumbnails: dict[str, list[str]] = {}
-    for row in boxes.join(places, on="image_id").sort("shard", "key", "face_id").iter_rows(named=True):
-        data = base64.b64encode(encode_jpeg(_face(pictures.read(row["shard"], row["key"]), row["box"]), 80)).decode()
+    for row in boxes.join(places, on="image_id").sort("shard", "offset", "face_id").iter_rows(named=True):
+        data = base64.b64encode(encode_jpeg(_face(pictures.read(row), row["box"]), 80)).decode()
         thumbnails.setdefault(row["person_id"], []).append(f'<img alt="" src="data:image/jpeg;base64,{data}">')
     sections = [
         f"<section><p><code>{escape(name)}</code> {escape(said)}</p>{''.join(thumbnails.get(name, []))}</section>"

@@ -2,7 +2,6 @@
 remotes, Prefect's records, other worktrees, releases that were laid down. Copies on this machine are scanned.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,6 +12,7 @@ import polars as pl
 
 from pipelines.core import products
 from pipelines.core.ledger import LEDGER
+from pipelines.core.seen import models_that_saw
 from pipelines.core.sources import read_sources
 from pipelines.core.tombstones import TOMBSTONES
 from pipelines.forget import objects
@@ -50,15 +50,7 @@ def _original(root: Path, path: str) -> Path | None:
 
 def models(person_ids: frozenset[str], image_ids: frozenset[str]) -> list[Path]:
     """Folders of models whose training saw the person, by the lists that they carry."""
-    short = {image_id[:16] for image_id in image_ids}
-    found = []
-    for path in sorted([*products.TRAINED.glob(f"*/{products.TRAINING}"), *MODELS.glob("*/people.json")]):
-        listed = json.loads(path.read_text())
-        people = listed["people"] if path.name == products.TRAINING else listed
-        faces = [face for own in people.values() for face in own] if isinstance(people, dict) else []
-        if not person_ids.isdisjoint(people) or any(face.split("-")[0] in short for face in faces):
-            found.append(path.parent)
-    return found
+    return models_that_saw(person_ids, [image_id[:16] for image_id in image_ids])
 
 
 def refs(image_ids: frozenset[str], known: str | None) -> list[str]:
