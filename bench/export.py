@@ -30,7 +30,7 @@ from umo import records
 from umo.errors import BadInput, WorkFailed
 
 NAME = "export"
-BAR = 1.3
+BAR = 2
 Written = dict[str, tuple[bytes, list[pa.Table]]]
 
 
