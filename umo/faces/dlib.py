@@ -9,7 +9,7 @@ that heads may lean. docs/concepts/judging.md has the recall and the price of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from math import nan
 from pathlib import Path
@@ -40,6 +40,9 @@ CONFIRMER_FILE = "models/mmod_human_face_detector.dat"
 CROP = 160
 LEVEL = (TEMPLATE - [56.0, 71.7]) * 0.95 + [80.0, 82.0]
 SCALES = (0.82, 1.0, 1.2)  # of the crop, since faces differ
+# The CNN may refuse a grimace or a profile that it knows mirrored or tilted by a few degrees: where YuNet is this sure,
+# it is asked a second time.
+SURE, TILTS = 0.7, (-12.0, 12.0)
 NEAR = slice(6, 10)  # the CNN's windows, 8 px apart, whose middle is within 18 px of the crop's
 
 # dlib::get_face_chip_details: the corners of the eyes and the base of the nose in a chip of unit side, and its margin.
@@ -120,11 +123,22 @@ class Dlib:
         """
         pictures = to_uint8(images) if is_tensor(images) else images
         proposals = [self._propose(picture) for picture in pictures]
-        crops = [
-            crop for picture, faces in zip(pictures, proposals, strict=True) for crop in self._crops(picture, faces)
+        views = [Views(picture) for picture in pictures]
+        every = [(seen, face) for seen, its in zip(views, proposals, strict=True) for face in its]
+        scores = self._confirm([first_look(*one) for one in every])
+        there: dict[int, list[np.ndarray]] = {id(seen): [] for seen in views}  # boxes of what is confirmed
+        for (seen, face), score in zip(every, scores, strict=True):
+            if score >= self.min_score:
+                there[id(seen)].append(face.box)
+        again = [
+            k
+            for k, (seen, face) in enumerate(every)
+            if scores[k] < self.min_score and face.score >= SURE and not in_one_of(face, there[id(seen)])
         ]
-        scores = iter(self._confirm(crops))
-        scored = [[(face, next(scores)) for face in faces] for faces in proposals]
+        for k, score in zip(again, self._confirm([second_look(*every[k]) for k in again]), strict=True):
+            scores[k] = score
+        given = iter(scores)
+        scored = [[(face, next(given)) for face in its] for its in proposals]
         return [self._each_once([both for both in found if both[1] >= self.min_score]) for found in scored]
 
     @overload
@@ -177,15 +191,8 @@ class Dlib:
         at = kept[np.argsort(-kept[:, 15], kind="stable")].astype(np.float32)
         return [Face(row[:4], row[4:14].reshape(5, 2), float(row[15])) for row in at]
 
-    def _crops(self, picture: np.ndarray, faces: Sequence[Face]) -> Iterator[np.ndarray]:
-        """Of each face (len(SCALES), 160, 160, 3) uint8, upright."""
-        views = Views(picture)
-        for face in faces:
-            templates = [(LEVEL - CROP / 2) * scale + CROP / 2 for scale in SCALES]
-            yield np.stack([views.crop(similarity(face.landmarks[None], points)[0], CROP) for points in templates])
-
     def _confirm(self, crops: Sequence[np.ndarray]) -> list[float]:
-        """The best score of dlib's CNN in the middle of each face's crops."""
+        """The best score of dlib's CNN in the middle of each face's crops (n, 160, 160, 3), as many of each."""
         if not crops:
             return []
         found = self._run(self._finder, np.concatenate(crops), 4 * len(SCALES))[:, NEAR, NEAR]
@@ -238,6 +245,24 @@ class Views:
         ratio = whole / seen  # a pixel's middle p of the level lies at (p + .5) ratio - .5
         local = np.hstack([matrix[:, :2] * ratio, (matrix[:, :2] @ (ratio / 2 - 0.5) + matrix[:, 2])[:, None]])
         return cv2.warpAffine(self.levels[level], local, (side, side), flags=cv2.INTER_LINEAR)
+
+
+def first_look(views: Views, face: Face, tilt: float = 0.0) -> np.ndarray:
+    """(len(SCALES), 160, 160, 3) uint8: a face upright, or tilted by some degrees, at some scales."""
+    cos, sin = np.cos(np.radians(tilt)), np.sin(np.radians(tilt))
+    templates = [scale * (LEVEL - CROP / 2) @ [[cos, sin], [-sin, cos]] + CROP / 2 for scale in SCALES]
+    return np.stack([views.crop(similarity(face.landmarks[None], points)[0], CROP) for points in templates])
+
+
+def second_look(views: Views, face: Face) -> np.ndarray:
+    """The same (3 len(SCALES), 160, 160, 3): mirrored, and tilted to both sides."""
+    return np.concatenate([first_look(views, face)[:, :, ::-1], *(first_look(views, face, tilt) for tilt in TILTS)])
+
+
+def in_one_of(face: Face, boxes: Sequence[np.ndarray]) -> bool:
+    """Whether the middle of a face lies in one of these boxes."""
+    middle = face.box.reshape(2, 2).mean(0)
+    return any((box[:2] <= middle).all() and (middle <= box[2:]).all() for box in boxes)
 
 
 def chip_map(shape: Any) -> np.ndarray:
