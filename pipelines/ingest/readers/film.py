@@ -186,8 +186,9 @@ class Film:
             length = float(stream.duration * stream.time_base)
             end -= float(start * stream.time_base)
         else:
-            length = (file.duration or 0) / 1e6
-            end = max(end, self._others_end) - (file.start_time or 0) / 1e6
+            length, before = (file.duration or 0) / 1e6, (file.start_time or 0) / 1e6
+            end = max(end, self._others_end) - before
+            length -= before if length > before else 0  # some count from 0, others from the start
         return f"cut short: it ends after {end:.1f} of {length:.1f} s: {COPY}" if end + MAX_SHORTFALL < length else None
 
     def _followed(self) -> bool:

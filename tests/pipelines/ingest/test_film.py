@@ -254,6 +254,19 @@ def test_a_picture_that_begins_after_the_sound_is_no_damage(shot, tmp_path):
     assert [(one.error, round(one.time, 2) < SECONDS) for one in members(path)] == [(None, True)] * 2
 
 
+def test_a_film_that_begins_late_by_its_own_clock_is_no_damage(shot, tmp_path):
+    whole = write(tmp_path / "whole.mkv", shot(0), codec="mjpeg", pix_fmt="yuvj420p", first=700)
+    assert [(one.error, one.time < SECONDS) for one in members(whole)] == [(None, True)] * 2
+    data = whole.read_bytes()
+    whole.write_bytes(data[: len(data) // 3])
+    assert "cut short: it ends after" in members(whole)[-1].error
+
+
+def test_a_film_without_a_shot_that_is_long_enough_says_so(shot, tmp_path):
+    (found,) = members(write(tmp_path / "a.mp4", shot(0)[:5]))
+    assert found.error == "no shot in it lasts 1 s: take it out of the source, or lower ingest.video.min_shot_seconds"
+
+
 def test_a_last_picture_that_stands_for_long_is_no_damage(shot, tmp_path):
     path = tmp_path / "slides.mp4"
     with av.open(str(path), "w") as file:
