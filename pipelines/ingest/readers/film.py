@@ -28,7 +28,7 @@ HD_HEIGHT = 720
 UNSPECIFIED = (2, 3)  # matrices of H.273: unspecified, reserved
 INTERPOLATION = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT  # the same on every processor
 STREAMED = ("mpegts", "mpeg")  # nothing but what is shown lies in these; they do not tell their length
-MAX_UNREAD = 1 << 20  # bytes between two packets
+MAX_UNREAD = 1 << 18  # bytes between two packets, or a quarter of the file if that is less
 RESYNC = 1 << 12  # bytes; a small part of those after which the library stops
 MAX_SHORTFALL = 1.0  # seconds by which a video may end before its header says
 RESTART = 0.5  # seconds; a timestamp that goes back by more begins a new count
@@ -81,6 +81,7 @@ class Film:
         self._end = 0  # of the last frame, in ticks
         self._others_end = 0.0  # of the other streams, in seconds by the file's clock
         self._read_bytes = self._unread = 0
+        self._most_unread = MAX_UNREAD
         self.faults: list[str] = []
         self.frame_seconds = 0.0
 
@@ -96,6 +97,7 @@ class Film:
             self.faults.append(f"not readable as a video ({why}): {_remedy(error)}")
 
     def _read(self, file: av.container.InputContainer) -> Iterator[tuple[float, av.VideoFrame]]:
+        self._most_unread = min(MAX_UNREAD, file.size // 4)
         stream = self._film(file)
         stream.thread_count = 1  # with several, what is made of damaged packets depends on their timing
         if stream.width:
@@ -118,8 +120,8 @@ class Film:
             self.faults.insert(0, fault)
         if self._followed():
             self.faults.append("another video follows in the same file and was not read: make each a file of its own")
-        self._skip_to(self._path.stat().st_size)
-        if self._unread and file.format.name in STREAMED:
+        self._skip_to(file.size)
+        if self._unread and not self.faults and file.format.name in STREAMED:
             self.faults.append(f"{self._unread} bytes of it hold no film: {COPY}")
 
     def _film(self, file: av.container.InputContainer) -> av.VideoStream:
@@ -189,7 +191,7 @@ class Film:
             return
 
     def _skip_to(self, position: int) -> None:
-        if position - self._read_bytes > MAX_UNREAD:
+        if position - self._read_bytes > self._most_unread:
             self._unread += position - self._read_bytes
 
     def _shortfall(self, file: av.container.InputContainer, stream: av.VideoStream, start: int) -> str | None:
