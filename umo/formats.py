@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImagePalette, PngImagePlugin, TiffImagePlugin
+from PIL import ExifTags, Image, ImagePalette, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from umo.colour import to_bytes
 
@@ -28,6 +28,8 @@ SUFFIXES = {
     "PPM": (".ppm", ".pgm", ".pbm"),
 }
 NAMES = "JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, PPM, PGM and PBM"
+POINTER = b"version https://git-lfs."  # what git-lfs leaves in a file's place
+POINTED = "a pointer of git-lfs instead of the file: run git lfs pull"
 MAX_PROFILE = 1 << 24  # bytes of an ICC profile, unpacked
 MAX_TEXT = 1 << 20  # bytes of a PNG's text, unpacked: what Pillow takes
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")
@@ -41,6 +43,7 @@ _NO_WEBP = 50001  # a TIFF's compression that Pillow lists, and its libtiff is b
 # What decoders say of a form they do not know; anything else is damage.
 _FORM = re.compile(r"cannot handle|unknown pixel mode|not (yet )?supported|unsupported|invalid ftyp", re.IGNORECASE)
 _JPEG_FORM = re.compile(rb"\xff[\xc3\xc5-\xc7\xcb\xcd-\xcf\xf7]\0[\x0b-\x17][\x02-\x10]")  # lossless, hierarchical, LS
+_JPEG_END = b"\xff\xd9"
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -85,6 +88,8 @@ def _decoded(image: Image.Image, max_side: int | None) -> Image.Image:
     if max_side:
         image.draft("RGB", (max_side, max_side))
     image.load()  # a TIFF turns itself here, and says no more that it was not upright
+    if image.format == "BMP" and image.mode == "RGBA" and not image.getchannel("A").getbbox():
+        image = image.convert("RGB")  # viewers take an alpha that is 0 everywhere for padding
     turn = _UPRIGHT.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
 
@@ -135,15 +140,23 @@ def _tiff(data: bytes) -> Image.Image:
     return image
 
 
-_OWN: dict[str, Callable[[bytes], Image.Image]] = {"PNG": _png, "TIFF": _tiff}
+def _jpeg(data: bytes) -> Image.Image:
+    file = io.BytesIO(data)
+    image = JpegImagePlugin.jpeg_factory(file)
+    if data.find(_JPEG_END, file.tell()) < 0:  # the zeros of a download that stopped are decoded as grey
+        raise ValueError("no end mark")
+    return image
+
+
+_OWN: dict[str, Callable[[bytes], Image.Image]] = {"JPEG": _jpeg, "PNG": _png, "TIFF": _tiff}
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Type and whole bytes of a PNG's chunks, the last as far as it is there."""
-    start = 8
-    while start + 8 <= len(data):
-        end = start + 12 + int.from_bytes(data[start : start + 4])
-        yield data[start + 4 : start + 8], data[start:end]
+    """Type and whole bytes of a PNG's chunks, the last as far as it is there; nothing that lies behind its end."""
+    start, kind = 8, b""
+    while start + 8 <= len(data) and kind != b"IEND":
+        kind, end = data[start + 4 : start + 8], start + 12 + int.from_bytes(data[start : start + 4])
+        yield kind, data[start:end]
         start = end
 
 

@@ -44,6 +44,8 @@ def read_image(source: Path | bytes, max_pixels: int = MAX_PIXELS, max_side: int
         raise ImageError("empty file (0 bytes): copy it again from its origin")
     try:
         picture = formats.opened(data)
+        if data.startswith(formats.POINTER):
+            raise ImageError(formats.POINTED)
         if picture is None:
             raise ImageError(f"not an image: {CONVERT} (what is read: {formats.NAMES})")
         width, height = picture.size

@@ -167,6 +167,12 @@ def read_sources(path: Path = SOURCES) -> dict[str, Source]:
         raise BadInput(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
     if not isinstance(entries, dict) or not entries:
         raise BadInput(f"{path}: not a mapping of names to sources (datasets/README.md shows one)")
+    for name in entries:
+        if inside := [other for other in entries if other.startswith(f"{name}/")]:
+            said = (
+                f"sources '{name}' and '{inside[0]}': a path such as {inside[0]}/1.jpg could be of either: rename one"
+            )
+            raise BadInput(f"{path}:{line_of(path, inside[:1])}: {said}")
     return {name: _source(path, name, entry) for name, entry in entries.items()}
 
 

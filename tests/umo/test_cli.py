@@ -99,6 +99,14 @@ def test_a_name_of_other_bytes_is_printed_in_escapes(folder: Path, umo) -> None:
     assert code == 0
     assert out.count(r"caf\udce9\x1b[31m.png") == 2
     assert "\x1b" not in out
+    code, _, err = umo("match", "--reference", f"{name}.gone", name)
+    assert (code, err.partition(": cannot be read")[0]) == (2, r"umo: caf\udce9\x1b[31m.png.gone")
+
+
+@pytest.mark.parametrize("arguments", [("--seed", str(2**63)), ("--size", "²x²")])
+def test_numbers_that_cannot_be_drawn_with_are_wrong_usage(folder: Path, umo, arguments: tuple[str, str]) -> None:
+    code, _, err = umo("generate", "--prompt", "a man", "--reference", "r.png", "--out", "o.png", *arguments)
+    assert (code, arguments[0] in err, (folder / "o.png").exists()) == (2, True, False)
 
 
 @pytest.mark.parametrize("arguments", [["match", "r.png"], ["evaluate", "x.jsonl"], ["other"], ["compare", "a"]])

@@ -165,6 +165,38 @@ def test_damaged_pixels_do(picture):
             read_image(broken)
 
 
+def test_what_lies_behind_a_png_costs_no_picture(picture):
+    assert np.array_equal(read_image(encoded(picture) + b"\0\0\0\4TEXTnoneXXXX"), np.asarray(picture))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"exif": None}])
+def test_a_jpeg_that_was_not_downloaded_to_its_end_is_no_picture(picture, options):
+    """Its room was filled with zeros before; a thumbnail in its EXIF has an end of its own."""
+    if "exif" in options:
+        options = {"exif": b"Exif\0\0" + encoded(picture, "JPEG")}
+    data = encoded(picture.resize((300, 200)), "JPEG", quality=95, **options)
+    assert read_image(data + bytes(2000)).shape == (200, 300, 3)
+    half = len(data) // 2
+    with pytest.raises(ImageError, match=r"truncated or corrupt \(no end mark\)"):
+        read_image(data[:half] + bytes(len(data) - half))
+
+
+@pytest.mark.parametrize("alpha", [0, 100])
+def test_an_alpha_that_is_0_everywhere_is_padding_in_a_bmp(picture, alpha):
+    samples = np.dstack([np.asarray(picture)[::-1, :, ::-1], np.full(picture.size[::-1], alpha, np.uint8)])
+    header = struct.pack("<IiiHHIIiiII", 108, *picture.size, 1, 32, 3, 0, 0, 0, 0, 0)
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    data = b"BM" + struct.pack("<III", 122 + samples.size, 0, 122) + header + masks + b"BGRs" + bytes(48)
+    shown = np.asarray(picture).astype(float)
+    shown = shown if alpha == 0 else 255 + (shown - 255) * alpha / 255
+    assert np.abs(read_image(data + samples.tobytes()) - shown).max() <= 1
+
+
+def test_a_pointer_of_git_lfs_is_named():
+    with pytest.raises(ImageError, match=r"^a pointer of git-lfs instead of the file: run git lfs pull$"):
+        read_image(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+
+
 def test_texts_that_turn_a_picture_are_read(picture):
     """XMP's orientation, and EXIF as ImageMagick wrote it into PNG."""
     exif = Image.Exif()

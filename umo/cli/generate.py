@@ -7,6 +7,8 @@ import typer
 
 from umo.errors import BadInput
 
+MOST = 2**63 - 1  # that torch takes
+
 
 def generate(
     out: Annotated[Path, typer.Option(help="The picture, or a folder for the pictures of a file of cases.")],
@@ -19,7 +21,7 @@ def generate(
         list[Path] | None, typer.Option(help="A person's photograph; repeat in the prompt's order.")
     ] = None,
     lora: Annotated[Path | None, typer.Option(help="A LoRA for the base; diffusers' naming, or UNO's.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the noise of one picture.")] = 0,
+    seed: Annotated[int, typer.Option(min=-MOST, max=MOST, help="Of the noise of one picture.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="Pictures a case.")] = 1,
     size: Annotated[str | None, typer.Option(metavar="HEIGHTxWIDTH", help="In pixels; the base's own without.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps; the base's own without.")] = None,
@@ -46,6 +48,6 @@ def _size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit()):
+    if not (height.isdecimal() and width.isdecimal()):
         raise BadInput(f"--size {text}: give HEIGHTxWIDTH in pixels, such as 64x128")
     return int(height), int(width)

@@ -59,7 +59,7 @@ class Pair(NamedTuple):
 def load(path: Path) -> tuple[State, dict[str, str]]:
     """The tensors of a file, of a dtype to compute with, and its metadata, peft's file beside it included.
 
-    Raises BadInput where the file is missing or damaged, or holds other than finite floating-point numbers.
+    Raises BadInput where the file is missing or damaged, or its halves hold other than finite floating-point numbers.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -76,9 +76,9 @@ def load(path: Path) -> tuple[State, dict[str, str]]:
     if ADAPTER not in metadata and (config := adapter_config(path)):
         metadata[ADAPTER] = config.read_text(encoding="utf-8", errors="replace")
     for key, tensor in state.items():
-        if not tensor.is_floating_point():
+        if not tensor.is_floating_point() and not key.endswith(_ALPHA):
             raise BadInput(f"{path}: {key} holds {tensor.dtype}, no floating-point numbers; save the LoRA unquantised")
-        if tensor.itemsize == 1:
+        if tensor.is_floating_point() and tensor.itemsize == 1:
             state[key] = tensor.float()  # nothing computes in 8-bit floats
         if not state[key].isfinite().all():
             raise BadInput(f"{path}: {key} is not finite (NaN or infinity); use another LoRA, or an earlier checkpoint")

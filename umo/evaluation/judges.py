@@ -122,7 +122,7 @@ class Gallery:
             try:
                 self._digests[path] = hashlib.sha256((self.root / path).read_bytes()).hexdigest()
             except OSError:
-                self._digests[path] = hashlib.sha256(f"unreadable {path}".encode()).hexdigest()
+                self._digests[path] = hashlib.sha256(os.fsencode(f"unreadable {path}")).hexdigest()
         return self._digests[path]
 
     def new(self, paths: Iterable[str]) -> dict[str, str]:

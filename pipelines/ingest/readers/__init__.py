@@ -12,6 +12,7 @@ from pipelines.ingest.readers import archive, forms, single, table
 from pipelines.ingest.readers.base import Container, Found, Limits, Member, Video
 from pipelines.ingest.readers.walk import walk
 from umo.errors import BadInput
+from umo.formats import POINTED, POINTER
 
 
 class Held(NamedTuple):
@@ -77,7 +78,10 @@ def members(
         others: what is in the container and not read is counted here, by what it is.
     """
     own = Counter[str]()
-    if container.kind == "archive":
+    found: Iterator[Member]
+    if forms.head(container.file).startswith(POINTER):
+        found = iter([Member(container.path, error=POINTED)])
+    elif container.kind == "archive":
         found = archive.read(container, limits, tuple(source.columns.values()), own)
     elif container.kind == "table":
         found = table.read(container, limits, source.image_column, tuple(source.columns.values()))

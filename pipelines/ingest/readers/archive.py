@@ -4,18 +4,19 @@ import json
 import posixpath
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import IO, cast
 
-from pipelines.core.sources import text
+from pipelines.core.sources import Kind, text
 from pipelines.ingest.readers import forms, tars
 from pipelines.ingest.readers.base import Container, Limits, Member, over_limit, reason, shut
 
 MAX_JSON_BYTES = 1 << 20
-MAX_NOTES = 16  # .json files that may wait for the first picture of their sample
+KINDS: tuple[Kind, ...] = ("folder", "uno")  # of sources to which pictures belong, and .json
 MAX_LINKS = 40  # from one to the next
+Note = dict[str, object] | str  # the wanted keys of a .json, or what is wrong with it
 
 
 @dataclass(frozen=True)
@@ -32,58 +33,58 @@ def read(container: Container, limits: Limits, columns: tuple[str, ...], others:
     Pictures that are links to others come last, for which the archive is read again.
 
     Args:
-        columns: keys of each sample's .json that are wanted. A sample is what has one name up to the first dot; its
-            pictures follow each other, and are held in memory until it ends.
+        columns: keys of a picture's .json that are wanted, for which the archive is read before: a tar of a folder is
+            in no order. The .json has its name but for the suffix, else its sample's: the name up to the first dot.
         others: members that are not read are counted here, by what they are.
     """
-    found = _members(container, limits, bool(columns), others)
-    links: list[_Link] = []
-    for member in _with_fields(found, limits, columns, others) if columns else (member for _, member in found):
+    notes = _notes(container, limits, columns) if columns else {}
+    alone, links = set(notes), list[_Link]()
+    for name, member in _members(container, limits, KINDS if columns else ("folder",), others):
+        if columns and name and _is_json(member):
+            continue
+        own, sample = _names(name)
+        alone -= {own, sample}
+        note = notes.get(own, notes.get(sample, {}))
+        if isinstance(note, dict):
+            member = replace(member, fields=note)
+        elif not member.error:
+            member = Member(member.path, error=note)
         if isinstance(member, _Link) and not member.error and len(links) < limits.max_members:
             links.append(member)
         else:
             yield member
+    if without := sum("." not in posixpath.basename(sample) for sample in alone):
+        others[".json without a picture"] += without
     if links:
         yield from _linked(container, limits, links)
 
 
-def _with_fields(
-    found: Iterable[tuple[str | None, Member]], limits: Limits, columns: tuple[str, ...], others: Counter[str]
-) -> Iterator[Member]:
-    """Pictures with what their sample's .json says; where it cannot be read, nobody knows their terms: refused.
-
-    Between a sample's members may lie those of no sample, and .json files that belong to no picture.
-    """
-    notes: dict[str | None, dict[str, object] | str] = {}  # by sample, what its .json says, or what is wrong with it
-    pictures: list[Member] = []
-    present, size = None, 0
-    for sample, member in chain(found, [(None, None)]):
-        if member and sample is not None and member.path.lower().endswith(".json"):
-            if not isinstance(notes.get(sample), str):
-                notes[sample] = _note(member, columns)
-            if len(notes) > MAX_NOTES:
-                del notes[next(other for other in notes if other != present)]
-                others[".json without a picture"] += 1
-            continue
-        if sample != present or member is None:
-            note = notes.pop(present, {}) if pictures else {}
-            for picture in pictures:
-                if isinstance(note, str):
-                    yield picture if picture.error else Member(picture.path, error=note)
-                else:
-                    yield replace(picture, fields=note)
-            pictures, present, size = [], sample, 0
-        if member:
-            size += len(member.data)
-            if size > limits.max_bytes:
-                large = f"its sample is over the limit of {limits.max_bytes} bytes: raise ingest.max_bytes"
-                member = replace(member, data=b"", error=large)
-            pictures.append(member)
-    if notes:
-        others[".json without a picture"] += len(notes)
+def _notes(container: Container, limits: Limits, columns: tuple[str, ...]) -> dict[str, Note]:
+    """What the .json of each name and sample say; where one cannot be read, nobody knows the pictures' terms."""
+    notes: dict[str, Note] = {}
+    room = limits.max_bytes
+    for name, member in _members(container, limits, ("uno",), Counter()):
+        if name and _is_json(member):
+            note = _note(member, columns)
+            room -= len(str(note))
+            if room < 0:
+                note = f"the .json of its archive say more than {limits.max_bytes} bytes: raise ingest.max_bytes"
+            for of in set(_names(name)):
+                notes[of] = _together(notes.get(of, {}), note, member)
+    return notes
 
 
-def _note(member: Member, columns: tuple[str, ...]) -> dict[str, object] | str:
+def _names(name: str) -> tuple[str, str]:
+    """A member's name without its suffix, and that of its sample, both with the folder."""
+    folder, base = posixpath.split(posixpath.normpath(name))
+    return f"{folder}/{posixpath.splitext(base)[0]}", f"{folder}/{base.split('.')[0]}"
+
+
+def _is_json(member: Member) -> bool:
+    return member.path.lower().endswith(".json")
+
+
+def _note(member: Member, columns: tuple[str, ...]) -> Note:
     """The wanted keys, or why there are none."""
     if member.error or isinstance(member, _Link):
         return f"{text(member.path)}: {member.error or 'a link: put the file itself into the archive'}"
@@ -97,24 +98,33 @@ def _note(member: Member, columns: tuple[str, ...]) -> dict[str, object] | str:
     return note
 
 
+def _together(before: Note, note: Note, member: Member) -> Note:
+    """What several .json of a sample say, or that they contradict each other."""
+    if isinstance(before, str) or isinstance(note, str):
+        return before if isinstance(before, str) else note
+    said = {column: value for column, value in note.items() if value is not None}
+    if odd := [column for column, value in said.items() if before.get(column, value) not in (value, None)]:
+        return f"{text(member.path)}: another .json of the sample says another '{odd[0]}': remove one"
+    return {**before, **note, **{column: value for column, value in before.items() if value is not None}}
+
+
 def _members(
-    container: Container, limits: Limits, with_json: bool, others: Counter[str]
-) -> Iterator[tuple[str | None, Member]]:
-    """Pictures (and .json, and links) with the name of their sample: folder and name up to the first dot."""
+    container: Container, limits: Limits, kinds: tuple[Kind, ...], others: Counter[str]
+) -> Iterator[tuple[str, Member]]:
+    """What is of `kinds`, and links, with their name in the archive; of what is no member it is empty."""
     n, archive = 0, None
     try:
         with tars.opened(container.file) as archive:
             while header := archive.next():
                 archive.members.clear()  # type: ignore[attr-defined]  # or they all stay in memory
                 n += 1
-                if member := _member(container, archive, header, limits, with_json, others):
-                    folder, _, base = header.name.rpartition("/")
-                    yield f"{folder}/{base.split('.')[0]}", member
+                if member := _member(container, archive, header, limits, kinds, others):
+                    yield header.name, member
     except tars.LimitError as error:
-        yield None, Member(container.path, error=f"{error} ({n} members are read)")
+        yield "", Member(container.path, error=f"{error} ({n} members are read)")
     except tars.DAMAGE as error:
         ended = archive is not None and archive.ended
-        yield None, Member(container.path, error=shut(error) or _broken(n, reason(error), ended))
+        yield "", Member(container.path, error=shut(error) or _broken(n, reason(error), ended))
 
 
 def _broken(n: int, said: str, ended: bool) -> str:
@@ -131,7 +141,7 @@ def _member(
     archive: tarfile.TarFile,
     header: tarfile.TarInfo,
     limits: Limits,
-    with_json: bool,
+    kinds: tuple[Kind, ...],
     others: Counter[str],
 ) -> Member | None:
     """None for what is no picture and harms nobody; it is counted."""
@@ -152,8 +162,8 @@ def _member(
             start = start or file.read(forms.HEAD_BYTES)
             return start
 
-        is_json = with_json and forms.belongs("uno", header.name, head)
-        if not is_json and not forms.belongs("folder", header.name, head):
+        is_json = "uno" in kinds and forms.belongs("uno", header.name, head)
+        if not is_json and not ("folder" in kinds and forms.belongs("folder", header.name, head)):
             others[forms.label(header.name, head)] += 1
             return None
         if fault := over_limit(header.size, MAX_JSON_BYTES if is_json else limits.max_bytes):
@@ -180,7 +190,7 @@ def _linked(container: Container, limits: Limits, links: list[_Link]) -> Iterato
             target = targets.get(target, target)
         wanted.setdefault(text(target), []).append(link)
     inside = len(container.path) + 1
-    for _, member in _members(container, limits, False, Counter()):
+    for _, member in _members(container, limits, ("folder",), Counter()):
         for link in wanted.pop(posixpath.normpath(member.path[inside:]), ()) if not isinstance(member, _Link) else ():
             yield replace(member, path=link.path, fields=link.fields)
     for link in chain.from_iterable(wanted.values()):

@@ -27,6 +27,9 @@ DETECTOR_WIDTH = 256
 HD_HEIGHT = 720
 UNSPECIFIED = (2, 3)  # matrices of H.273: unspecified, reserved
 INTERPOLATION = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT  # the same on every processor
+STREAMED = ("mpegts", "mpeg")  # nothing but what is shown lies in these; they do not tell their length
+MAX_UNREAD = 1 << 18  # bytes between two packets, or a quarter of the file if that is less
+RESYNC = 1 << 12  # bytes; a small part of those after which the library stops
 MAX_SHORTFALL = 1.0  # seconds by which a video may end before its header says
 RESTART = 0.5  # seconds; a timestamp that goes back by more begins a new count
 MAX_REORDERED = 16  # frames; so many may wait for one that is shown before them (H.264)
@@ -77,7 +80,8 @@ class Film:
         self._aspect = 1.0  # of a pixel, width to height
         self._end = 0  # of the last frame, in ticks
         self._others_end = 0.0  # of the other streams, in seconds by the file's clock
-        self._read_bytes = 0
+        self._read_bytes = self._unread = 0
+        self._most_unread = MAX_UNREAD
         self.faults: list[str] = []
         self.frame_seconds = 0.0
 
@@ -93,6 +97,7 @@ class Film:
             self.faults.append(f"not readable as a video ({why}): {_remedy(error)}")
 
     def _read(self, file: av.container.InputContainer) -> Iterator[tuple[float, av.VideoFrame]]:
+        self._most_unread = min(MAX_UNREAD, file.size // 4)
         stream = self._film(file)
         stream.thread_count = 1  # with several, what is made of damaged packets depends on their timing
         if stream.width:
@@ -115,6 +120,9 @@ class Film:
             self.faults.insert(0, fault)
         if self._followed():
             self.faults.append("another video follows in the same file and was not read: make each a file of its own")
+        self._skip_to(file.size)
+        if self._unread and not self.faults and file.format.name in STREAMED:
+            self.faults.append(f"{self._unread} bytes of it hold no film: {COPY}")
 
     def _film(self, file: av.container.InputContainer) -> av.VideoStream:
         """The film among covers and thumbnails; of several, the one that players show."""
@@ -142,6 +150,7 @@ class Film:
         stream.codec_context.options = {"err_detect": "explode"}  # or damage is painted over, and not told
         damaged, whole = 0, True
         for packet in self._packets(file):
+            self._skip_to(packet.pos or 0)
             self._read_bytes = max(self._read_bytes, (packet.pos or 0) + packet.size)
             if packet.stream.index != stream.index:
                 if packet.pts is not None and packet.time_base:
@@ -167,12 +176,23 @@ class Film:
             self.faults.append(f"{damaged} packets are damaged and their frames left out: {COPY}")
 
     def _packets(self, file: av.container.InputContainer) -> Iterator[av.Packet]:
-        """PyAV lists the streams that were there at the start, and at the end trips over any other."""
-        try:
-            yield from file.demux()
-        except IndexError:
-            what = "a stream that begins in the middle was not read"
-            self.faults.append(f"{what}: if it is a film, make it a file of its own")
+        """PyAV lists the streams that were there at the start, and at the end trips over any other.
+
+        Over what is no film the library stops every 64 KiB, and goes on when asked again.
+        """
+        for _ in range(1 + file.size // RESYNC):
+            try:
+                yield from file.demux()
+            except BlockingIOError:
+                continue
+            except IndexError:
+                what = "a stream that begins in the middle was not read"
+                self.faults.append(f"{what}: if it is a film, make it a file of its own")
+            return
+
+    def _skip_to(self, position: int) -> None:
+        if position - self._read_bytes > self._most_unread:
+            self._unread += position - self._read_bytes
 
     def _shortfall(self, file: av.container.InputContainer, stream: av.VideoStream, start: int) -> str | None:
         """Where the header tells how long the film is, and it is shorter.
@@ -186,8 +206,9 @@ class Film:
             length = float(stream.duration * stream.time_base)
             end -= float(start * stream.time_base)
         else:
-            length = (file.duration or 0) / 1e6
-            end = max(end, self._others_end) - (file.start_time or 0) / 1e6
+            length, before = (file.duration or 0) / 1e6, (file.start_time or 0) / 1e6
+            end = max(end, self._others_end) - before
+            length -= before if length > before else 0  # some count from 0, others from the start
         return f"cut short: it ends after {end:.1f} of {length:.1f} s: {COPY}" if end + MAX_SHORTFALL < length else None
 
     def _followed(self) -> bool:

@@ -78,6 +78,7 @@ def _rank(candidate: Candidate) -> tuple[float, float]:
 def read(container: Container, limits: Limits, params: Video) -> Iterator[Member]:
     """The chosen frames in order of time; what could not be read as one error at the end."""
     film = Film(container.file, limits)
+    number = None
     try:
         for number, frame in _choose(film, params):
             yield Member(
@@ -89,6 +90,9 @@ def read(container: Container, limits: Limits, params: Video) -> Iterator[Member
             )
     except (av.FFmpegError, ValueError) as error:
         film.faults.append(f"a frame cannot be converted ({reason(error)}): {CONVERT}")
+    if number is None and not film.faults:
+        few = f"no shot in it lasts {params.min_shot_seconds:g} s"
+        film.faults.append(f"{few}: take it out of the source, or lower ingest.video.min_shot_seconds")
     if film.faults:
         yield Member(container.path, error="; ".join(film.faults))
 

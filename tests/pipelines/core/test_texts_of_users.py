@@ -59,6 +59,7 @@ SOURCES = [
     ("a:", "1: source 'a': Input should be"),
     ("a: photos", "1: source 'a': Input should be"),
     ("a: [photos]", "1: source 'a': Input should be"),
+    ("a: {path: photos}\na/b: {path: photos}", "2: sources 'a' and 'a/b': a path such as a/b/1.jpg could be of either"),
     ("{}", " not a mapping of names to sources"),
 ]
 PARAMS = [

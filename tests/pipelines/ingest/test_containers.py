@@ -251,6 +251,53 @@ def test_a_mac_or_a_stranger_between_a_samples_members_costs_no_licence(tmp_path
     assert others == {"._* of macOS": 14, ".nothing": 7, ".DS_Store": 7, ".json without a picture": 7}
 
 
+def test_terms_are_found_wherever_they_lie_in_the_tar(tmp_path):
+    """As `tar` packs a folder: in no order. Dots in names; of several .json of a picture each may say something."""
+
+    def terms(licence: str | None) -> bytes:
+        return json.dumps({"license": licence}).encode()
+
+    members = {f"{k:02}.jpg": picture(k) for k in range(20)} | {f"./{k:02}.JSON": terms(f"L{k}") for k in range(20)}
+    members |= {"v1.2/a.b.jpg": picture(20), "v1.2/a.c.jpg": picture(21), "v1.2/a.b.json": terms("AB")}
+    members |= {"v1.2/a.c.json": terms("AC"), "two.json": terms("CC0"), "two.jpg": picture(22)}
+    members |= {"two.caption.json": terms(None), "odd.jpg": picture(23), "odd.json": terms("CC0")}
+    members |= {"odd.more.json": terms("GPL"), "none.jpg": picture(24), "nobody.json": terms("CC0")}
+    (tmp_path / "a.tar").write_bytes(tar(members))
+    source = Source(path=tmp_path / "a.tar", licence_column="license")
+    (container,) = readers.find("s", source, "archive", source.path).containers
+    others = Counter[str]()
+    found = {one.path.removeprefix("a.tar/"): one for one in readers.members(container, source, LIMITS, others=others)}
+    odd = found.pop("odd.jpg").error
+    assert odd == "a.tar/odd.more.json: another .json of the sample says another 'license': remove one"
+    assert {path: one.fields.get("license") for path, one in found.items()} == {
+        **{f"{k:02}.jpg": f"L{k}" for k in range(20)},
+        "v1.2/a.b.jpg": "AB",
+        "v1.2/a.c.jpg": "AC",
+        "two.jpg": "CC0",
+        "none.jpg": None,
+    }
+    assert not any(one.error for one in found.values())
+    assert others == {".json without a picture": 1}
+
+
+def test_what_json_say_is_bounded(tmp_path):
+    members = {f"{k}.json": json.dumps({"license": "x" * 1000}).encode() for k in range(2)}
+    (tmp_path / "a.tar").write_bytes(tar(members | {f"{k}.jpg": picture(k) for k in range(2)}))
+    limits = LIMITS._replace(max_bytes=1900)
+    found, _ = look(tmp_path / "a.tar", limits, licence=None, licence_column="license")
+    assert found == {
+        "a.tar/0.jpg": sha(0),
+        "a.tar/1.jpg": "the .json of its archive say more than 1900 bytes: raise ingest.max_bytes",
+    }
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.parquet", "a.arrow", "a.mp4"])
+def test_a_pointer_of_git_lfs_says_what_to_do(name, tmp_path):
+    (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+    found, _ = look(tmp_path / name)
+    assert found == {name: "a pointer of git-lfs instead of the file: run git lfs pull"}
+
+
 def test_a_link_has_the_terms_of_its_own_sample(tmp_path):
     members = [("1.jpg", "", picture(1)), ("1.json", "", b'{"license": "CC0"}')]
     members += [("2.jpg", "1.jpg", b""), ("2.json", "", b'{"license": "CC BY 4.0"}')]

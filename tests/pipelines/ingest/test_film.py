@@ -254,6 +254,33 @@ def test_a_picture_that_begins_after_the_sound_is_no_damage(shot, tmp_path):
     assert [(one.error, round(one.time, 2) < SECONDS) for one in members(path)] == [(None, True)] * 2
 
 
+def test_a_film_that_begins_late_by_its_own_clock_is_no_damage(shot, tmp_path):
+    whole = write(tmp_path / "whole.mkv", shot(0), codec="mjpeg", pix_fmt="yuvj420p", first=700)
+    assert [(one.error, one.time < SECONDS) for one in members(whole)] == [(None, True)] * 2
+    data = whole.read_bytes()
+    whole.write_bytes(data[: len(data) // 3])
+    assert "cut short: it ends after" in members(whole)[-1].error
+
+
+@pytest.mark.parametrize("hole", [40_000, 2 << 20])
+@pytest.mark.parametrize("is_hole", [False, True])
+def test_what_was_never_written_of_a_stream_is_told_and_the_rest_read(is_hole, hole, shot, tmp_path):
+    first, second = (write(tmp_path / f"{n}.ts", shot(n)).read_bytes() for n in range(2))
+    path = tmp_path / "a.ts"
+    path.write_bytes(first + bytes(hole) + (second if is_hole else b""))
+    *taken, fault = members(path)
+    assert len(taken) == (4 if is_hole else 2)
+    assert shows(taken, [*shot(0), *shot(1)])
+    lost, _, said = fault.error.partition(" ")
+    assert said == "bytes of it hold no film: copy it again from its origin"
+    assert 0 <= int(lost) - hole < len(first)
+
+
+def test_a_film_without_a_shot_that_is_long_enough_says_so(shot, tmp_path):
+    (found,) = members(write(tmp_path / "a.mp4", shot(0)[:5]))
+    assert found.error == "no shot in it lasts 1 s: take it out of the source, or lower ingest.video.min_shot_seconds"
+
+
 def test_a_last_picture_that_stands_for_long_is_no_damage(shot, tmp_path):
     path = tmp_path / "slides.mp4"
     with av.open(str(path), "w") as file:

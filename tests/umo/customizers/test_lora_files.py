@@ -247,6 +247,14 @@ def test_other_dtypes(dtype: torch.dtype, tmp_path: Path) -> None:
     flux_lora.attach(small_flux().transformer, tmp_path, "small-flux")
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float8_e4m3fn])
+def test_an_alpha_may_be_a_whole_number(dtype: torch.dtype, tmp_path: Path) -> None:
+    state = attention(4)
+    alphas = {key.replace("lora_A.weight", "alpha"): torch.tensor(8).to(dtype) for key in state if "lora_A" in key}
+    found = flux_lora.read(write(state | alphas, tmp_path / "lora.safetensors"))
+    assert all(torch.allclose(found[key], state[key] * (2 if "lora_A" in key else 1)) for key in state)
+
+
 LAYER = "transformer_blocks.0.attn.to_q"
 A, B = f"transformer.{LAYER}.lora_A.weight", f"transformer.{LAYER}.lora_B.weight"
 ONE = torch.ones(())
