@@ -123,8 +123,7 @@ def run(
         for name in pending:
             _remember(folders[name])
         publish({folder: name for name, folder in folders.items()}, out)
-        if pending:
-            latest.write(folders)
+        latest.write(folders)
         return _report(stage, folders, out)
 
 
@@ -176,7 +175,9 @@ class _Latest:
 
     def write(self, folders: Mapping[str, Path]) -> None:
         """These are the latest now."""
-        write_text(self._path, json.dumps({name: folder.name for name, folder in folders.items()}))
+        keys = {name: folder.name for name, folder in folders.items()}
+        if keys != self._keys:
+            write_text(self._path, json.dumps(keys))
 
 
 def _do(work: Work, common: str, job: tuple[Shard, Path]) -> None:
