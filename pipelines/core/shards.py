@@ -40,6 +40,7 @@ __all__ = [  # and what the stages need beside it
     "Shard",
     "digest",
     "file_digest",
+    "published_last",
     "run",
     "scratch",
     "tree_digest",
@@ -157,26 +158,31 @@ def _finished(folder: Path) -> bool:
     )
 
 
+def published_last(stage: str, out: Path) -> dict[str, Path]:
+    """Name -> folder in .work of the shards that were published last to `out`; some may have gone since."""
+    return {name: WORK / stage / key for name, key in _Latest(stage, out, "").keys.items()}
+
+
 class _Latest:
-    """The folders of the shards that were published last to `out`."""
+    """The keys of the shards that were published last to `out`, by name."""
 
     def __init__(self, stage: str, out: Path, common: str) -> None:
         self._common, self._stage = common, WORK / stage
         self._path = self._stage / f"latest-{digest(str(out))[:8]}.json"
-        self._keys: dict[str, str] = {}
+        self.keys: dict[str, str] = {}
         with suppress(FileNotFoundError, ValueError):  # without it all pieces are made anew
-            self._keys = json.loads(self._path.read_text())
+            self.keys = json.loads(self._path.read_text())
 
     def of(self, name: str) -> Path | None:
         """The finished product of this name, if the same code, libraries and params made it."""
-        folder = self._stage / self._keys.get(name, "-")
+        folder = self._stage / self.keys.get(name, "-")
         whole = _finished(folder)
         return folder if whole and json.loads((folder / MARKER).read_text()).get("common") == self._common else None
 
     def write(self, folders: Mapping[str, Path]) -> None:
         """These are the latest now."""
         keys = {name: folder.name for name, folder in folders.items()}
-        if keys != self._keys:
+        if keys != self.keys:
             write_text(self._path, json.dumps(keys))
 
 

@@ -20,7 +20,7 @@ from pydantic import Field
 from pipelines.core import products, store
 from pipelines.core.params import Section
 from pipelines.core.products import INGESTED
-from pipelines.core.shards import Counts, Machine, Shard, digest
+from pipelines.core.shards import Counts, Machine, Shard, digest, published_last
 from pipelines.core.shards import run as run_shards
 from pipelines.core.sources import SOURCES, Source, read_sources
 from pipelines.core.tombstones import Tombstones
@@ -100,12 +100,18 @@ def _find(
 def published() -> dict[str, str]:
     """The manifest, which is the published tables themselves: image_id -> shard of the pictures that came as files.
 
-    What a table that cannot be read held is packed anew, which is said.
+    Where forget has taken the product away, it is what of its shards is left in .work. What a table that cannot be read
+    held is packed anew, which is said.
     """
     manifest: dict[str, str] = {}
     faults = []
-    for path in sorted(INGESTED.glob(f"*/{products.IMAGES_TABLE}")):
-        if (shard := path.parent.name).isdigit():
+    folders = {path.parent.name: path.parent for path in sorted(INGESTED.glob(f"*/{products.IMAGES_TABLE}"))}
+    if not folders:
+        last = published_last("ingest", INGESTED)
+        folders = {name: folder for name, folder in last.items() if (folder / products.IMAGES_TABLE).exists()}
+    for shard, folder in folders.items():
+        if shard.isdigit():
+            path = folder / products.IMAGES_TABLE
             try:
                 ids = records.read(path, records.IMAGES, ["image_id"])["image_id"].to_pylist()
                 manifest |= dict.fromkeys(ids, shard)
