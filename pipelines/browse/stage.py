@@ -114,7 +114,7 @@ def _pages(parts: dict[str, Part], written: set[str]) -> dict[str, str]:
         row["person_id"]: f"people-{number // ROWS + 1}.html#{row['person_id']}"
         for number, row in enumerate(parts["people"].rows)
     }
-    common = {"menu": menu, "written": written, "where": where}
+    common: dict[str, object] = {"menu": menu, "written": written, "where": where}
     common |= {"rows": [], "parts": [], "before": None, "after": None}
     overview = [(NAMES[kind], NOUNS[kind], part, first.get(kind)) for kind, part in parts.items()]
     index = {"page": "index", "here": "index.html", "title": "What the data is made of", "about": ABOUT["index"]}

@@ -116,9 +116,10 @@ def run(
     with writing(stage):
         _sweep(WORK / stage)
         pending = {shard.name: shard for shard in shards if not _finished(folders[shard.name])}
-        _start(stage, len(shards), len(shards) - len(pending), out.exists())
         latest = _Latest(stage, out, common)
         jobs = {name: (replace(shard, before=latest.of(name)), folders[name]) for name, shard in pending.items()}
+        anew = out.exists() and not any(shard.before for shard, _ in jobs.values())
+        _start(stage, len(shards), len(shards) - len(pending), anew)
         do_all(stage, partial(_do, work, common), jobs, machine)
         _sweep(WORK / stage)
         for name in pending:
@@ -138,10 +139,10 @@ def _sweep(folder: Path) -> None:
         shutil.rmtree(swept, ignore_errors=True)
 
 
-def _start(stage: str, n: int, n_done: int, made_before: bool) -> None:
+def _start(stage: str, n: int, n_done: int, anew: bool) -> None:
     if n_done:
         print(f"{stage}: {n_done} of {n} shards are done already", flush=True)
-    elif made_before:
+    elif anew:
         now = "today's code, libraries, params and inputs"
         print(f"{stage}: {WORK / stage} has nothing made with {now}: all is made anew ({n} shards)", flush=True)
 

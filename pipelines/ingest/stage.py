@@ -100,18 +100,16 @@ def _find(
 def published() -> dict[str, str]:
     """The manifest, which is the published tables themselves: image_id -> shard of the pictures that came as files.
 
-    Where forget has taken the product away, it is what of its shards is left in .work. What a table that cannot be read
-    held is packed anew, which is said.
+    Of a shard that is not there, for forget has taken the product away, it is what of it is left in .work. What a table
+    that cannot be read held is packed anew, which is said.
     """
     manifest: dict[str, str] = {}
     faults = []
-    folders = {path.parent.name: path.parent for path in sorted(INGESTED.glob(f"*/{products.IMAGES_TABLE}"))}
-    if not folders:
-        last = published_last("ingest", INGESTED)
-        folders = {name: folder for name, folder in last.items() if (folder / products.IMAGES_TABLE).exists()}
-    for shard, folder in folders.items():
-        if shard.isdigit():
-            path = folder / products.IMAGES_TABLE
+    there = {path.parent.name: path.parent for path in sorted(INGESTED.glob(f"*/{products.IMAGES_TABLE}"))}
+    left = {name: folder for name, folder in published_last("ingest", INGESTED).items() if name not in there}
+    for shard, folder in (left | there).items():
+        path = folder / products.IMAGES_TABLE
+        if shard.isdigit() and path.exists():
             try:
                 ids = records.read(path, records.IMAGES, ["image_id"])["image_id"].to_pylist()
                 manifest |= dict.fromkeys(ids, shard)
