@@ -220,12 +220,12 @@ class _Earlier:
             rows = records.read(shard.before / products.IMAGES_TABLE, records.IMAGES).to_pylist()
             named = {f"{row['source']}/{row['path']}": row for row in rows if row["status"] == "ok"}
             self._rows = {name: row for name, row in named.items() if name in kept}
-            self._tar = (shard.before / products.PICTURES).read_bytes()
+            self._pictures, self._place = store.Pictures(shard.before.parent), {"shard": shard.before.name}
 
     def get(self, row: Mapping) -> tuple[dict, bytes] | None:
         """The whole row, and the stored bytes."""
         if found := self._rows.get(f"{row['source']}/{row['path']}"):
-            return found, self._tar[found["offset"] : found["offset"] + found["size"]]
+            return found, self._pictures.bytes(found | self._place)
         return None
 
 
