@@ -110,7 +110,12 @@ def _pages(parts: dict[str, Part], written: set[str]) -> dict[str, str]:
     menu = [("Overview", "index.html"), *((NAMES[kind], address) for kind, address in first.items())]
     for number, row in enumerate(parts["rejected"].rows):
         row |= {"number": number, "address": f"rejected-{number // ROWS + 1}.html#reason-{number}"}
-    common = {"menu": menu, "written": written, "rows": [], "parts": [], "before": None, "after": None}
+    where = {
+        row["person_id"]: f"people-{number // ROWS + 1}.html#{row['person_id']}"
+        for number, row in enumerate(parts["people"].rows)
+    }
+    common: dict[str, object] = {"menu": menu, "written": written, "where": where}
+    common |= {"rows": [], "parts": [], "before": None, "after": None}
     overview = [(NAMES[kind], NOUNS[kind], part, first.get(kind)) for kind, part in parts.items()]
     index = {"page": "index", "here": "index.html", "title": "What the data is made of", "about": ABOUT["index"]}
     pages = {"index.html": template.render(common | index | {"parts": overview})}

@@ -5,6 +5,7 @@ Sharded by the target's image, so that sets that come or go caption those of the
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -106,9 +107,10 @@ def _caption(params: Params, device: str, shard: Shard, folder: Path) -> Counts:
                 counts.rejects[reason] = counts.rejects.get(reason, 0) + 1
             else:
                 caption |= {"prompt": captions.caption(sentence, row["centres"]), "captioner": params.vlm.model.name}
-        counts.made[f"by {params.vlm.model.name}"] = len(rows) - sum(counts.rejects.values())
         shutil.rmtree(answered)
     written = sorted(written + new, key=lambda caption: caption["set_id"])
+    by_models = Counter(caption["captioner"] for caption in written if caption["captioner"] != TEMPLATE)
+    counts.made |= {f"by {name}": count for name, count in by_models.items()}
     records.write(folder / products.CAPTIONS_TABLE, written, records.CAPTIONS)
     return counts
 
@@ -118,9 +120,9 @@ def _answers(vlm: VisionLanguage, device: str, rows: Sequence[Mapping], kept: Pa
     kept.mkdir(parents=True, exist_ok=True)
     archives = {kind: store.Pictures(product, keep=0) for kind, product in PRODUCTS.items()}
     for start in range(0, len(rows), vlm.batch):
-        file = kept / f"{start}.json"
+        batch = rows[start : start + vlm.batch]
+        file = kept / f"{digest([row['set_id'] for row in batch])}.json"
         if not file.exists():
-            batch = rows[start : start + vlm.batch]
             pictures = [archives[row["target_kind"]].read(row) for row in batch]
             texts = _load(vlm.model, device, vlm.precision).describe(pictures, vlm.instruction, vlm.max_tokens)
             write_text(file, json.dumps(texts))

@@ -40,6 +40,7 @@ __all__ = [  # and what the stages need beside it
     "Shard",
     "digest",
     "file_digest",
+    "published_last",
     "run",
     "scratch",
     "tree_digest",
@@ -115,16 +116,16 @@ def run(
     with writing(stage):
         _sweep(WORK / stage)
         pending = {shard.name: shard for shard in shards if not _finished(folders[shard.name])}
-        _start(stage, len(shards), len(shards) - len(pending), out.exists())
         latest = _Latest(stage, out, common)
         jobs = {name: (replace(shard, before=latest.of(name)), folders[name]) for name, shard in pending.items()}
+        anew = out.exists() and not any(shard.before for shard, _ in jobs.values())
+        _start(stage, len(shards), len(shards) - len(pending), anew)
         do_all(stage, partial(_do, work, common), jobs, machine)
         _sweep(WORK / stage)
         for name in pending:
             _remember(folders[name])
         publish({folder: name for name, folder in folders.items()}, out)
-        if pending:
-            latest.write(folders)
+        latest.write(folders)
         return _report(stage, folders, out)
 
 
@@ -138,10 +139,10 @@ def _sweep(folder: Path) -> None:
         shutil.rmtree(swept, ignore_errors=True)
 
 
-def _start(stage: str, n: int, n_done: int, made_before: bool) -> None:
+def _start(stage: str, n: int, n_done: int, anew: bool) -> None:
     if n_done:
         print(f"{stage}: {n_done} of {n} shards are done already", flush=True)
-    elif made_before:
+    elif anew:
         now = "today's code, libraries, params and inputs"
         print(f"{stage}: {WORK / stage} has nothing made with {now}: all is made anew ({n} shards)", flush=True)
 
@@ -158,25 +159,32 @@ def _finished(folder: Path) -> bool:
     )
 
 
+def published_last(stage: str, out: Path) -> dict[str, Path]:
+    """Name -> folder in .work of the shards that were published last to `out`; some may have gone since."""
+    return {name: WORK / stage / key for name, key in _Latest(stage, out, "").keys.items()}
+
+
 class _Latest:
-    """The folders of the shards that were published last to `out`."""
+    """The keys of the shards that were published last to `out`, by name."""
 
     def __init__(self, stage: str, out: Path, common: str) -> None:
         self._common, self._stage = common, WORK / stage
         self._path = self._stage / f"latest-{digest(str(out))[:8]}.json"
-        self._keys: dict[str, str] = {}
+        self.keys: dict[str, str] = {}
         with suppress(FileNotFoundError, ValueError):  # without it all pieces are made anew
-            self._keys = json.loads(self._path.read_text())
+            self.keys = json.loads(self._path.read_text())
 
     def of(self, name: str) -> Path | None:
         """The finished product of this name, if the same code, libraries and params made it."""
-        folder = self._stage / self._keys.get(name, "-")
+        folder = self._stage / self.keys.get(name, "-")
         whole = _finished(folder)
         return folder if whole and json.loads((folder / MARKER).read_text()).get("common") == self._common else None
 
     def write(self, folders: Mapping[str, Path]) -> None:
         """These are the latest now."""
-        write_text(self._path, json.dumps({name: folder.name for name, folder in folders.items()}))
+        keys = {name: folder.name for name, folder in folders.items()}
+        if keys != self.keys:
+            write_text(self._path, json.dumps(keys))
 
 
 def _do(work: Work, common: str, job: tuple[Shard, Path]) -> None:

@@ -123,7 +123,7 @@ def iterate(
     """Rows of a shard with their pictures, in order, read, decoded and described in a thread while the caller works.
 
     Args:
-        without: image_ids of rows that are passed over.
+        without: image_ids of stored pictures that are passed over.
         max_side: as `read_image` takes it: a much longer JPEG comes out smaller than it is stored.
         ahead: pictures that may wait for the caller.
     """
@@ -141,7 +141,7 @@ def iterate(
             return Opened(row, picture, row["error"], describe(picture), data)
 
         waiting: deque[Future[Opened]] = deque()
-        for row in (row for row in rows if row["image_id"] not in without):
+        for row in (row for row in rows if not (row["key"] and row["image_id"] in without)):
             waiting.append(reader.submit(opened, row))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()

@@ -76,7 +76,7 @@ def numbered(sets: pl.DataFrame, rows_per_file: int) -> pl.DataFrame:
     head = pl.col("set_id").str.slice(1, 8).str.to_integer(base=16)  # ids are hexadecimal digits of a hash, after an s
     found = []
     for of_split in sets.partition_by("split", maintain_order=True):
-        for bits in range(25):
+        for bits in range(33):
             parted = of_split.with_columns(part=head // 2 ** (32 - bits))
             if parted["part"].value_counts()["count"].to_numpy().max() <= rows_per_file:
                 break
@@ -84,24 +84,27 @@ def numbered(sets: pl.DataFrame, rows_per_file: int) -> pl.DataFrame:
     return pl.concat(found)
 
 
-def plan(sets: pl.DataFrame, references: pl.DataFrame, looks: pl.DataFrame) -> list[Shard]:
+def plan(sets: pl.DataFrame, references: pl.DataFrame) -> list[Shard]:
     """The files to write; a part's key holds what its sets say, and the pictures that they show.
 
     Args:
         sets: with `part`.
-        looks: face_id, look: what decides how a reference's crop looks.
+        references: with `look`.
     """
     jpegs = sets.group_by("n").agg(pl.col("target_key").str.ends_with(".jpg").all()).sort("n")
     suffixes = {n: ".jpg" if alone else ".png" for n, alone in jpegs.iter_rows()}
-    places = references.select("face_id", crops=crops_name())
+    shown = sets.select("split", "part", "pool").explode("pool").explode("pool").unnest("pool")
+    looks = references.select("face_id", "look", crops=crops_name())
+    shown = shown.select("split", "part", "face_id").unique().join(looks, on="face_id").sort("face_id")
+    faces = shown.partition_by("split", "part", as_dict=True, include_key=False)
     parts = []
-    for (split, number), rows in sorted(sets.partition_by("split", "part", as_dict=True).items(), key=_in_order):
-        shown = rows.select(face_id=pl.col("pool").explode().explode().struct.field("face_id")).unique()
+    for key, rows in sorted(sets.partition_by("split", "part", as_dict=True).items(), key=_in_order):
+        (split, number), theirs = key, faces[key]
         inputs = {
             "sets": digest(frame_digest(rows.drop("part", *PLACE)), suffixes),
-            "references": frame_digest(shown.join(looks, on="face_id").sort("face_id")),
+            "references": frame_digest(theirs.select("face_id", "look")),
         }
-        mine = dict(shown.join(places, on="face_id").sort("face_id").iter_rows())
+        mine = dict(theirs.select("face_id", "crops").iter_rows())
         parts.append(Shard(f"{split}-{number:05d}", inputs, Part(rows, mine, suffixes)))
     return parts
 

@@ -68,7 +68,7 @@ def run(params: Params, machine: Machine) -> None:
         cut = Cut(factor=params.reference_crop, max_side=params.reference_side)
         crops = crop_shards(references)
         run_shards("export", partial(cut_references, cut, threads), crops, CROPS, params=cut, machine=machine)
-        parts = plan(numbered(sets, params.rows_per_file), references, references.select("face_id", "look"))
+        parts = plan(numbered(sets, params.rows_per_file), references)
         run_shards("export", partial(write_part, params.formats, CROPS), parts, PARTS, params=params, machine=machine)
         described = {"parts": digest([(part.name, part.inputs) for part in parts])}
         described |= {path.name: file_digest(path) for path in (products.CURATED / products.FUNNEL, SOURCES)}

@@ -20,7 +20,7 @@ from pydantic import Field
 from pipelines.core import products, store
 from pipelines.core.params import Section
 from pipelines.core.products import INGESTED
-from pipelines.core.shards import Counts, Machine, Shard, digest
+from pipelines.core.shards import Counts, Machine, Shard, digest, published_last
 from pipelines.core.shards import run as run_shards
 from pipelines.core.sources import SOURCES, Source, read_sources
 from pipelines.core.tombstones import Tombstones
@@ -100,12 +100,16 @@ def _find(
 def published() -> dict[str, str]:
     """The manifest, which is the published tables themselves: image_id -> shard of the pictures that came as files.
 
-    What a table that cannot be read held is packed anew, which is said.
+    Of a shard that is not there, for forget has taken the product away, it is what of it is left in .work. What a table
+    that cannot be read held is packed anew, which is said.
     """
     manifest: dict[str, str] = {}
     faults = []
-    for path in sorted(INGESTED.glob(f"*/{products.IMAGES_TABLE}")):
-        if (shard := path.parent.name).isdigit():
+    there = {path.parent.name: path.parent for path in sorted(INGESTED.glob(f"*/{products.IMAGES_TABLE}"))}
+    left = {name: folder for name, folder in published_last("ingest", INGESTED).items() if name not in there}
+    for shard, folder in (left | there).items():
+        path = folder / products.IMAGES_TABLE
+        if shard.isdigit() and path.exists():
             try:
                 ids = records.read(path, records.IMAGES, ["image_id"])["image_id"].to_pylist()
                 manifest |= dict.fromkeys(ids, shard)
@@ -216,12 +220,12 @@ class _Earlier:
             rows = records.read(shard.before / products.IMAGES_TABLE, records.IMAGES).to_pylist()
             named = {f"{row['source']}/{row['path']}": row for row in rows if row["status"] == "ok"}
             self._rows = {name: row for name, row in named.items() if name in kept}
-            self._tar = (shard.before / products.PICTURES).read_bytes()
+            self._pictures, self._place = store.Pictures(shard.before.parent), {"shard": shard.before.name}
 
     def get(self, row: Mapping) -> tuple[dict, bytes] | None:
         """The whole row, and the stored bytes."""
         if found := self._rows.get(f"{row['source']}/{row['path']}"):
-            return found, self._tar[found["offset"] : found["offset"] + found["size"]]
+            return found, self._pictures.bytes(found | self._place)
         return None
 
 

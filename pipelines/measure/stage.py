@@ -65,30 +65,45 @@ def _measure(params: Params, device: str, shard: Shard, folder: Path) -> Counts:
             its = {"image_id": one.row["image_id"], "n_faces": len(theirs), "error": one.error}
             images.append(its | described)
             found += theirs
-    tables = {
-        products.MEASURED_IMAGES_TABLE: records.table(images, records.MEASURED_IMAGES),
-        products.FACES_TABLE: records.table(found, records.measured_faces(model.dimension)),
-    }
-    order = [row["image_id"] for row in listed if row["status"] != "duplicate"]
-    for name, new in tables.items():
-        tables[name] = _with_kept(shard.before / name, new, kept, order) if shard.before and kept else new
-        records.write(folder / name, tables[name], new.schema)
-    measured = tables[products.MEASURED_IMAGES_TABLE].select(["image_id", "n_faces", "error"]).to_pylist()
+    measured, vectors = images, records.table(found, records.measured_faces(model.dimension))
+    if kept and shard.before:
+        measured = _with_kept(shard.before, listed, kept, images)
+        vectors = _faces_with_kept(shard.before, listed, kept, vectors)
+    records.write(folder / products.MEASURED_IMAGES_TABLE, measured, records.MEASURED_IMAGES)
+    records.write(folder / products.FACES_TABLE, vectors, vectors.schema)
+    # What could not be read may be readable when it is looked at again.
+    good = {row["image_id"]: pieces[row["image_id"]] for row in measured if not row["error"]}
     rejects = {
         # without a key ingest has said so already
-        "unreadable": sum(bool(row["error"]) and row["image_id"] in pieces for row in measured),
+        "unreadable": len(pieces) - len(good),
         "without a face": sum(not row["error"] and not row["n_faces"] for row in measured),
     }
-    made = {"pictures": len(measured), "faces": len(tables[products.FACES_TABLE])}
-    return Counts(made, {reason: count for reason, count in rejects.items() if count}, pieces)
+    made = {"pictures": len(measured), "faces": len(vectors)}
+    return Counts(made, {reason: count for reason, count in rejects.items() if count}, good)
 
 
-def _with_kept(before: Path, new: pa.Table, kept: Collection[str], order: Sequence[str]) -> pa.Table:
-    """New rows and the earlier ones of kept pictures, in the order of the pictures."""
-    earlier = records.read(before, new.schema)
+def _with_kept(before: Path, listed: Sequence[dict], kept: Collection[str], new: Sequence[dict]) -> list[dict]:
+    """New rows of records.MEASURED_IMAGES and the earlier ones of kept pictures, in the order of the listing.
+
+    Args:
+        listed: rows of the shard; another of the same image_id, without a stored picture, is not the picture that is
+            kept.
+    """
+    earlier = records.read(before / products.MEASURED_IMAGES_TABLE, records.MEASURED_IMAGES).to_pylist()
+    known, rest = {row["image_id"]: row for row in earlier if not row["error"]}, iter(new)
+    return [
+        known[row["image_id"]] if row["sha256"] and row["image_id"] in kept else next(rest)
+        for row in listed
+        if row["status"] != "duplicate"
+    ]
+
+
+def _faces_with_kept(before: Path, listed: Sequence[dict], kept: Collection[str], new: pa.Table) -> pa.Table:
+    """`_with_kept` of records.measured_faces."""
+    earlier = records.read(before / products.FACES_TABLE, new.schema)
     mask = [image_id in kept for image_id in earlier["image_id"].to_pylist()]
-    both = pa.concat_tables([earlier.filter(pa.array(mask)).cast(new.schema), new])
-    ranks = {image_id: rank for rank, image_id in enumerate(order)}
+    both = pa.concat_tables([earlier.filter(pa.array(mask, pa.bool_())).cast(new.schema), new])
+    ranks = {row["image_id"]: rank for rank, row in enumerate(listed) if row["sha256"]}
     return both.take(np.argsort([ranks[image_id] for image_id in both["image_id"].to_pylist()], kind="stable"))
 
 

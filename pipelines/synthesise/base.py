@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from pipelines.core import products
+from pipelines.core import products, store
 from pipelines.core.ledger import SPLITS, Split
 from pipelines.core.shards import Shard
 from pipelines.core.sources import CONSENT_WEAKEST_FIRST
@@ -68,7 +68,7 @@ class Earlier:
         self._kept = shard.kept_pieces(pieces)
         if self._kept and shard.before:
             self._images = records.read(shard.before / products.IMAGES_TABLE, records.IMAGES).to_pylist()
-            self._tar = (shard.before / products.PICTURES).read_bytes()
+            self._pictures, self._place = store.Pictures(shard.before.parent), {"shard": shard.before.name}
             self._rows = {name: records.read(shard.before / name, tables[name]).to_pylist() for name in tables}
 
     def of(self, name: str) -> Taken | None:
@@ -77,7 +77,7 @@ class Earlier:
             return None
         images = [row for row in self._images if row["path"] == name or row["path"].startswith(f"{name}/")]
         ids = {row["image_id"] for row in images}
-        stored = {row["key"]: self._tar[row["offset"] : row["offset"] + row["size"]] for row in images if row["key"]}
+        stored = {row["key"]: self._pictures.bytes(row | self._place) for row in images if row["key"]}
         return Taken(
             images, stored, {of: [row for row in self._rows[of] if row["image_id"] in ids] for of in self._rows}
         )

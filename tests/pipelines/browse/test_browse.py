@@ -111,7 +111,7 @@ def test_a_thumbnail_shows_its_face(world, orl):
     browse(Wanted(200))
     face, image = products.people_faces().select("face_id", "image_id").row(0)
     row = products.images(products.INGESTED).filter(image_id=image).row(0, named=True)
-    picture = store.Pictures(products.INGESTED).read(row["shard"], row["key"])
+    picture = store.Pictures(products.INGESTED).read(row)
     with Image.open(PAGE / "thumbnails" / f"{face}.jpg") as opened:
         thumbnail = np.asarray(opened.convert("L"), float)
     side = 129  # one and a half of the box's 86 px, of which the thumbnail keeps 128

@@ -182,6 +182,18 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(studio, speaker):
     assert tree_digest(products.CAPTIONED) == expected
 
 
+def test_what_a_killed_run_was_told_is_taken_for_the_same_pictures_alone(studio, speaker):
+    """Where the set that came before them is known by now, for one."""
+    speaker.say = lambda picture: str(picture.sum())
+    rows = [
+        row | {"set_id": row["key"], "target_kind": "ingested"} for row in products.images(products.INGESTED).to_dicts()
+    ]
+    told = [
+        list(caption._answers(caption.VisionLanguage(**VLM), "cpu", part, Path("kept"))) for part in (rows, rows[1:])
+    ]
+    assert told[1] == told[0][1:]
+
+
 def test_a_real_model_captions_and_a_changed_one_captions_again(studio):
     with pytest.raises(BadInput, match="captioner: missing"):
         run("vlm")

@@ -66,6 +66,19 @@ def test_a_changed_input_redoes_its_shard_alone():
     assert Path("out/a/letter.txt").read_text() == "a new"
 
 
+def test_a_shard_is_shown_what_it_was_when_it_was_published_last():
+    """Also where nothing had to be done for that, as after a kill between publishing and noting it down."""
+    before = []
+
+    def write(shard: Shard, folder: Path) -> Counts:
+        before.append(shard.before and (shard.before / "letter.txt").read_text())
+        return write_letter(shard, folder)
+
+    for text in ("1", "2", "1", "3"):
+        run("ingest", write, [Shard("a", {"text": text}, text)], Path("out"), params=Knob())
+    assert before == [None, "a 1", "a 1"]
+
+
 def test_a_changed_parameter_redoes_all():
     go()
     go(knob=2)

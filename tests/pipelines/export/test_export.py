@@ -8,10 +8,12 @@ import re
 import shutil
 import subprocess
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -22,6 +24,7 @@ from pipelines.core.shards import WORK, Machine
 from pipelines.export import stage as export
 from pipelines.export.card import BAR, histogram
 from pipelines.export.formats import parquet
+from pipelines.export.parts import numbered
 from tests.pipelines import killed
 from tests.pipelines.made_sets import Made, make, write_captions
 from umo import records
@@ -375,6 +378,20 @@ def test_what_did_not_change_is_not_done_again(here: Path, made: Made, capsys: p
     after = _contents(products.EXPORTED)
     assert {name for name in before if name.startswith("train-") and after[name] == before[name]}
     assert turned_away.encode() not in b"".join(after.values())
+
+
+@pytest.mark.parametrize(("rows_per_file", "files"), [(100, 1), (40, 4), (1, None)])
+def test_a_set_stays_in_its_file_whatever_comes(rows_per_file: int, files: int | None) -> None:
+    """The first bits of its id, in a split of a hundred; only one that is too full halves them."""
+    ids = [f"s{hashlib.sha256(bytes([k])).hexdigest()[:16]}" for k in range(100)]
+    part = dict(numbered(pl.DataFrame({"set_id": ids, "split": "test"}), rows_per_file).select("set_id", "part").rows())
+    assert max(Counter(part.values()).values()) <= rows_per_file
+    bits = next(bits for bits in range(33) if {name: int(name[1:9], 16) >> 32 - bits for name in ids} == part)
+    assert files is None or 2**bits == files
+    fewer = dict(
+        numbered(pl.DataFrame({"set_id": ids[3:], "split": "test"}), rows_per_file).select("set_id", "part").rows()
+    )
+    assert rows_per_file == 1 or fewer == {name: part[name] for name in ids[3:]}
 
 
 @pytest.mark.parametrize("moment", killed.SWAPS)

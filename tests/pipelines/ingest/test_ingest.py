@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import shutil
 import signal
 import struct
 import subprocess
@@ -21,7 +22,7 @@ import yaml
 from PIL import Image
 
 from pipelines.core import products, store
-from pipelines.core.shards import ROOT
+from pipelines.core.shards import MARKER, ROOT
 from pipelines.ingest import stage as ingest
 from pipelines.ingest.readers.base import Found
 from pipelines.ingest.stage import packed
@@ -558,6 +559,26 @@ def test_new_files_are_all_that_is_decoded(ingested, photos, monkeypatch):
     table.write_bytes(b"cut short")
     again = ingested(album, shard_size=4)
     assert [row["sha256"] for row in again] == [row["sha256"] for row in rows]
+
+
+def test_where_forget_took_the_product_the_shards_of_others_stay_as_they_are(ingested, photos):
+    """Which had grown: packed anew, all would lie in other shards, and all be decoded and measured again."""
+    album = {"album": {"path": "photos", **TERMS}}
+    (ingested.folder / "photos").mkdir()
+    for some in ((7, 3), (1, 5), (0, 6)):
+        for k in some:
+            (ingested.folder / f"photos/{k}.jpg").write_bytes(photos[k])
+        rows = ingested(album, shard_size=2)
+    before, work = ingested.files(), ingested.work()
+    gone = by_path(rows)["1.jpg"]["shard"]
+    for marker in Path(".work/ingest").glob(f"*/{MARKER}"):
+        if json.loads(marker.read_text())["shard"] == gone:
+            shutil.rmtree(marker.parent)
+    shutil.rmtree(products.INGESTED)
+    ingested(album, shard_size=2)
+    others = {name: data for name, data in before.items() if not name.startswith(f"{gone}/")}
+    assert len(others) > 3 and others.items() <= ingested.files().items()
+    assert len(ingested.work() - work) == 1
 
 
 def row_bytes(row: dict) -> bytes:

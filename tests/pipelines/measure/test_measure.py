@@ -115,6 +115,8 @@ def test_a_broken_picture_keeps_a_row_with_its_reason_and_the_rest_goes_on(orl, 
     assert images[broken]["n_faces"] == 0 and images[broken]["phash"] is None
     assert "as it was stored there: remove that and run dvc repro" in images[broken]["error"]
     assert "turned away: 1 unreadable" in capsys.readouterr().out
+    ingested(photos)
+    assert measured()[0][broken]["n_faces"] == 1, "mended, it is looked at again"
 
 
 def test_of_a_file_that_is_no_tar_every_picture_says_so(orl):
