@@ -36,7 +36,7 @@ SMALL = {
             },
         }
     },
-    "ingest": {"shard_size": 30, "max_pixels": 50_000_000},
+    "ingest": {"shard_size": 100, "max_pixels": 50_000_000},
     "synthesise": {"scenes": {"train": 18, "validation": 3, "test": 36}, "shard_size": 12},
     "validate": {"min_sets": 1},
     "cases": {"per_n": 2, "seed": 1},

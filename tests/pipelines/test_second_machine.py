@@ -68,7 +68,13 @@ def maker(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         ".dvc/.gitignore",
         "datasets/.gitignore",
     ]
-    kept += ["datasets/dvc.yaml", "datasets/tombstones.csv", "datasets/prompts.yaml", README]
+    kept += [
+        "datasets/dvc.yaml",
+        "datasets/tombstones.csv",
+        "datasets/corrections.csv",
+        "datasets/prompts.yaml",
+        README,
+    ]
     for name in kept:
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, path / name)
