@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -23,6 +24,7 @@ from pipelines.core.params import Section
 from umo.errors import BadInput, WorkFailed
 
 RETRIES = 3
+ALONE = 3.0  # seconds of light work that are done here: workers take as long to start
 THREADS_OF = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -64,12 +66,13 @@ class Machine(Section):
         return address
 
 
-def do_all(title: str, do: Do, jobs: Mapping[str, Job], machine: Machine) -> None:
+def do_all(title: str, do: Do, jobs: Mapping[str, Job], machine: Machine, light: bool = False) -> None:
     """Do each job once, in any order; progress is shown under a title.
 
     Args:
         do: must be picklable for `process` and `ray`, as the jobs.
         jobs: by the names that a failure is reported under.
+        light: they are likely to be done before other processes would have started.
 
     Raises:
         WorkFailed: a job failed, or workers died again and again.
@@ -78,6 +81,8 @@ def do_all(title: str, do: Do, jobs: Mapping[str, Job], machine: Machine) -> Non
     executors = {"serial": _serially, "process": _in_processes, "ray": _in_ray}
     one = len(jobs) < 2 or (machine.executor == "process" and machine.device != "cpu")  # who would share one GPU
     chosen = _serially if one else executors[machine.executor]
+    if light and chosen is _in_processes:
+        chosen = _here_first
     done = chosen(title, do, jobs, machine)
     for _ in tqdm(done, total=len(jobs), desc=title, unit="shard", disable=len(jobs) < 2):
         pass
@@ -87,6 +92,17 @@ def _serially(title: str, do: Do, jobs: Mapping[str, Job], machine: Machine) -> 
     for job in jobs.values():
         do(job)
         yield
+
+
+def _here_first(title: str, do: Do, jobs: Mapping[str, Job], machine: Machine) -> Iterator[None]:
+    left, started = dict(jobs), time.monotonic()
+    for name in jobs:
+        if time.monotonic() - started > ALONE:
+            break
+        _one(do, name, left.pop(name))
+        yield
+    if left:
+        yield from _in_processes(title, do, left, machine)
 
 
 def _in_processes(title: str, do: Do, jobs: Mapping[str, Job], machine: Machine) -> Iterator[None]:

@@ -63,6 +63,10 @@ class Shard:
     task: object = None
     before: Path | None = None
 
+    def has_pieces(self) -> bool:
+        """Whether there is something to take over."""
+        return self.before is not None and bool(json.loads((self.before / MARKER).read_text())["pieces"])
+
     def kept_pieces(self, pieces: Mapping[str, str]) -> set[str]:
         """Which of these pieces (name -> digest of what it depends on) were in the product before, and the same."""
         if self.before is None:
@@ -120,7 +124,8 @@ def run(
         jobs = {name: (replace(shard, before=latest.of(name)), folders[name]) for name, shard in pending.items()}
         anew = out.exists() and not any(shard.before for shard, _ in jobs.values())
         _start(stage, len(shards), len(shards) - len(pending), anew)
-        do_all(stage, partial(_do, work, common), jobs, machine)
+        light = bool(jobs) and all(shard.has_pieces() for shard, _ in jobs.values())
+        do_all(stage, partial(_do, work, common), jobs, machine, light)
         _sweep(WORK / stage)
         for name in pending:
             _remember(folders[name])

@@ -34,6 +34,17 @@ def test_a_killed_worker_costs_a_retry_of_its_shard(capfd):
     assert not list(shards.WORK.rglob("half.txt"))
 
 
+@pytest.mark.parametrize("alone", [60.0, 0.0])
+def test_light_work_starts_no_process_unless_it_takes_long(alone, monkeypatch):
+    started = []
+    monkeypatch.setattr(executors, "ALONE", alone)
+    monkeypatch.setattr(executors, "_pool", lambda do, jobs, workers: started.append(list(jobs)) or iter(list(jobs)))
+    done: list[str] = []
+    executors.do_all("ingest", done.append, {name: name for name in "abc"}, TWO, light=True)
+    assert (done, started) == ((["a", "b", "c"], []) if alone else (done, [list("abc")[len(done) :]]))
+    assert len(done) + sum(map(len, started)) == 3
+
+
 def test_a_shard_that_kills_every_worker_is_given_up_and_the_others_are_kept(monkeypatch):
     monkeypatch.setattr(executors, "RETRIES", 2)
     with pytest.raises(WorkFailed, match=r"^ingest: a worker died 3 times at the same work: [^\n]*is kept$"):
