@@ -22,7 +22,7 @@ HEAVY = ("diffusers", "dvc", "great_expectations", "onnxruntime", "prefect", "ra
 SCRIPT = f"""
 import json, sys
 from pipelines.__main__ import main
-def do_all(title, do, jobs, machine):
+def do_all(title, do, jobs, *_):
     assert not jobs, (title, list(jobs))
 from pipelines.core import shards
 shards.do_all = do_all
