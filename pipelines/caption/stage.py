@@ -19,6 +19,7 @@ from pipelines.core.params import Section
 from pipelines.core.shards import Counts, Machine, Shard, digest, scratch, tree_digest
 from pipelines.core.shards import run as run_shards
 from pipelines.core.sources import read_sources
+from pipelines.core.store import PLACE
 from umo import records
 from umo.files import write_text
 from umo.scenes import captions
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from umo.scenes.captioner import Captioner
 
 TEMPLATE = "template"
-PLACE = ("shard", "key", "offset", "size")  # of a stored picture; what it looks like is known by its sha256
 PRODUCTS = {"ingested": products.INGESTED, "synthesised": products.SYNTHESISED}
 
 
@@ -80,7 +80,7 @@ def run(params: Params, machine: Machine) -> None:
     shards = []
     for number in range(params.shards):
         rows = parts.get((number,), sets.clear()).select(columns).to_dicts()
-        seen = {row["set_id"]: digest({key: row[key] for key in row.keys() - set(PLACE)}, common) for row in rows}
+        seen = {row["set_id"]: digest({key: row[key] for key in row.keys() - PLACE}, common) for row in rows}
         shards.append(Shard(f"{number:04d}", seen, rows))
     own = params.model_copy(update={"vlm": None}) if params.captioner == TEMPLATE else params
     work = partial(_caption, params, machine.device)

@@ -21,7 +21,8 @@ from umo import records
 from umo.images import ImageError, read_image
 
 _OPEN_TARS = 64
-_PLACE = ("shard", "offset", "size", "sha256")
+PLACE = ("shard", "key", "offset", "size")  # of a stored picture; what it looks like is known by its sha256
+_READ_BY = ("shard", "offset", "size", "sha256")
 
 
 def write(folder: Path, rows: Sequence[Mapping[str, object]], pictures: Mapping[str, bytes]) -> None:
@@ -92,13 +93,13 @@ class Pictures:
 
     def read(self, row: Mapping) -> np.ndarray:
         """(H, W, 3) uint8 RGB, not to be written to."""
-        return self._decoded(*(row[name] for name in _PLACE))
+        return self._decoded(*(row[name] for name in _READ_BY))
 
     def _opened(self, shard: str) -> BinaryIO:
         return (self._product / shard / PICTURES).open("rb")
 
     def _read(self, *place: object) -> np.ndarray:
-        picture = read_image(self.bytes(dict(zip(_PLACE, place, strict=True))))
+        picture = read_image(self.bytes(dict(zip(_READ_BY, place, strict=True))))
         picture.flags.writeable = False
         return picture
 

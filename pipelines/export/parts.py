@@ -19,8 +19,7 @@ from umo.errors import BadInput
 from umo.images import ImageError
 
 _OPEN_TARS = 64
-# Where a target is stored; what it looks like is known by its target_sha256.
-PLACE = ("target_shard", "target_key", "target_offset", "target_size")
+PLACE = tuple(f"target_{name}" for name in store.PLACE)
 
 
 class Part(NamedTuple):
@@ -47,7 +46,7 @@ def place(sets: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     pictures = pl.concat(
         products.images(product)
         .filter(pl.col("status") == "ok")
-        .select("image_id", "shard", "key", "offset", "size", "sha256", "source", product=pl.lit(product.name))
+        .select("image_id", *store.PLACE, "sha256", "source", product=pl.lit(product.name))
         for product in (products.INGESTED, products.SYNTHESISED)
     )
     entries = sets.select("set_id", "pool").explode("pool").explode("pool").unnest("pool")

@@ -13,11 +13,10 @@ from pipelines.core import products, store
 from pipelines.core.ledger import SPLITS, Split
 from pipelines.core.shards import Shard
 from pipelines.core.sources import CONSENT_WEAKEST_FIRST
+from pipelines.core.store import PLACE
 from pipelines.synthesise.params import Params
 from umo import records
 from umo.errors import BadInput
-
-PLACE = {"shard", "key", "offset", "size"}  # of a stored picture; what it looks like is known by its sha256
 
 
 @dataclass
@@ -137,7 +136,7 @@ def photos() -> pl.DataFrame:
     measured = products.scan(products.MEASURED_PHOTOS, products.FACES_TABLE, records.measured_faces(1))
     landmarks = measured.select("face_id", "box", "landmarks")
     images = products.scan(products.INGESTED, products.IMAGES_TABLE, records.IMAGES).filter(status="ok")
-    wanted = images.select("image_id", "shard", "key", "offset", "size", "sha256", "licence", "consent")
+    wanted = images.select("image_id", *PLACE, "sha256", "licence", "consent")
     return faces.join(people, on="person_id").join(landmarks, on="face_id").join(wanted, on="image_id").collect()
 
 

@@ -10,8 +10,8 @@ from pipelines.core import products, store
 from pipelines.core.ledger import SPLITS, Split
 from pipelines.core.params import load
 from pipelines.core.shards import Shard, digest
+from pipelines.core.store import PLACE
 from pipelines.synthesise.base import (
-    PLACE,
     Earlier,
     Photographs,
     Scenes,

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from pipelines.core.ledger import Split
 from pipelines.core.params import Section
-from pipelines.synthesise.base import PLACE
+from pipelines.core.store import PLACE
 from umo.errors import BadInput
 from umo.scenes.prompts import COLOURS, TEXTURES, scene_prompt
 from umo.texts import line_of, read_yaml
