@@ -24,7 +24,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransf
 from bench.result import machine
 from bench.timing import Stopwatch
 from umo import faces
-from umo.customizers.flux_tokens import FluxCondition
+from umo.customizers.condition import REFERENCE, Condition
 from umo.customizers.flux_uno import FLUX, FluxUno
 from umo.errors import BadInput
 from umo.faces import Face
@@ -160,11 +160,12 @@ class Update:
     def encode(self) -> Batch:
         """The sample as the network takes it."""
         references = [self.customizer.encode(reference[None])[0] for reference in self.references]
-        guidance = torch.full((1,), self.customizer.settings.training_guidance, device=self.device)
+        named = {"text": self.text[0], "pooled": self.pooled[0]}
+        named |= {f"{REFERENCE}{k}": latents for k, latents in enumerate(references)}
         return Batch(
             names=("random",),
             size=(self.scale.picture, self.scale.picture),
-            condition=FluxCondition(self.text, self.pooled, [references], guidance),
+            condition=Condition((named,), (self.customizer.settings.training_guidance,)),
             target=self.customizer.encode(self.target),
             anchors=[self.anchors],
         )

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from umo.customizers.base import Customizer, Drawing, Settings, draw
+from umo.customizers.condition import CONDITIONAL, Condition, Guidance
 from umo.errors import BadInput
 from umo.model_index import read_index
 
-__all__ = ["CUSTOMIZERS", "Customizer", "Drawing", "Settings", "draw", "load"]
+__all__ = ["CONDITIONAL", "CUSTOMIZERS", "Condition", "Customizer", "Drawing", "Guidance", "Settings", "draw", "load"]
 
 
 def _flux_uno() -> Any:

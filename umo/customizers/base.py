@@ -5,10 +5,10 @@ One adapter a family, one contract test for all. What a family need not know is 
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from umo import flow
+from umo.customizers.condition import CONDITIONAL, Condition, Guidance
 
 Reference = Tensor | np.ndarray
 Size = tuple[int, int]
@@ -24,54 +25,30 @@ Size = tuple[int, int]
 class Settings(BaseModel):
     """What a base was trained for. A `customizer.json` beside `model_index.json` overrides a family's defaults.
 
+    A family whose references have a rule with numbers of its own adds them in a subclass.
+
     Attributes:
         max_references: more are refused.
-        reference_side: longest side in pixels that a single reference is scaled to.
-        references_side: the same where there are several.
         sizes: the default size (height, width) for 1, 2, ... references; the last serves all that follow.
         only_sizes: whether no other size can be drawn.
         min_side, max_side: limits of a picture's sides in pixels.
         steps: default number of denoising steps.
-        guidance: default for drawing; ignored by a base without guidance embedding.
-        training_guidance: what the base was trained with.
+        guidance: default for drawing.
+        training_guidance: what the base was trained with; 1 is the conditional branch alone.
+        negative: the default negative prompt, of families that have one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_references: int = Field(ge=1)
-    reference_side: int = Field(ge=16)
-    references_side: int = Field(ge=16)
     sizes: tuple[Size, ...] = Field(min_length=1)
     only_sizes: bool = False
     min_side: int = Field(default=16, ge=16)
     max_side: int = Field(default=4096, ge=16)
     steps: int = Field(ge=1)
-    guidance: float = 1.0
-    training_guidance: float = 1.0
-
-
-class Condition(Protocol):
-    """What a batch of pictures is drawn from: embedded prompts, encoded references, guidance. Can be kept."""
-
-    def __len__(self) -> int:
-        """B, the number of samples."""
-
-    def take(self, rows: Sequence[int]) -> Self:
-        """The condition of some samples, in the given order; a row may repeat."""
-
-    @classmethod
-    def join(cls, parts: Sequence[Self]) -> Self:
-        """One batch of several."""
-
-    def state(self) -> dict[str, Tensor]:
-        """One sample as named tensors, to be stored."""
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Tensor]) -> Self:
-        """The inverse of `state`; further names are ignored."""
-
-    def guided(self, guidance: float) -> Self:
-        """The same with another guidance."""
+    guidance: Guidance = CONDITIONAL
+    training_guidance: Guidance = CONDITIONAL
+    negative: str = ""
 
 
 class Customizer(Protocol):
@@ -86,11 +63,8 @@ class Customizer(Protocol):
         transformer: the network that training changes.
         lora_targets: full names of the linear layers in `transformer` that a LoRA belongs on (for peft's
             `target_modules`).
-        condition_type: the class of what `condition` makes.
-        device: where the weights are.
+        device: of the latents that it takes and gives; a part may lie elsewhere.
     """
-
-    condition_type: ClassVar[type[Any]]
 
     @property
     def name(self) -> str: ...
@@ -120,23 +94,30 @@ class Customizer(Protocol):
         """(B, C, h, w) -> (B, 3, H, W), about in [-1, 1] and not clipped; differentiable."""
 
     def condition(
-        self, prompts: Sequence[str], references: Sequence[Sequence[Reference]], guidance: float | None = None
+        self,
+        prompts: Sequence[str],
+        references: Sequence[Sequence[Reference]],
+        guidance: Guidance | float | None = None,
+        negative: str | None = None,
     ) -> Condition:
-        """Embed what is asked for.
+        """Embed what is asked for, and what is drawn without the prompt where the family is drawn or trained so.
 
         Args:
             prompts: B.
             references: for each sample its people in the prompt's order, 0 to `max_references`, of any sizes: tensors
                 (3, H, W) in [-1, 1] or arrays (H, W, 3) uint8.
-            guidance: None takes the settings' default for drawing.
+            guidance: None takes the settings' default for drawing, a number is another `text` in it.
+            negative: the prompt of the branch that is drawn away from, or that training puts in place of a dropped
+                one; None takes the settings', and in a family without such a branch nothing.
 
         Raises BadInput for too many references, or one that is not an image of that form.
         """
 
-    def velocity(self, latents: Tensor, sigma: Tensor | float, condition: Any) -> Tensor:
+    def velocity(self, latents: Tensor, sigma: Tensor | float, condition: Condition) -> Tensor:
         """The predicted `noise - x0`, (B, C, h, w), at `x_sigma = (1 - sigma) x0 + sigma noise` (see `umo.flow`).
 
-        A sample's result does not depend on the others of its batch.
+        A sample's result does not depend on the others of its batch. Guidance is within: with `CONDITIONAL` a family
+        that is guided by further branches computes the conditional one alone.
 
         Args:
             latents: (B, C, h, w) at sigma.
@@ -172,7 +153,8 @@ class Drawing:
 
     size: Size | None = None
     steps: int | None = None
-    guidance: float | None = None
+    guidance: Guidance | float | None = None
+    negative: str | None = None
 
 
 def default_size(settings: Settings, references: int) -> Size:
@@ -217,7 +199,8 @@ def draw(
     asked = list(zip(prompts, map(id, references), strict=True))
     once = list(dict.fromkeys(asked))
     rows = [asked.index(what) for what in once]
-    condition = customizer.condition([prompts[k] for k in rows], [references[k] for k in rows], how.guidance)
+    people = [references[k] for k in rows]
+    condition = customizer.condition([prompts[k] for k in rows], people, how.guidance, how.negative)
     condition = condition.take([once.index(what) for what in asked])
     sigmas = customizer.sigmas(how.steps or customizer.settings.steps, size).to(customizer.device)
     noise = seeded_noise(customizer, seeds, size)

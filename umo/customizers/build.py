@@ -6,11 +6,10 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from umo.customizers.base import Settings
-from umo.customizers.flux_uno import FluxUno
+from umo.customizers.flux_uno import FluxSettings, FluxUno
 from umo.customizers.tiny import PatchAutoencoder, word_tokenizer
 
-TINY = Settings(
+TINY = FluxSettings(
     max_references=3,
     reference_side=64,
     references_side=64,
@@ -24,7 +23,7 @@ def build_tiny(
     prompts: Sequence[str],
     autoencoder: PatchAutoencoder,
     seed: int = 0,
-    settings: Settings = TINY,
+    settings: FluxSettings = TINY,
     double_blocks: int = 1,
     single_blocks: int = 5,
     heads: int = 4,

@@ -1,68 +1,12 @@
 """How FLUX sees pictures: latents packed into tokens, each with a position; UNO's references follow the picture's."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 PACK = 2  # a token is 2x2 latent pixels
-
-
-@dataclass
-class FluxCondition:
-    """See `umo.customizers.base.Condition`.
-
-    Attributes:
-        text: (B, S, D) of T5.
-        pooled: (B, P) of CLIP.
-        references: for each sample its references' latents, (C, h, w) each.
-        guidance: (B,).
-    """
-
-    text: Tensor
-    pooled: Tensor
-    references: list[list[Tensor]]
-    guidance: Tensor
-
-    def __len__(self) -> int:
-        return len(self.references)
-
-    def take(self, rows: Sequence[int]) -> Self:
-        picked = list(rows)
-        references = [self.references[row] for row in picked]
-        return type(self)(self.text[picked], self.pooled[picked], references, self.guidance[picked])
-
-    @classmethod
-    def join(cls, parts: Sequence[Self]) -> Self:
-        text, pooled, guidance = (
-            torch.cat([getattr(p, name) for p in parts]) for name in ("text", "pooled", "guidance")
-        )
-        return cls(text, pooled, [references for part in parts for references in part.references], guidance)
-
-    def state(self) -> dict[str, Tensor]:
-        if len(self) != 1:
-            raise ValueError(f"one sample is stored at a time, not {len(self)}")
-        named = {"text": self.text, "pooled": self.pooled, "guidance": self.guidance}
-        return named | {f"reference{k}": latents for k, latents in enumerate(self.references[0])}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Tensor]) -> Self:
-        count = sum(name.startswith("reference") for name in state)
-        references = [[state[f"reference{k}"] for k in range(count)]]
-        return cls(state["text"], state["pooled"], references, state["guidance"])
-
-    def guided(self, guidance: float) -> Self:
-        return replace(self, guidance=torch.full_like(self.guidance, guidance))
-
-    def groups(self) -> list[list[int]]:
-        """Rows whose references have the same sizes in the same order, and so the same position ids."""
-        rows: dict[tuple, list[int]] = {}
-        for row, references in enumerate(self.references):
-            rows.setdefault(tuple(tuple(r.shape) for r in references), []).append(row)
-        return list(rows.values())
 
 
 def pack(latents: Tensor) -> Tensor:

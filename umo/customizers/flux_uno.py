@@ -4,7 +4,6 @@ The same class draws with the embedded tiny base and with a diffusers FLUX.1 fol
 and their settings only. Checked against diffusers' FluxPipeline, which is this without references.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,22 +11,39 @@ from typing import Any, ClassVar, Self
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
-from peft import get_peft_model_state_dict
+from pydantic import Field
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
 from umo import flow
 from umo.customizers import flux_lora
 from umo.customizers.base import Reference, Settings, Size
-from umo.customizers.flux_tokens import PACK, FluxCondition, diagonal_ids, pack, unpack
-from umo.customizers.folder import load_model, load_other, no_bars, read_settings
-from umo.customizers.references import fit, to_tensor
+from umo.customizers.condition import NEGATIVE, REFERENCE, Condition, Guidance
+from umo.customizers.diffusers_customizer import DiffusersCustomizer
+from umo.customizers.flux_tokens import PACK, diagonal_ids, pack, unpack
+from umo.customizers.folder import load_model, load_other, read_settings
+from umo.customizers.lora_file import Naming
+from umo.customizers.references import fit
 from umo.customizers.tiny import PatchAutoencoder
-from umo.errors import BadInput, WorkFailed
+from umo.errors import BadInput
 
 MAX_TEXT_TOKENS = 512
 AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "PatchAutoencoder": PatchAutoencoder}
-FLUX = Settings(
+
+
+class FluxSettings(Settings):
+    """Settings, and UNO's rule for references.
+
+    Attributes:
+        reference_side: longest side in pixels that a single reference is scaled to.
+        references_side: the same where there are several.
+    """
+
+    reference_side: int = Field(ge=16)
+    references_side: int = Field(ge=16)
+
+
+FLUX = FluxSettings(
     max_references=4,
     reference_side=512,
     references_side=320,
@@ -35,26 +51,22 @@ FLUX = Settings(
     min_side=256,
     max_side=2048,
     steps=25,
-    guidance=4.0,
-    training_guidance=1.0,
+    guidance=Guidance(text=4.0),
 )
 
 
 @dataclass
-class FluxUno:
+class FluxUno(DiffusersCustomizer):
     """See `umo.customizers.base.Customizer`. The components are those of FluxPipeline, under its names."""
 
-    condition_type: ClassVar[type[FluxCondition]] = FluxCondition
+    naming: ClassVar[Naming] = flux_lora.NAMING
+    encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
 
-    name: str
-    settings: Settings
-    transformer: Any  # FluxTransformer2DModel
-    vae: Any  # AutoencoderKL or the tiny base's PatchAutoencoder
+    settings: FluxSettings
     text_encoder: Any  # CLIP; its pooled vector is used
     text_encoder_2: Any  # T5; its sequence is used
     tokenizer: Any
     tokenizer_2: Any
-    scheduler: Any  # FlowMatchEulerDiscreteScheduler
 
     @classmethod
     def load(cls, folder: Path, index: dict[str, Any], lora: Path | None, dtype: torch.dtype) -> Self:
@@ -75,16 +87,8 @@ class FluxUno:
             transformer=load_model(folder, "transformer", FluxTransformer2DModel, dtype),
         )
         if lora is not None:
-            flux_lora.attach(loaded.transformer, lora, base=name)
+            cls.naming.attach(loaded.transformer, lora, base=name)
         return loaded
-
-    def save(self, folder: Path) -> None:
-        """Write the diffusers folder and `customizer.json`; a LoRA is saved by itself (`flux_lora.save`)."""
-        if getattr(self.transformer, "peft_config", None):
-            raise ValueError("a base with a LoRA on it is not saved: load it without")
-        with no_bars():
-            self.pipeline().save_pretrained(folder)
-        (folder / "customizer.json").write_text(json.dumps(self.settings.model_dump(), indent=2) + "\n")
 
     def pipeline(self) -> Any:
         """diffusers' own FluxPipeline on the same weights; draws without references."""
@@ -107,48 +111,9 @@ class FluxUno:
         return tuple(flux_lora.modules(config.num_layers, config.num_single_layers))
 
     @property
-    def device(self) -> torch.device:
-        return self.transformer.device
-
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        where = {key: value for key, value in (("device", device), ("dtype", dtype)) if value is not None}
-        for module in (self.transformer, self.vae, self.text_encoder, self.text_encoder_2):
-            if module is not None:
-                module.to(**where)
-        return self
-
-    def add_lora(self, rank: int) -> None:
-        flux_lora.add(self.transformer, self.lora_targets, rank, self.name)
-
-    def save_lora(self, folder: Path) -> Path:
-        return flux_lora.save(get_peft_model_state_dict(self.transformer), folder, self.name)
-
-    def checkpoint_gradients(self) -> None:
-        self.transformer.enable_gradient_checkpointing()
-        if getattr(self.vae, "_supports_gradient_checkpointing", False):
-            self.vae.enable_gradient_checkpointing()
-
-    def drop_encoders(self) -> None:
-        self.text_encoder = self.text_encoder_2 = None
-
-    @property
     def multiple(self) -> int:
         """Pixels a token covers, in each direction."""
         return PACK * 2 ** (len(self.vae.config.block_out_channels) - 1)
-
-    def check_size(self, size: Size) -> None:
-        height, width = size
-        settings, multiple = self.settings, self.multiple
-        if settings.only_sizes:
-            if tuple(size) not in settings.sizes:
-                known = ", ".join(f"{h}x{w}" for h, w in dict.fromkeys(settings.sizes))
-                raise BadInput(f"size {height}x{width} (height x width): {self.name} draws {known} only; choose one")
-        elif any(side % multiple or not settings.min_side <= side <= settings.max_side for side in size):
-            near = [min(max(round(s / multiple) * multiple, settings.min_side), settings.max_side) for s in size]
-            raise BadInput(
-                f"size {height}x{width} (height x width): {self.name} draws multiples of {multiple} from "
-                f"{settings.min_side} to {settings.max_side}; the nearest is {near[0]}x{near[1]}"
-            )
 
     def latents_shape(self, size: Size) -> tuple[int, int, int]:
         cells = PACK * size[0] // self.multiple, PACK * size[1] // self.multiple
@@ -165,19 +130,26 @@ class FluxUno:
         return self.vae.decode(scaled.to(self.vae.dtype), return_dict=False)[0].float()
 
     def condition(
-        self, prompts: Sequence[str], references: Sequence[Sequence[Reference]], guidance: float | None = None
-    ) -> FluxCondition:
-        if len(prompts) != len(references):
-            raise ValueError(f"{len(prompts)} prompts, {len(references)} lists of references")
-        text, pooled = self.embed_prompts(prompts)
-        encoded = [self._encode_references(sample) for sample in references]
-        strength = self.settings.guidance if guidance is None else guidance
-        return FluxCondition(text, pooled, encoded, torch.full((len(prompts),), strength, device=self.device))
+        self,
+        prompts: Sequence[str],
+        references: Sequence[Sequence[Reference]],
+        guidance: Guidance | float | None = None,
+        negative: str | None = None,
+    ) -> Condition:
+        pictures = self.checked_references(prompts, references)
+        texts = dict(zip(("text", "pooled"), self.embed_prompts(prompts), strict=True))
+        if negative is not None:
+            for name, value in zip(("text", "pooled"), self.embed_prompts([negative]), strict=True):
+                texts[NEGATIVE + name] = value.expand(len(prompts), *value.shape[1:])
+        samples = [
+            {name: value[row] for name, value in texts.items()} | self._encode_references(sample)
+            for row, sample in enumerate(pictures)
+        ]
+        return Condition(tuple(samples), (self.settings.guidance.at(guidance),) * len(prompts))
 
     def embed_prompts(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """T5's sequence (B, S, D) and CLIP's pooled vector (B, P), padded and cut as FluxPipeline does."""
-        if self.text_encoder_2 is None:
-            raise WorkFailed(f"{self.name}: a prompt is to be embedded, and the text encoders are freed; run again")
+        self.check_encoders()
         options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
         length = min(MAX_TEXT_TOKENS, self.tokenizer_2.model_max_length)
         ids_2 = self.tokenizer_2(list(prompts), max_length=length, **options).input_ids
@@ -185,17 +157,13 @@ class FluxUno:
         text = self.text_encoder_2(ids_2.to(self.device)).last_hidden_state
         return text, self.text_encoder(ids.to(self.device)).pooler_output
 
-    def _encode_references(self, references: Sequence[Reference]) -> list[Tensor]:
+    def _encode_references(self, references: Sequence[Tensor]) -> dict[str, Tensor]:
         settings = self.settings
-        if len(references) > settings.max_references:
-            raise BadInput(
-                f"{len(references)} references: {self.name} takes at most {settings.max_references}; leave some out"
-            )
         side = settings.reference_side if len(references) == 1 else settings.references_side
-        fitted = [fit(to_tensor(reference), side, self.multiple) for reference in references]
-        return [self.encode(reference[None].to(self.device))[0] for reference in fitted]
+        fitted = [fit(reference, side, self.multiple) for reference in references]
+        return {f"{REFERENCE}{k}": self.encode(one[None].to(self.device))[0] for k, one in enumerate(fitted)}
 
-    def velocity(self, latents: Tensor, sigma: Tensor | float, condition: FluxCondition) -> Tensor:
+    def velocity(self, latents: Tensor, sigma: Tensor | float, condition: Condition) -> Tensor:
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=latents.device).expand(len(latents))
         # Position ids are one list for a whole batch of FluxTransformer2DModel, so samples go group by group; a mask
         # over padded references could not give each sample its own ids.
@@ -206,19 +174,20 @@ class FluxUno:
         order = torch.tensor([row for rows in groups for row in rows], device=latents.device).argsort()
         return torch.cat(parts)[order]
 
-    def _velocity(self, latents: Tensor, sigma: Tensor, condition: FluxCondition) -> Tensor:
+    def _velocity(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """Of samples whose references have equal sizes."""
-        references = [torch.stack(same) for same in zip(*condition.references, strict=True)]
+        each = [condition.references(row) for row in range(len(condition))]
+        references = [torch.stack(same) for same in zip(*each, strict=True)]
         tokens = torch.cat([pack(grid) for grid in (latents, *references)], dim=1)
         ids = diagonal_ids([(grid.shape[2] // PACK, grid.shape[3] // PACK) for grid in (latents, *references)])
         dtype, device = self.transformer.dtype, latents.device
-        text = condition.text.to(dtype)
+        text = condition.stack("text").to(dtype)
         predicted = self.transformer(
             hidden_states=tokens.to(dtype),
             encoder_hidden_states=text,
-            pooled_projections=condition.pooled.to(dtype),
+            pooled_projections=condition.stack("pooled").to(dtype),
             timestep=sigma.to(dtype),
-            guidance=condition.guidance if self.transformer.config.guidance_embeds else None,
+            guidance=condition.scales("text", sigma) if self.transformer.config.guidance_embeds else None,
             img_ids=ids.to(device),
             txt_ids=torch.zeros(text.shape[1], 3, device=device),
             return_dict=False,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -16,14 +16,16 @@ from umo.texts import read_json
 
 __all__ = ["AGAIN", "load_model", "load_other", "model_files", "no_bars", "read_index", "read_settings"]
 
+Kind = TypeVar("Kind", bound=Settings)
 
-def read_settings(folder: Path, defaults: Settings) -> Settings:
+
+def read_settings(folder: Path, defaults: Kind) -> Kind:
     """The family's defaults, or what `customizer.json` says instead; BadInput where that is unknown or impossible."""
     path = folder / "customizer.json"
     if not path.exists():
         return defaults
     try:
-        return Settings(**{**defaults.model_dump(), **read_json(path)})
+        return type(defaults)(**{**defaults.model_dump(), **read_json(path)})
     except (ValueError, TypeError, ValidationError) as error:
         raise BadInput(f"{path}: {' '.join(str(error).split())[:200]}; correct or remove it") from error
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from umo.customizers.base import Customizer, Size, default_size
+from umo.customizers.condition import Condition
 from umo.customizers.references import fill
 from umo.errors import BadInput
 from umo.faces.base import Face
@@ -83,7 +83,7 @@ class Batch:
 
     names: tuple[str, ...]
     size: Size
-    condition: Any
+    condition: Condition
     target: Tensor
     anchors: list[Tensor]
 
@@ -153,11 +153,10 @@ class Samples:
         chosen = [self.entries[index] for index in indices]
         device = self.customizer.device
         stored = [{key: value.to(device) for key, value in self._read(index).items()} for index in indices]
-        kind = self.customizer.condition_type
         return Batch(
             names=tuple(entry.name for entry in chosen),
             size=chosen[0].size,
-            condition=kind.join([kind.from_state(state) for state in stored]),
+            condition=Condition.join([Condition.from_state(state, ignored=("target", "anchors")) for state in stored]),
             target=torch.stack([state["target"] for state in stored]),
             anchors=[state["anchors"] for state in stored],
         )

@@ -68,7 +68,7 @@ def _draw(
     draws = draw_randomness(recipe.model_copy(update={"seed": VALIDATION_SEED}), shape, 0, part)
     time, noise, start = (numbers.to(batch.target) for numbers in (draws.time, draws.noise, draws.start))
     loss = diffusion_loss(customizer, batch, time, noise)
-    condition = batch.condition.guided(settings.guidance if how.guidance is None else how.guidance)
+    condition = batch.condition.guided(settings.guidance.at(how.guidance))
     sigmas = customizer.sigmas(how.steps or settings.steps, batch.size).to(batch.target)
     latents = flow.rollout(lambda x, sigma: customizer.velocity(x, sigma, condition), start, sigmas)
     return loss, customizer.decode(latents).float().clamp(-1, 1)

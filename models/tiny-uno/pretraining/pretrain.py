@@ -29,7 +29,7 @@ from tqdm import tqdm
 from umo import flow
 from umo.customizers import Drawing, draw
 from umo.customizers.build import TINY, build_tiny
-from umo.customizers.flux_tokens import FluxCondition
+from umo.customizers.condition import CONDITIONAL, Condition
 from umo.customizers.flux_uno import FluxUno
 from umo.customizers.tiny import PatchAutoencoder
 from umo.files import replacing
@@ -135,7 +135,13 @@ class Trainer:
             references = self.base.encode(pictures([one for scene in batch for one in scene.references]))
         text, pooled = self.base.embed_prompts([scene.prompt for scene in batch])
         per_scene = references.unflatten(0, (len(batch), -1))
-        condition = FluxCondition(text, pooled, [list(same) for same in per_scene], torch.ones(len(batch)))
+        condition = Condition(
+            tuple(
+                {"text": text[row], "pooled": pooled[row], **{f"reference{k}": one for k, one in enumerate(same)}}
+                for row, same in enumerate(per_scene)
+            ),
+            (CONDITIONAL,) * len(batch),
+        )
         heads = torch.from_numpy(np.stack([scene.heads for scene in batch]))[:, None]
         weight = 1 + (params.face_weight - 1) * F.interpolate(heads, x0.shape[2:], mode="area")
         noise = torch.randn(x0.shape, generator=generator)

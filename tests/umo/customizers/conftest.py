@@ -9,10 +9,9 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransf
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
-from umo.customizers.base import Settings
 from umo.customizers.build import build_tiny
 from umo.customizers.flux_tokens import diagonal_ids
-from umo.customizers.flux_uno import FluxUno
+from umo.customizers.flux_uno import FluxSettings, FluxUno
 from umo.customizers.tiny import PatchAutoencoder
 from umo.scenes.prompts import prompt
 
@@ -72,7 +71,7 @@ def small_flux() -> FluxUno:
     )
     return FluxUno(
         name="small-flux",
-        settings=Settings(
+        settings=FluxSettings(
             max_references=4,
             reference_side=64,
             references_side=48,

@@ -11,7 +11,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from tests.umo.customizers.conftest import FAMILIES, PROMPTS, smooth
 from umo import flow
-from umo.customizers import Drawing, draw, load
+from umo.customizers import CONDITIONAL, Condition, Drawing, draw, load
 from umo.customizers.base import seeded_noise
 from umo.customizers.flux_tokens import diagonal_ids, pack, unpack
 from umo.customizers.flux_uno import FluxUno
@@ -144,7 +144,7 @@ def test_training_on_one_picture_turns_noise_into_it(customizer: FluxUno, family
 def test_references_of_different_sizes_share_a_batch(customizer: FluxUno, family: str) -> None:
     size = SIZES[family]
     condition = customizer.condition(PROMPTS[:3], people())
-    assert [len(sample) for sample in condition.references] == [1, 2, 3]
+    assert [len(condition.references(row)) for row in range(3)] == [1, 2, 3]
     noise = seeded_noise(customizer, [1, 2, 3], size)
     sigma = torch.tensor([0.9, 0.5, 0.2])
     with torch.no_grad():
@@ -203,13 +203,11 @@ def test_a_condition_is_kept_and_joined_as_it_is(customizer: FluxUno) -> None:
     condition = customizer.condition(PROMPTS[:3], people(), guidance=2.5)
     stored = [condition.take([row]).state() | {"target": torch.zeros(1)} for row in range(3)]
     assert all(isinstance(value, torch.Tensor) for state in stored for value in state.values())
-    kind = customizer.condition_type
-    joined = kind.join([kind.from_state(state) for state in stored])
-    assert len(joined) == 3 and joined.guidance.tolist() == [2.5] * 3
-    assert torch.equal(joined.text, condition.text) and torch.equal(joined.pooled, condition.pooled)
-    for ours, theirs in zip(joined.references, condition.references, strict=True):
-        assert len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
-    assert joined.guided(1.0).guidance.tolist() == [1.0] * 3 and joined.guidance.tolist() == [2.5] * 3
+    joined = Condition.join([Condition.from_state(state, ignored=["target"]) for state in stored])
+    assert len(joined) == 3 and joined.guidance == condition.guidance and joined.guidance[0].text == 2.5
+    for ours, theirs in zip(joined.samples, condition.samples, strict=True):
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert joined.guided(CONDITIONAL).guidance == (CONDITIONAL,) * 3 and joined.guidance[0].text == 2.5
     with pytest.raises(ValueError, match="one sample is stored at a time"):
         condition.state()
 
@@ -314,7 +312,7 @@ def test_a_prompt_has_512_tokens_where_the_tokenizer_takes_as_many(folders: dict
     customizer = load(folders["flux"])
     customizer.tokenizer_2.model_max_length = 600
     words = ["a c e"] * 60
-    text = customizer.condition([" ".join(words), " ".join([*words, "g"])], [[], []]).text
+    text = customizer.condition([" ".join(words), " ".join([*words, "g"])], [[], []]).stack("text")
     assert text.shape[1] == 512
     assert not torch.allclose(text[0, 100:], text[1, 100:]), "what stands late in a prompt is read"
 
@@ -429,4 +427,4 @@ def test_a_flux_folder_needs_no_settings_of_ours(folders: dict[str, Path], tmp_p
     (base / "customizer.json").unlink()
     settings = load(base).settings
     assert (settings.reference_side, settings.references_side) == (512, 320)
-    assert (settings.guidance, settings.training_guidance, settings.steps) == (4.0, 1.0, 25)
+    assert (settings.guidance.text, settings.training_guidance, settings.steps) == (4.0, CONDITIONAL, 25)

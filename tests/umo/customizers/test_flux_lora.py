@@ -14,6 +14,8 @@ from torch import Tensor
 
 from tests.umo.customizers.conftest import PROMPTS, diffusers_forward, small_flux, smooth, write
 from umo.customizers import flux_lora, load
+from umo.customizers.flux_lora import NAMING
+from umo.customizers.lora_file import FILE
 from umo.errors import BadInput
 
 RANK, HEADS, HEAD = 4, 2, 16
@@ -162,7 +164,7 @@ def test_converted_lora_does_what_the_original_blocks_do(layers: str, inputs: di
     with torch.no_grad():
         assert torch.allclose(Original(weights, {}, 2, 2).forward(**inputs), plain, atol=1e-4), "the bare blocks differ"
         expected = Original(weights, lora, 2, 2).forward(**inputs)
-    flux_lora.attach(base.transformer, write(lora, tmp_path / "uno.safetensors"), "small-flux")
+    NAMING.attach(base.transformer, write(lora, tmp_path / "uno.safetensors"), "small-flux")
     found = diffusers_forward(base, inputs)
     assert torch.allclose(found, expected, atol=1e-4)
     assert (expected - plain).abs().max() > 0.1, "the LoRA is not felt"
@@ -170,11 +172,11 @@ def test_converted_lora_does_what_the_original_blocks_do(layers: str, inputs: di
 
 def test_round_trip_is_exact() -> None:
     lora = random_lora()
-    back = flux_lora.to_original(flux_lora.to_diffusers(lora))
+    back = flux_lora.to_original(NAMING.to_layers(lora))
     assert back.keys() == lora.keys()
     assert all(torch.equal(back[key], lora[key]) for key in lora)
     wrapped = {f"module.{key}": tensor for key, tensor in lora.items()}
-    assert flux_lora.to_original(flux_lora.to_diffusers(wrapped)).keys() == lora.keys()
+    assert flux_lora.to_original(NAMING.to_layers(wrapped)).keys() == lora.keys()
 
 
 def test_lora_trained_in_diffusers_goes_back_as_the_same_function(inputs: dict, tmp_path: Path) -> None:
@@ -183,7 +185,7 @@ def test_lora_trained_in_diffusers_goes_back_as_the_same_function(inputs: dict, 
     generator = torch.Generator().manual_seed(3)
     trained = {
         key: torch.randn(tensor.shape, generator=generator) / 4
-        for key, tensor in flux_lora.to_diffusers(random_lora()).items()
+        for key, tensor in NAMING.to_layers(random_lora()).items()
     }
     original = flux_lora.to_original(trained)
     ranks = {tensor.shape[0] for key, tensor in original.items() if ".down." in key}
@@ -191,16 +193,16 @@ def test_lora_trained_in_diffusers_goes_back_as_the_same_function(inputs: dict, 
     weights = {key: tensor.clone() for key, tensor in base.transformer.state_dict().items()}
     with torch.no_grad():
         expected = Original(weights, original, 2, 2).forward(**inputs)
-    flux_lora.attach(base.transformer, flux_lora.save(trained, tmp_path, "small-flux"), "small-flux")
+    NAMING.attach(base.transformer, NAMING.save(trained, tmp_path, "small-flux"), "small-flux")
     assert torch.allclose(diffusers_forward(base, inputs), expected, atol=1e-4)
 
 
 def test_diffusers_own_loader_takes_what_is_saved(inputs: dict, tmp_path: Path) -> None:
     ours, theirs = small_flux(), small_flux()
-    state = flux_lora.to_diffusers(random_lora())
-    path = flux_lora.save(state, tmp_path / "lora", "small-flux")
+    state = NAMING.to_layers(random_lora())
+    path = NAMING.save(state, tmp_path / "lora", "small-flux")
     assert not list(path.parent.glob("*.tmp"))
-    flux_lora.attach(ours.transformer, path.parent, "small-flux")
+    NAMING.attach(ours.transformer, path.parent, "small-flux")
     theirs.pipeline().load_lora_weights(path.parent)
     assert torch.equal(diffusers_forward(ours, inputs), diffusers_forward(theirs, inputs))
 
@@ -218,43 +220,43 @@ def test_load_with_a_lora_and_without(folders: dict[str, Path], tmp_path: Path) 
 def test_lora_for_another_base_names_both(change: dict, tmp_path: Path) -> None:
     path = write(random_lora(**change), tmp_path / "other.safetensors")
     with pytest.raises(BadInput, match=r"other\.safetensors: made for another base than small-flux"):
-        flux_lora.attach(small_flux().transformer, path, "small-flux")
+        NAMING.attach(small_flux().transformer, path, "small-flux")
 
 
 def test_lora_that_says_another_base_is_refused_with_both_names(tmp_path: Path) -> None:
     """Even where its layers would fit."""
-    flux_lora.save(flux_lora.to_diffusers(random_lora()), tmp_path, "large-flux")
+    NAMING.save(NAMING.to_layers(random_lora()), tmp_path, "large-flux")
     with pytest.raises(BadInput, match="made for base 'large-flux', and this is 'small-flux'"):
-        flux_lora.attach(small_flux().transformer, tmp_path, "small-flux")
-    flux_lora.attach(small_flux().transformer, tmp_path / flux_lora.FILE, "large-flux")
+        NAMING.attach(small_flux().transformer, tmp_path, "small-flux")
+    NAMING.attach(small_flux().transformer, tmp_path / FILE, "large-flux")
 
 
 def test_files_that_are_no_lora(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="LoRA missing; check the path"):
-        flux_lora.read(tmp_path / "nowhere.safetensors")
+        NAMING.read(tmp_path / "nowhere.safetensors")
     with pytest.raises(BadInput, match="holds no LoRA"):
-        flux_lora.read(write({"x_embedder.weight": torch.ones(2, 2)}, tmp_path / "weights.safetensors"))
+        NAMING.read(write({"x_embedder.weight": torch.ones(2, 2)}, tmp_path / "weights.safetensors"))
     with pytest.raises(BadInput, match=r"0 \.safetensors files"):
-        flux_lora.read(tmp_path.parent)
+        NAMING.read(tmp_path.parent)
     lora = random_lora()
     lora.pop("double_blocks.1.processor.qkv_lora2.up.weight")
     with pytest.raises(BadInput, match=r"double_blocks.1.processor.qkv_lora2.down.weight has no up"):
-        flux_lora.read(write(lora, tmp_path / "half.safetensors"))
+        NAMING.read(write(lora, tmp_path / "half.safetensors"))
     whole = write(random_lora(), tmp_path / "cut.safetensors")
     whole.write_bytes(whole.read_bytes()[:-10])
     with pytest.raises(BadInput, match="cut short or damaged; copy it again"):
-        flux_lora.read(whole)
+        NAMING.read(whole)
 
 
 def test_modules_are_those_of_the_naming() -> None:
-    names = {key.rsplit(".lora_", 1)[0] for key in flux_lora.to_diffusers(random_lora())}
+    names = {key.rsplit(".lora_", 1)[0] for key in NAMING.to_layers(random_lora())}
     assert set(flux_lora.modules(2, 2)) == names
 
 
 def test_saved_file_says_its_base(tmp_path: Path) -> None:
     from safetensors import safe_open
 
-    path = flux_lora.save(flux_lora.to_diffusers(random_lora()), tmp_path, "tiny-uno")
+    path = NAMING.save(NAMING.to_layers(random_lora()), tmp_path, "tiny-uno")
     with safe_open(path, "pt") as file:
         assert file.metadata()["base"] == "tiny-uno"
     assert all(key.startswith("transformer.") for key in load_file(path))

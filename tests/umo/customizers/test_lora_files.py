@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tests.umo.customizers.conftest import diffusers_forward, small_flux, write
 from umo.customizers import flux_lora
+from umo.customizers.flux_lora import NAMING
 from umo.errors import BadInput
 
 State = dict[str, Tensor]
@@ -130,7 +131,7 @@ def test_every_naming_is_the_same_change(writer: str, tmp_path: Path) -> None:
     cut, (of_diffusers, naming) = parts(change, layers), NAMINGS[writer]
     state = naming(cut if of_diffusers else change)
     scale = ALPHA / RANK if any(key.endswith(".alpha") for key in state) else 1
-    found = flux_lora.read(write(state, tmp_path / "lora.safetensors"))
+    found = NAMING.read(write(state, tmp_path / "lora.safetensors"))
     assert_same(deltas(found), {layer: scale * up @ down for layer, (down, up) in cut.items()})
 
 
@@ -140,7 +141,7 @@ def test_kohyas_file_is_read_as_diffusers_reads_it(tmp_path: Path) -> None:
     state = {key: value for key, value in state.items() if not ("final_layer" in key and key.endswith(".alpha"))}
     path = write(state, tmp_path / "kohya.safetensors")
     theirs = {key.removeprefix("transformer."): value for key, value in FluxPipeline.lora_state_dict(path).items()}
-    ours = flux_lora.read(path)
+    ours = NAMING.read(path)
     assert ours.keys() == theirs.keys()
     for layer in sorted({key.rsplit(".lora_", 1)[0] for key in ours}):
         one, other = ([s[f"{layer}.lora_{half}.weight"][:64, :64] for half in "BA"] for s in (ours, theirs))
@@ -197,7 +198,7 @@ def test_alpha_in_the_metadata_scales(more: dict, inputs: dict, tmp_path: Path) 
         return 16 / 2 if "use_rslora" in more else 16 / 4
 
     ours, theirs = small_flux(), small_flux()
-    flux_lora.attach(ours.transformer, tmp_path / "meta.safetensors", "small-flux")
+    NAMING.attach(ours.transformer, tmp_path / "meta.safetensors", "small-flux")
     theirs.pipeline().load_lora_weights(tmp_path, weight_name="meta.safetensors")
     found = diffusers_forward(ours, inputs)
     torch.testing.assert_close(found, merged_forward(state, scale, inputs), rtol=1e-4, atol=1e-4)
@@ -226,14 +227,14 @@ def test_what_metadata_says_of_alpha(metadata: dict[str, str], scale: float, tmp
     state = attention(4)
     save_file(state, tmp_path / "lora.safetensors", metadata=metadata)
     expected = {layer: scale * delta for layer, delta in deltas(state).items()}
-    assert_same(deltas(flux_lora.read(tmp_path)), expected)
+    assert_same(deltas(NAMING.read(tmp_path)), expected)
 
 
 def test_the_config_beside_pefts_own_file(tmp_path: Path) -> None:
     state = {f"base_model.model.{key}": value for key, value in attention(4).items()}
     write(state, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 12, "peft_type": "LORA"}))
-    assert_same(deltas(flux_lora.read(tmp_path)), {layer: 3 * one for layer, one in deltas(attention(4)).items()})
+    assert_same(deltas(NAMING.read(tmp_path)), {layer: 3 * one for layer, one in deltas(attention(4)).items()})
 
 
 @pytest.mark.parametrize(
@@ -241,17 +242,17 @@ def test_the_config_beside_pefts_own_file(tmp_path: Path) -> None:
 )
 def test_other_dtypes(dtype: torch.dtype, tmp_path: Path) -> None:
     state = {key: value.to(dtype) for key, value in attention(4).items()}
-    found = flux_lora.read(write(state, tmp_path / "lora.safetensors"))
+    found = NAMING.read(write(state, tmp_path / "lora.safetensors"))
     assert found.keys() == state.keys()
     assert all(torch.equal(found[key].double(), state[key].double()) for key in state)
-    flux_lora.attach(small_flux().transformer, tmp_path, "small-flux")
+    NAMING.attach(small_flux().transformer, tmp_path, "small-flux")
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float8_e4m3fn])
 def test_an_alpha_may_be_a_whole_number(dtype: torch.dtype, tmp_path: Path) -> None:
     state = attention(4)
     alphas = {key.replace("lora_A.weight", "alpha"): torch.tensor(8).to(dtype) for key in state if "lora_A" in key}
-    found = flux_lora.read(write(state | alphas, tmp_path / "lora.safetensors"))
+    found = NAMING.read(write(state | alphas, tmp_path / "lora.safetensors"))
     assert all(torch.allclose(found[key], state[key] * (2 if "lora_A" in key else 1)) for key in state)
 
 
@@ -331,21 +332,21 @@ def test_what_is_refused_and_names_it(case: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.safetensors"
     save_file({key: value for key, value in state.items() if value is not None}, path, metadata=metadata)
     with pytest.raises(BadInput, match=message) as refused:
-        flux_lora.read(path)
+        NAMING.read(path)
     assert str(refused.value).startswith(f"{path}: ") and "\n" not in str(refused.value)
 
 
 def test_a_pickle_is_not_called_damaged(tmp_path: Path) -> None:
     torch.save(attention(4), tmp_path / "lora.safetensors")
     with pytest.raises(BadInput, match="is no safetensors file"):
-        flux_lora.read(tmp_path / "lora.safetensors")
+        NAMING.read(tmp_path / "lora.safetensors")
 
 
 def test_alpha_in_16_bits_does_not_contradict_the_metadata(tmp_path: Path) -> None:
     state = attention(4)
     alphas = {f"{key.rsplit('.lora_', 1)[0]}.alpha": torch.tensor(0.1, dtype=torch.bfloat16) for key in state}
     save_file(state | alphas, tmp_path / "lora.safetensors", metadata={"ss_network_alpha": "0.1"})
-    found = deltas(flux_lora.read(tmp_path))[LAYER]
+    found = deltas(NAMING.read(tmp_path))[LAYER]
     torch.testing.assert_close(found, 0.025 * deltas(state)[LAYER], rtol=0.01, atol=1e-5)
 
 
@@ -353,14 +354,14 @@ def test_alpha_in_16_bits_does_not_contradict_the_metadata(tmp_path: Path) -> No
 def test_diffusers_draws_the_same_from_our_file(ranks: int | Callable, inputs: dict, tmp_path: Path) -> None:
     """From tensors and metadata alike; the file says alpha = rank of every layer."""
     state = attention(ranks)
-    path = flux_lora.save(state, tmp_path, "small-flux")
+    path = NAMING.save(state, tmp_path, "small-flux")
     with safe_open(path, "pt") as file:
         said = json.loads(file.metadata()["lora_adapter_metadata"])
     assert (said["transformer.r"], said["transformer.lora_alpha"]) == ((4, 4) if ranks == 4 else (8, 8))
     assert said["transformer.rank_pattern"] == said["transformer.alpha_pattern"]
     assert all(torch.equal(load_file(path)[f"transformer.{key}"], value) for key, value in state.items())
     ours, theirs = small_flux(), small_flux()
-    flux_lora.attach(ours.transformer, path, "small-flux")
+    NAMING.attach(ours.transformer, path, "small-flux")
     theirs.pipeline().load_lora_weights(tmp_path)
     found = diffusers_forward(ours, inputs)
     torch.testing.assert_close(found, diffusers_forward(theirs, inputs), rtol=0, atol=0)
@@ -369,7 +370,7 @@ def test_diffusers_draws_the_same_from_our_file(ranks: int | Callable, inputs: d
 
 def test_the_same_weights_make_the_same_file(tmp_path: Path) -> None:
     """safetensors itself writes several entries of metadata in an order that changes."""
-    files = {flux_lora.save(attention(4), tmp_path / str(k), "small-flux").read_bytes() for k in range(8)}
+    files = {NAMING.save(attention(4), tmp_path / str(k), "small-flux").read_bytes() for k in range(8)}
     assert len(files) == 1
 
 
@@ -378,5 +379,5 @@ def test_keys_of_our_file_are_comfyuis(tmp_path: Path) -> None:
     known = {part for _, outputs in table(32).values() for part in outputs}
     known |= {name.replace(".1.", f".{k}.") for name in known for k in (0, 1)}
     assert set(flux_lora.modules(2, 2)) <= known
-    keys = load_file(flux_lora.save(attention(4), tmp_path, "small-flux"))
+    keys = load_file(NAMING.save(attention(4), tmp_path, "small-flux"))
     assert all(key.startswith("transformer.") and key.endswith((".lora_A.weight", ".lora_B.weight")) for key in keys)

@@ -71,7 +71,7 @@ def test_the_loss_is_the_formulas(base, root, monkeypatch):
     for call, case in enumerate(CASES[:2]):
         latents, sigma, condition = seen.asked[call]
         assert sigma.tolist() == [0.125, 0.375, 0.625, 0.875]
-        assert condition.guidance.tolist() == [base.settings.training_guidance] * 4 != [base.settings.guidance] * 4
+        assert condition.guidance == (base.settings.training_guidance,) * 4 != (base.settings.guidance,) * 4
         errors = []
         for row, noise in enumerate(seen.noise(call, root / case.target)):
             predicted = seen.velocity(latents[row][None], sigma[row], condition.take([row]))

@@ -10,7 +10,7 @@ import torch
 
 from tests.conftest import BandJudge
 from tests.umo.training.conftest import TRAIN, photo, sample, small_base
-from umo.customizers.flux_tokens import FluxCondition
+from umo.customizers.condition import Guidance
 from umo.customizers.flux_uno import FluxUno
 from umo.customizers.references import fill
 from umo.errors import BadInput
@@ -27,7 +27,7 @@ class Counted:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.encoded = folder, 0
         self.base = small_base()
-        self.base.settings = self.base.settings.model_copy(update={"guidance": 4.0})
+        self.base.settings = self.base.settings.model_copy(update={"guidance": Guidance(text=4)})
         self.reward = MatchingReward(BandJudge(folder / "bands.weights"))
         real = self.base.encode
 
@@ -55,11 +55,10 @@ def people(*names: str) -> Sample:
 
 def equal(found: Batch, expected: Batch) -> bool:
     pairs = [(found.target, expected.target), *zip(found.anchors, expected.anchors, strict=True)]
-    for name in ("text", "pooled", "guidance"):
-        pairs.append((getattr(found.condition, name), getattr(expected.condition, name)))
-    for ours, theirs in zip(found.condition.references, expected.condition.references, strict=True):
-        pairs += zip(ours, theirs, strict=True)
-    return all(torch.equal(one, other) for one, other in pairs)
+    for ours, theirs in zip(found.condition.samples, expected.condition.samples, strict=True):
+        assert ours.keys() == theirs.keys()
+        pairs += [(ours[name], theirs[name]) for name in ours]
+    return found.condition.guidance == expected.condition.guidance and all(torch.equal(*pair) for pair in pairs)
 
 
 def test_a_batch_is_what_the_base_makes_of_its_samples(make: Counted) -> None:
@@ -78,12 +77,13 @@ def test_a_batch_is_what_the_base_makes_of_its_samples(make: Counted) -> None:
         target=make.base.encode(torch.stack([fill(read_image(one.target), (64, 128)) for one in chosen])),
         anchors=[make.reward.embed_anchors("references", [read_image(d) for d in one.references]) for one in chosen],
     )
-    assert isinstance(batch.condition, FluxCondition)
-    assert torch.allclose(batch.condition.text, expected.condition.text, atol=1e-6)
-    assert torch.allclose(batch.condition.pooled, expected.condition.pooled, atol=1e-6)
+    for name in ("text", "pooled"):
+        assert torch.allclose(batch.condition.stack(name), expected.condition.stack(name), atol=1e-6)
     assert torch.allclose(batch.target, expected.target, atol=1e-5)
-    texts = {"text": expected.condition.text, "pooled": expected.condition.pooled}
-    assert equal(replace(batch, condition=replace(batch.condition, **texts), target=expected.target), expected)
+    texts = [{name: sample[name] for name in ("text", "pooled")} for sample in expected.condition.samples]
+    exact = [dict(own) | text for own, text in zip(batch.condition.samples, texts, strict=True)]
+    condition = replace(batch.condition, samples=tuple(exact))
+    assert equal(replace(batch, condition=condition, target=expected.target), expected)
 
 
 def test_what_is_encoded_is_kept_and_used_by_the_next(make: Counted) -> None:

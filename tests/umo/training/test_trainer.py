@@ -15,6 +15,7 @@ from tests.conftest import BandJudge
 from tests.umo.training.conftest import SMALL, build, distance, gradient, small_base, stir
 from umo import flow
 from umo.customizers.base import Drawing
+from umo.customizers.condition import Guidance
 from umo.errors import BadInput, WorkFailed
 from umo.matching import assign
 from umo.rewards import Reward
@@ -178,13 +179,13 @@ def test_bf16_keeps_the_lora_in_float32_and_about_the_gradient(tmp_path: Path) -
 @pytest.mark.parametrize(("given", "rolled"), [(None, 1.0), (2.5, 2.5)])
 def test_guidance_of_the_losses_of_the_rollout_and_of_drawing(tmp_path: Path, given, rolled: float) -> None:
     base = small_base()
-    base.settings = base.settings.model_copy(update={"guidance": 4.0})
+    base.settings = base.settings.model_copy(update={"guidance": Guidance(text=4)})
     trainer = build(tmp_path, customizer=base, rollout_guidance=given, gradient_last=1)
     seen: list[float] = []
     real = base.velocity
 
     def velocity(latents: Tensor, sigma: Tensor, condition) -> Tensor:
-        seen.extend(set(condition.guidance.tolist()))
+        seen.extend({one.text for one in condition.guidance})
         return real(latents, sigma, condition)
 
     base.velocity = velocity  # type: ignore[method-assign]

@@ -7,7 +7,7 @@
 """
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from umo import flow
 from umo.customizers.base import Customizer, Size
+from umo.customizers.condition import Condition
 from umo.matching import NONE, NotFinite, assign
 from umo.rewards import MatchingReward, Reward
 from umo.training.draws import Draws
@@ -41,9 +42,9 @@ class ReReFL(Sft):
     def backward(self, batch: Batch, draws: Draws, weight: float, part: int) -> Row:
         """Both losses, each sent backward on its own: the activations of one are held at a time."""
         row = super().backward(batch, draws, weight, part)
-        guidance, own = self.recipe.rollout_guidance, self.customizer.settings.training_guidance
+        guidance = self.customizer.settings.training_guidance.at(self.recipe.rollout_guidance)
         with self.accelerator.autocast():
-            condition = batch.condition.guided(own if guidance is None else guidance)
+            condition = batch.condition.guided(guidance)
             latents, sigma = self.late(batch, condition, draws, part)
             pictures = drawn(self.customizer, latents, sigma, condition)
         if not torch.isfinite(pictures).all():
@@ -57,7 +58,7 @@ class ReReFL(Sft):
             self.accelerator.backward(-weight * self.recipe.reward_weight * reward.reward.mean())
         return row | figures
 
-    def late(self, batch: Batch, condition: Any, draws: Draws, part: int) -> tuple[Tensor, Tensor]:
+    def late(self, batch: Batch, condition: Condition, draws: Draws, part: int) -> tuple[Tensor, Tensor]:
         """Latents and sigma of the step with gradient; a rollout serves `updates_per_rollout` updates."""
         recipe, start = self.recipe, draws.start.to(batch.target)
         if recipe.rollout_start == "target":
@@ -79,7 +80,7 @@ class ReReFL(Sft):
 
 @torch.no_grad()
 def late_latents(
-    customizer: Customizer, steps: int, late: range, size: Size, condition: Any, start: Tensor
+    customizer: Customizer, steps: int, late: range, size: Size, condition: Condition, start: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Roll out from noise without gradient, down to steps that may have one.
 
@@ -104,7 +105,7 @@ def late_latents(
     return torch.stack(latents[:0:-1]), torch.stack([sigmas[steps - before] for before in late])
 
 
-def drawn(customizer: Customizer, latents: Tensor, sigma: Tensor, condition: Any) -> Tensor:
+def drawn(customizer: Customizer, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
     """The step with gradient: (B, 3, H, W) pictures, about in [-1, 1], that latents (B, C, h, w) at sigma point to.
 
     Sigma is a scalar, shifted as `Customizer.sigmas` gives it.
