@@ -1,7 +1,9 @@
-"""Two bases with random weights: the tiny family, and a small one in the real FLUX.1 layout."""
+"""Small bases with random weights, one a family, saved in its real layout."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransf
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
+from umo.customizers.base import Size
 from umo.customizers.build import build_tiny
 from umo.customizers.flux_tokens import diagonal_ids
 from umo.customizers.flux_uno import FluxSettings, FluxUno
@@ -22,6 +25,14 @@ def smooth(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
     """Soft coloured spots (count, 3, height, width) in [-1, 1]."""
     coarse = torch.rand(count, 3, 4, 5, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     return torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(-1, 1)
+
+
+def people() -> list[list]:
+    """References of three samples: one, two and three of different sizes and kinds."""
+    array = ((smooth(1, 70, 90, seed=1)[0] + 1) * 127.5).byte().permute(1, 2, 0).numpy()
+    other = smooth(1, 96, 96, seed=2)[0]
+    third = smooth(1, 120, 80, seed=3)[0]
+    return [[array], [other, array], [third, other, array]]
 
 
 def tiny() -> FluxUno:
@@ -99,15 +110,41 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-FAMILIES: dict[str, Callable[[], FluxUno]] = {"tiny": tiny, "flux": small_flux}
+@dataclass(frozen=True)
+class Family:
+    """A small base of a family with random weights, and what the contract test has to know of it.
+
+    Attributes:
+        make: builds it; it is saved by its `save` and read back by `umo.customizers.load`.
+        size, other_size: (height, width) that it draws.
+        block: name of a block of its transformer that checkpointing computes again.
+        components: all folders without which it is refused.
+        encoder: the folder of a network for text.
+        guided: whether another guidance draws another picture.
+    """
+
+    make: Callable[[], Any]
+    size: Size
+    other_size: Size
+    block: str
+    components: tuple[str, ...]
+    encoder: str = "text_encoder"
+    guided: bool = True
+
+
+FLUX_PARTS = ("vae", "transformer", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+FAMILIES = {
+    "tiny": Family(tiny, (64, 128), (64, 192), "single_transformer_blocks.0", FLUX_PARTS, guided=False),
+    "flux": Family(small_flux, (32, 64), (48, 32), "single_transformer_blocks.0", FLUX_PARTS),
+}
 
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A saved base a family; do not write into them."""
     root = tmp_path_factory.mktemp("bases")
-    for name, make in FAMILIES.items():
-        make().save(root / name)
+    for name, family in FAMILIES.items():
+        family.make().save(root / name)
     return {name: root / name for name in FAMILIES}
 
 
