@@ -39,8 +39,7 @@ def page() -> str:
     """
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
-    commands = {"umo": group} | {f"umo {name}": command for name, command in group.commands.items()}
-    umo = [part for name, command in commands.items() for part in _umo(name, command)]
+    umo = [part for name, command in _commands("umo", group) for part in _umo(name, command)]
     return "\n\n".join([INTRODUCTION, *_make(), PIPELINES, _stages(), *_tools(), *umo])
 
 
@@ -84,6 +83,13 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
     yield table(("", "meaning"), rows)
 
 
+def _commands(name: str, command: Any) -> Iterator[tuple[str, Any]]:
+    """A command and those within it."""
+    yield name, command
+    for own, inner in getattr(command, "commands", {}).items():
+        yield from _commands(f"{name} {own}", inner)
+
+
 def _umo(name: str, command: Any) -> Iterator[str]:
     """A command of Typer's."""
     arguments: list[tuple[str, str, str]] = []
@@ -95,9 +101,10 @@ def _umo(name: str, command: Any) -> Iterator[str]:
         (options if isinstance(parameter, TyperOption) else arguments).append(row)
     words = [shown.strip("`") for shown, _, _ in arguments] or ["COMMAND"] * isinstance(command, TyperGroup)
     usage = " ".join([name, *words, "[OPTIONS]"])
-    level = "##" if isinstance(command, TyperGroup) else "###"
+    level = "###" if " " in name else "##"
     yield f"{level} {name}\n\n{sentence(command.help or '')}\n\n```text\n{usage}\n```"
-    yield table(("", "meaning", "default"), arguments + options)
+    if arguments + options:
+        yield table(("", "meaning", "default"), arguments + options)
 
 
 def _shown(parameter: Any) -> str:

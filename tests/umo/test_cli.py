@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from umo import cli, faces
 
@@ -114,6 +116,17 @@ def test_wrong_usage_is_two(umo, arguments: list[str]) -> None:
     code, _, err = umo(*arguments)
     assert code == 2
     assert "Usage" in err
+
+
+def test_a_lora_is_converted(folder: Path, umo) -> None:
+    layer = "double_blocks.0.processor.qkv_lora1"
+    save_file({f"{layer}.down.weight": torch.ones(4, 8), f"{layer}.up.weight": torch.ones(24, 4)}, "uno.safetensors")
+    code, out, _ = umo("lora", "convert", "uno.safetensors", "comfy.safetensors", "--to", "comfyui")
+    assert (code, out) == (0, "comfy.safetensors: FLUX.1, comfyui naming, 1 layers of rank 4, alpha = rank\n")
+    halves = {f"diffusion_model.double_blocks.0.img_attn.qkv.lora_{half}.weight" for half in "AB"}
+    assert load_file("comfy.safetensors").keys() == halves
+    code, _, err = umo("lora", "convert", "comfy.safetensors", "other.safetensors", "--to", "uno", "--family", "SD")
+    assert (code, err.count("\n"), "no such family" in err) == (2, 1, True)
 
 
 def test_evaluate_and_compare(folder: Path, umo) -> None:

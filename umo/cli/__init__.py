@@ -11,6 +11,7 @@ from umo.cli.calibrate import calibrate
 from umo.cli.compare import compare
 from umo.cli.evaluate import evaluate
 from umo.cli.generate import generate
+from umo.cli.lora import lora
 from umo.cli.match import match
 from umo.cli.train import train
 from umo.errors import BadInput, WorkFailed
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 for command in (match, evaluate, compare, generate, train, calibrate):
     app.command()(command)
+app.add_typer(lora)
 
 
 def main() -> None:

@@ -11,11 +11,12 @@ alone; its proj LoRA is on all of `linear2`.
 import re
 from collections.abc import Mapping
 from itertools import chain
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from peft.tuners.lora import LoraLayer
+from torch import nn
 
-from umo.customizers.lora import State
 from umo.customizers.lora_file import Naming, Place
 
 # Original layer -> the diffusers layers that it is split into.
@@ -35,19 +36,21 @@ def _flat(layers: Layers) -> Layers:
     return {name.replace(".", "_"): parts for name, parts in {**layers, **own}.items()}
 
 
-_DOUBLE = _flat(
-    {f"processor.{name}": parts for name, parts in DOUBLE.items()}
-    | {f"{stream}_attn.qkv": DOUBLE[f"qkv_lora{k}"] for k, stream in enumerate(("img", "txt"), start=1)}
+_UNO_DOUBLE = {f"processor.{name}": parts for name, parts in DOUBLE.items()}
+_UNO_SINGLE = {f"processor.{name}": parts for name, parts in SINGLE.items()}
+_ORIGINAL_DOUBLE = (
+    {f"{stream}_attn.qkv": DOUBLE[f"qkv_lora{k}"] for k, stream in enumerate(("img", "txt"), start=1)}
     | {f"{stream}_attn.proj": DOUBLE[f"proj_lora{k}"] for k, stream in enumerate(("img", "txt"), start=1)}
     | {f"img_mlp.{k}": (f"ff.net.{k}{end}",) for k, end in ((0, ".proj"), (2, ""))}
     | {f"txt_mlp.{k}": (f"ff_context.net.{k}{end}",) for k, end in ((0, ".proj"), (2, ""))}
     | {"img_mod.lin": ("norm1.linear",), "txt_mod.lin": ("norm1_context.linear",)}
 )
-_SINGLE = _flat(
-    {f"processor.{name}": parts for name, parts in SINGLE.items()}
-    | {"linear1": (*SINGLE["qkv_lora"], "proj_mlp"), "linear2": ("proj_out",), "modulation.lin": ("norm.linear",)}
-)
-_ENDS = _flat(
+_ORIGINAL_SINGLE = {
+    "linear1": (*SINGLE["qkv_lora"], "proj_mlp"),
+    "linear2": ("proj_out",),
+    "modulation.lin": ("norm.linear",),
+}
+_ORIGINAL_ENDS = (
     {"img_in": ("x_embedder",), "txt_in": ("context_embedder",), "final_layer.linear": ("proj_out",)}
     | {"final_layer.adaLN_modulation.1": ("norm_out.linear",)}
     | {
@@ -56,6 +59,9 @@ _ENDS = _flat(
         for k, side in enumerate(("in", "out"), start=1)
     }
 )
+_DOUBLE = _flat({**_UNO_DOUBLE, **_ORIGINAL_DOUBLE})
+_SINGLE = _flat({**_UNO_SINGLE, **_ORIGINAL_SINGLE})
+_ENDS = _flat(_ORIGINAL_ENDS)
 _BLOCK = re.compile(r"(double|single)_blocks_(\d+)_(\w+)|(single_)?transformer_blocks_(\d+)_(\w+)")
 _MLP = 4  # a single block's MLP is so many times as wide as its query
 
@@ -80,36 +86,30 @@ def _places(name: str) -> list[Place]:
     return [Place(f"{parent}.{part}", _MLP if part == "proj_mlp" and len(parts) > 1 else 1) for part in parts]
 
 
-NAMING = Naming("FLUX.1", _places)
+def _with_numbers(layers: Mapping[str, Layers]) -> tuple[str, ...]:
+    return tuple(f"{blocks}_blocks.{{}}.{name}" for blocks, names in layers.items() for name in names)
 
 
-def to_original(state: Mapping[str, Tensor]) -> State:
-    """diffusers' naming -> original; the inverse of `NAMING.to_layers`.
+NAMING = Naming(
+    "FLUX.1",
+    _places,
+    originals=(*_with_numbers({"double": _ORIGINAL_DOUBLE, "single": _ORIGINAL_SINGLE}), *_ORIGINAL_ENDS),
+    uno=_with_numbers({"double": _UNO_DOUBLE, "single": _UNO_SINGLE}),
+)
 
-    Where query, key and value have downs of their own (a LoRA trained in diffusers), theirs are stacked and the ups
-    laid on the diagonal: the same function at three times the rank. All other layers are then padded with zeros to
-    that rank, because UNO's loader takes one rank for all.
+
+def tie(transformer: nn.Module) -> None:
+    """Let query, key and value of a stream share one down, as in UNO's fused layers: one weight, trained as one.
+
+    A LoRA that was trained with downs of their own keeps them. A new one, all of whose ups are 0, has the query's.
     """
-    original: State = {}
-    left = set(state)
-    found = {match.groups() for key in state if (match := re.match(r"(single_)?transformer_blocks\.(\d+)", key))}
-    for single, number in sorted(found, key=lambda block: (block[0] is not None, int(block[1]))):
-        parent = f"{single or ''}transformer_blocks.{number}"
-        block = f"{'single' if single else 'double'}_blocks.{number}.processor"
-        for layer, split in (SINGLE if single else DOUBLE).items():
-            pairs = [(f"{parent}.{name}.lora_A.weight", f"{parent}.{name}.lora_B.weight") for name in split]
-            keys = set(chain.from_iterable(pairs))
-            if not keys <= state.keys():
+    for module in transformer.modules():
+        for names in (DOUBLE["qkv_lora1"], DOUBLE["qkv_lora2"]):
+            layers: list[Any] = [getattr(module, name.removeprefix("attn."), None) for name in names]
+            if not all(isinstance(layer, LoraLayer) for layer in layers):
                 continue
-            left -= keys
-            downs, ups = [state[a] for a, _ in pairs], [state[b] for _, b in pairs]
-            shared = all(torch.equal(downs[0], down) for down in downs[1:])
-            original[f"{block}.{layer}.down.weight"] = downs[0] if shared else torch.cat(downs)
-            original[f"{block}.{layer}.up.weight"] = torch.cat(ups) if shared else torch.block_diag(*ups)
-    if left:
-        raise ValueError(f"{len(left)} layers have no place in UNO's naming ({min(left)})")
-    rank = max((tensor.shape[0] for key, tensor in original.items() if ".down." in key), default=0)
-    for key, tensor in original.items():
-        more = (0, 0, 0, rank - tensor.shape[0]) if ".down." in key else (0, rank - tensor.shape[1])
-        original[key] = nn.functional.pad(tensor, more)
-    return original
+            first, *others = [layer.lora_A["default"] for layer in layers]
+            new = not any(layer.lora_B["default"].weight.any() for layer in layers)
+            if new or all(torch.equal(first.weight, down.weight) for down in others):
+                for down in others:
+                    down.weight = first.weight

@@ -5,6 +5,7 @@ and their settings only. Checked against diffusers' FluxPipeline, which is this 
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -37,10 +38,14 @@ class FluxSettings(Settings):
     Attributes:
         reference_side: longest side in pixels that a single reference is scaled to.
         references_side: the same where there are several.
+        as_uno: drawn and tuned as UNO is: its schedule (`FluxUno.sigmas`), an autoencoder in float32 whatever the
+            precision, and a LoRA whose query, key and value share a down, so that it goes back into UNO's naming at its
+            own rank. Without, as FluxPipeline and diffusers' LoRAs.
     """
 
     reference_side: int = Field(ge=16)
     references_side: int = Field(ge=16)
+    as_uno: bool = False
 
 
 FLUX = FluxSettings(
@@ -52,6 +57,7 @@ FLUX = FluxSettings(
     max_side=2048,
     steps=25,
     guidance=Guidance(text=4.0),
+    as_uno=True,
 )
 
 
@@ -75,13 +81,17 @@ class FluxUno(DiffusersCustomizer):
         vae_class = (index.get("vae") or [None, None])[1]
         if vae_class not in AUTOENCODERS:
             raise BadInput(f"{folder}: autoencoder {vae_class} is not FLUX.1's; known: {', '.join(AUTOENCODERS)}")
+        # FLUX.1's folder is taken as UNO's; the embedded base, which has another autoencoder, never was.
+        defaults = FLUX.model_copy(update={"as_uno": vae_class == "AutoencoderKL"})
+        settings = read_settings(folder, defaults)
+        vae_dtype = torch.float32 if settings.as_uno else dtype
         loaded = cls(
             name=name,
-            settings=read_settings(folder, FLUX),
+            settings=settings,
             tokenizer=load_other(folder, "tokenizer", AutoTokenizer),
             tokenizer_2=load_other(folder, "tokenizer_2", AutoTokenizer),
             scheduler=load_other(folder, "scheduler", FlowMatchEulerDiscreteScheduler),
-            vae=load_model(folder, "vae", AUTOENCODERS[vae_class], dtype),
+            vae=load_model(folder, "vae", AUTOENCODERS[vae_class], vae_dtype),
             text_encoder=load_model(folder, "text_encoder", CLIPTextModel, dtype),
             text_encoder_2=load_model(folder, "text_encoder_2", T5EncoderModel, dtype),
             transformer=load_model(folder, "transformer", FluxTransformer2DModel, dtype),
@@ -110,6 +120,11 @@ class FluxUno(DiffusersCustomizer):
         config = self.transformer.config
         return tuple(flux_lora.modules(config.num_layers, config.num_single_layers))
 
+    def add_lora(self, rank: int) -> None:
+        super().add_lora(rank)
+        if self.settings.as_uno:
+            flux_lora.tie(self.transformer)
+
     @property
     def multiple(self) -> int:
         """Pixels a token covers, in each direction."""
@@ -121,13 +136,19 @@ class FluxUno(DiffusersCustomizer):
 
     def encode(self, images: Tensor) -> Tensor:
         config = self.vae.config
-        mean = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mode()
+        with self._autoencoder_precision():
+            mean = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mode()
         return ((mean - (config.shift_factor or 0)) * config.scaling_factor).float()
 
     def decode(self, latents: Tensor) -> Tensor:
         config = self.vae.config
         scaled = latents / config.scaling_factor + (config.shift_factor or 0)
-        return self.vae.decode(scaled.to(self.vae.dtype), return_dict=False)[0].float()
+        with self._autoencoder_precision():
+            return self.vae.decode(scaled.to(self.vae.dtype), return_dict=False)[0].float()
+
+    def _autoencoder_precision(self) -> AbstractContextManager[Any]:
+        """Its weights' own, where training's autocast would lower it."""
+        return torch.autocast(self.device.type, enabled=False) if self.settings.as_uno else nullcontext()
 
     def condition(
         self,
@@ -198,7 +219,8 @@ class FluxUno(DiffusersCustomizer):
     def sigmas(self, steps: int, size: Size) -> Tensor:
         scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(self.scheduler.config)
         config = scheduler.config
-        tokens = size[0] * size[1] // self.multiple**2
+        # UNO takes the latent's sides for the picture's (uno/flux/pipeline.py: `get_schedule`): 16 tokens at 512x512.
+        tokens = size[0] * size[1] // (256 * (self.multiple // PACK) ** 2 if self.settings.as_uno else self.multiple**2)
         mu = flow.linear_mu(
             tokens, config.base_shift, config.max_shift, config.base_image_seq_len, config.max_image_seq_len
         )

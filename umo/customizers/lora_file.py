@@ -41,12 +41,17 @@ class Naming:
         places: the layers that a layer in a file is, from its name without prefixes (`lora.pairs`); none where the
             family has no such layer.
         prefix, suffix: written before a layer's name, and between `lora_A` and `.weight`.
+        originals: the layers as the model was published, which ComfyUI and kohya name, with `{}` for a block's number;
+            none where diffusers kept them.
+        uno: the same in UNO's naming.
     """
 
     family: str
     places: Callable[[str], Sequence[Place]]
     prefix: str = "transformer."
     suffix: str = ""
+    originals: tuple[str, ...] = ()
+    uno: tuple[str, ...] = ()
 
     def to_layers(self, given: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> State:
         """Any naming -> the transformer's (`transformer_blocks.0.attn.to_q.lora_A.weight`, ...), alpha = rank.
@@ -80,7 +85,7 @@ class Naming:
 
         Raises BadInput where it is missing, damaged, not finite, not a plain LoRA or not whole; names what.
         """
-        return self._read(_file(path))[0]
+        return self._read(lora_path(path))[0]
 
     def _read(self, path: Path) -> tuple[State, dict[str, str]]:
         given, metadata = lora.load(path)
@@ -91,7 +96,7 @@ class Naming:
 
     def attach(self, transformer: nn.Module, path: Path, base: str) -> None:
         """Put a LoRA on a transformer, active and frozen; BadInput where it was made for another base."""
-        state, metadata = self._read(_file(path))
+        state, metadata = self._read(lora_path(path))
         other = metadata.get("base", base)  # other tools' files say nothing
         if other != base:
             raise BadInput(f"LoRA {path}: made for base '{other}', and this is '{base}': load it on that base")
@@ -116,17 +121,24 @@ class Naming:
         """
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / FILE
-        named = {self._written(key): tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
-        with replacing(path) as temporary:
-            save_file(named, temporary, metadata={"base": base, lora.ADAPTER: lora.settings(state, self.prefix)})
-            lora.sort_metadata(temporary)
+        write(self.written(state), path, {"base": base, lora.ADAPTER: lora.settings(state, self.prefix)})
         return path
 
-    def _written(self, key: str) -> str:
-        return self.prefix + (key.removesuffix(".weight") + self.suffix + ".weight" if self.suffix else key)
+    def written(self, state: Mapping[str, Tensor]) -> State:
+        """The transformer's naming -> that of the family's own loader."""
+        return {f"{self.prefix}{key.removesuffix('.weight')}{self.suffix}.weight": state[key] for key in state}
 
 
-def _file(path: Path) -> Path:
+def write(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write tensors and metadata, which is not empty, atomically; the same ones make the same bytes."""
+    own = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
+    with replacing(path) as temporary:
+        save_file(own, temporary, metadata=dict(metadata))
+        lora.sort_metadata(temporary)
+
+
+def lora_path(path: Path) -> Path:
+    """The file that is given, or the only one of a folder."""
     if not path.is_dir():
         return path
     files = sorted(path.glob("*.safetensors"))

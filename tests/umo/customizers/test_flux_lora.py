@@ -15,6 +15,8 @@ from torch import Tensor
 from tests.umo.customizers.conftest import PROMPTS, diffusers_forward, small_flux, smooth, write
 from umo.customizers import flux_lora, load
 from umo.customizers.flux_lora import NAMING
+from umo.customizers.flux_uno import FluxUno
+from umo.customizers.lora_convert import renamed
 from umo.customizers.lora_file import FILE
 from umo.errors import BadInput
 
@@ -172,11 +174,11 @@ def test_converted_lora_does_what_the_original_blocks_do(layers: str, inputs: di
 
 def test_round_trip_is_exact() -> None:
     lora = random_lora()
-    back = flux_lora.to_original(NAMING.to_layers(lora))
+    back = renamed(NAMING, NAMING.to_layers(lora), "uno")
     assert back.keys() == lora.keys()
     assert all(torch.equal(back[key], lora[key]) for key in lora)
     wrapped = {f"module.{key}": tensor for key, tensor in lora.items()}
-    assert flux_lora.to_original(NAMING.to_layers(wrapped)).keys() == lora.keys()
+    assert renamed(NAMING, NAMING.to_layers(wrapped), "uno").keys() == lora.keys()
 
 
 def test_lora_trained_in_diffusers_goes_back_as_the_same_function(inputs: dict, tmp_path: Path) -> None:
@@ -187,7 +189,7 @@ def test_lora_trained_in_diffusers_goes_back_as_the_same_function(inputs: dict, 
         key: torch.randn(tensor.shape, generator=generator) / 4
         for key, tensor in NAMING.to_layers(random_lora()).items()
     }
-    original = flux_lora.to_original(trained)
+    original = renamed(NAMING, trained, "uno")
     ranks = {tensor.shape[0] for key, tensor in original.items() if ".down." in key}
     assert ranks == {3 * RANK}, "UNO's loader takes one rank for all"
     weights = {key: tensor.clone() for key, tensor in base.transformer.state_dict().items()}
@@ -195,6 +197,73 @@ def test_lora_trained_in_diffusers_goes_back_as_the_same_function(inputs: dict, 
         expected = Original(weights, original, 2, 2).forward(**inputs)
     NAMING.attach(base.transformer, NAMING.save(trained, tmp_path, "small-flux"), "small-flux")
     assert torch.allclose(diffusers_forward(base, inputs), expected, atol=1e-4)
+
+
+def as_uno(lora: Path | None = None) -> FluxUno:
+    """A FLUX.1 that is tuned as UNO is, in the middle of a training that may have begun with a LoRA."""
+    base = small_flux()
+    base.settings = base.settings.model_copy(update={"as_uno": True})
+    if lora is not None:
+        NAMING.attach(base.transformer, lora, "small-flux")
+    base.add_lora(RANK)
+    generator = torch.Generator().manual_seed(7)
+    for weight in base.transformer.parameters():
+        if weight.requires_grad:
+            weight.data += torch.randn(weight.shape, generator=generator) / 8
+    return base
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_what_is_trained_goes_back_to_uno_at_its_own_rank(given: bool, inputs: dict, tmp_path: Path) -> None:
+    """From UNO's LoRA and from nothing: 4 doubles and 2 singles' queries, keys and values have 6 downs, not 18."""
+    base = as_uno(write(random_lora(), tmp_path / "uno.safetensors") if given else None)
+    trained = [weight for weight in base.transformer.parameters() if weight.requires_grad]
+    assert len(trained) == 2 * len(base.lora_targets) - 2 * 6
+    weights = {key.replace(".base_layer", ""): tensor for key, tensor in base.transformer.state_dict().items()}
+    original = renamed(NAMING, NAMING.read(base.save_lora(tmp_path / "trained")), "uno")
+    assert {tensor.shape[0] for key, tensor in original.items() if ".down." in key} == {RANK}
+    assert original.keys() == random_lora().keys()
+    with torch.no_grad():
+        expected = Original(weights, original, 2, 2).forward(**inputs)
+    assert torch.allclose(diffusers_forward(base, inputs), expected, atol=1e-4)
+
+
+def test_a_tied_down_has_the_gradients_of_the_three(inputs: dict) -> None:
+    tied = as_uno()
+    state = {key: tensor.clone() for key, tensor in tied.transformer.state_dict().items()}
+    free = small_flux()
+    free.add_lora(RANK)
+    free.transformer.load_state_dict(state)
+
+    def gradients(base: FluxUno) -> dict[str, Tensor]:
+        base.velocity(torch.ones(1, 16, 4, 8), 0.5, base.condition(PROMPTS[:1], [[]])).square().sum().backward()
+        found = base.transformer.named_parameters(remove_duplicate=False)
+        return {name: weight.grad for name, weight in found if weight.grad is not None}
+
+    one, three = gradients(tied), gradients(free)
+    for where, parts in (("transformer_blocks.1.attn", "add_{}_proj"), ("single_transformer_blocks.0.attn", "to_{}")):
+        names = [f"{where}.{parts.format(part)}.lora_A.default.weight" for part in "qkv"]
+        assert (three[names[0]] - three[names[1]]).abs().max() > 0
+        for name in names:
+            torch.testing.assert_close(one[name], sum(three[name] for name in names), rtol=1e-4, atol=1e-6)
+
+
+def test_downs_that_differ_are_trained_on_as_they_are(inputs: dict, tmp_path: Path) -> None:
+    base = small_flux()
+    base.add_lora(RANK)
+    generator = torch.Generator().manual_seed(3)
+    for name, weight in base.transformer.named_parameters():
+        if ".lora_" in name:
+            weight.data = torch.randn(weight.shape, generator=generator) / 4
+    expected = diffusers_forward(base, inputs)
+    base.save_lora(tmp_path)
+    again = small_flux()
+    again.settings = again.settings.model_copy(update={"as_uno": True})
+    NAMING.attach(again.transformer, tmp_path, "small-flux")
+    again.add_lora(RANK)
+    assert torch.equal(diffusers_forward(again, inputs), expected)
+    trained = [weight for weight in again.transformer.parameters() if weight.requires_grad]
+    assert len(trained) == 2 * len(again.lora_targets)
 
 
 def test_diffusers_own_loader_takes_what_is_saved(inputs: dict, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """What is FLUX.1's own, in both of its bases: the autoencoder's scale, packing, positions, schedule, FluxPipeline."""
 
+import json
+import math
 import shutil
 from pathlib import Path
 
@@ -106,3 +108,44 @@ def test_a_flux_folder_needs_no_settings_of_ours(folders: dict[str, Path], tmp_p
     settings = load(base).settings
     assert (settings.reference_side, settings.references_side) == (512, 320)
     assert (settings.guidance.text, settings.training_guidance, settings.steps) == (4.0, CONDITIONAL, 25)
+    assert settings.as_uno
+
+
+def test_the_embedded_base_is_not_tuned_as_uno(folders: dict[str, Path], tmp_path: Path) -> None:
+    base = Path(shutil.copytree(folders["tiny"], tmp_path / "base"))
+    path = base / "customizer.json"
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in told.items() if key != "as_uno"}))
+    assert not load(base).settings.as_uno
+    path.unlink()
+    assert not load(base).settings.as_uno
+
+
+@pytest.mark.parametrize(
+    ("size", "mu"), [((512, 512), 0.5 - 240 * 0.65 / 3840), ((1024, 768), 0.5 - 208 * 0.65 / 3840)]
+)
+def test_unos_schedule(folders: dict[str, Path], size: tuple[int, int], mu: float) -> None:
+    """Its own formula, exp(mu) / (exp(mu) + 1/t - 1), at 16 and 48 tokens where FluxPipeline counts 1,024 and 3,072."""
+    base: FluxUno = load(folders["flux"])  # type: ignore[assignment]
+    plain = base.sigmas(25, size)
+    base.settings = base.settings.model_copy(update={"as_uno": True})
+    times = torch.linspace(1, 0, 26, dtype=torch.float64)[:-1]
+    expected = [math.exp(mu) / (math.exp(mu) + 1 / t - 1) for t in times.tolist()]
+    assert base.sigmas(25, size).tolist() == pytest.approx([*expected, 0], abs=1e-6)
+    assert (base.sigmas(25, size) - plain).abs().max() > 0.03
+
+
+def test_the_autoencoder_stays_in_float32(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Under training's autocast too."""
+    base = Path(shutil.copytree(folders["flux"], tmp_path / "base"))
+    path = base / "customizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"as_uno": True}))
+    half: FluxUno = load(base, dtype=torch.bfloat16)  # type: ignore[assignment]
+    whole = load(folders["flux"])
+    assert (half.vae.dtype, half.transformer.dtype) == (torch.float32, torch.bfloat16)
+    images = smooth(1, 32, 64)
+    latents = whole.encode(images)
+    picture = whole.decode(latents)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(half.encode(images), latents)
+        assert torch.equal(half.decode(latents), picture)
