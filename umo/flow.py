@@ -70,6 +70,11 @@ def logit_normal(
     return shift(torch.sigmoid(mean + std * torch.randn(count, generator=generator)), by)
 
 
+def uniform(count: int, generator: torch.Generator | None = None, by: float = 1.0, points: int = 1000) -> Tensor:
+    """Training times (count,) in [0, 1], each equally often one of as many even points, then shifted `by` (UNO)."""
+    return shift(torch.linspace(1, 0, points), by)[torch.randint(points, (count,), generator=generator)]
+
+
 def loss(velocity: Velocity, x0: Tensor, noise: Tensor, sigma: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean squared error of the predicted velocity, a scalar: the ordinary training loss, `L_diff` of the paper.
 

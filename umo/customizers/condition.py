@@ -92,6 +92,8 @@ class Condition:
         samples = list(self.samples)
         for row in rows:
             sample = samples[row]
+            if not any(name.startswith(NEGATIVE) for name in sample):
+                raise ValueError("a prompt is to be dropped, and the negative one was not asked for")
             samples[row] = {name: sample.get(NEGATIVE + name, value) for name, value in sample.items()}
         return replace(self, samples=tuple(samples))
 

@@ -1,5 +1,6 @@
 """What is drawn at random in training: a function of a key alone, whatever came before and however a batch is split."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from umo import flow
 from umo.training.recipe import Recipe
 
-BATCH, LATE, DIFFUSION, START, VALIDATION = range(5)  # what a generator's numbers are for: a part of its key
+BATCH, LATE, DIFFUSION, START, VALIDATION, TEXT = range(6)  # what a generator's numbers are for: a part of its key
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,12 @@ class Draws:
     """The random numbers of a batch, each sample's from its own generator, so that no split of a batch changes them.
 
     Attributes:
-        time: (B,) in (0, 1), of the diffusion loss.
+        time: (B,) in [0, 1], of the diffusion loss.
         noise: (B, C, h, w), of the diffusion loss.
         start: (B, C, h, w), of the rollout.
         late: which step has the gradient, counted from the end; 1 is the last. One for the whole batch.
         rollout: number of the rollout that the update belongs to.
+        unprompted: rows of the batch whose prompt is dropped; the same for all updates of a rollout.
     """
 
     time: Tensor
@@ -30,6 +32,7 @@ class Draws:
     start: Tensor
     late: int
     rollout: int = 0
+    unprompted: tuple[int, ...] = ()
 
 
 def draw_randomness(recipe: Recipe, shape: Sequence[int], step: int, rows: Sequence[int]) -> Draws:
@@ -43,12 +46,29 @@ def draw_randomness(recipe: Recipe, shape: Sequence[int], step: int, rows: Seque
     own = [generator(recipe.seed, DIFFUSION, step, row) for row in rows]
     starts = [torch.randn(*shape, generator=generator(recipe.seed, START, rollout, row)) for row in rows]
     return Draws(
-        time=torch.cat([flow.logit_normal(1, one, recipe.time_mean, recipe.time_std) for one in own]),
+        time=torch.cat([_time(recipe, one) for one in own]),
         noise=torch.stack([torch.randn(*shape, generator=one) for one in own]),
         start=torch.stack(starts),
         late=recipe.gradient_first + int(late[turn]),
         rollout=rollout,
+        unprompted=tuple(
+            k
+            for k, row in enumerate(rows)
+            if recipe.text_dropout and _uniform(recipe.seed, TEXT, rollout, row) < recipe.text_dropout
+        ),
     )
+
+
+def _time(recipe: Recipe, own: torch.Generator) -> Tensor:
+    """(1,)"""
+    if recipe.time == "uniform":
+        return flow.uniform(1, own, by=math.exp(recipe.time_mu))
+    return flow.logit_normal(1, own, recipe.time_mean, recipe.time_std)
+
+
+def _uniform(*key: int) -> float:
+    """In [0, 1)."""
+    return float(torch.rand((), generator=generator(*key)))
 
 
 def generator(*key: int) -> torch.Generator:

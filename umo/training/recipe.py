@@ -34,10 +34,16 @@ class Recipe(BaseModel):
         rollout_start: `noise` is Algorithm 1; `target` starts from the noised target at that very step, without a
             rollout.
         updates_per_rollout: updates made from one rollout, each at another of its late steps; 1 is Algorithm 1.
-        rollout_guidance: of the rollout and its step with gradient; null takes the base's training guidance. Not in
-            the paper.
-        time_mean, time_std: of the logit-normal sigma of the diffusion loss, before any shift: that of a schedule, by
-            s, is a mean larger by log s.
+        rollout_guidance: of the rollout; null takes the base's training guidance. Not in the paper.
+        gradient_guidance: of its step with gradient; null takes the rollout's. 1 is the conditional branch alone, which
+            saves classifier-free guidance's second forward there. Not in the paper.
+        time: of the diffusion loss: `logit_normal` sigmas, or `uniform` ones, out of 1,000 shifted by exp(time_mu), as
+            UNO is trained. Not in the paper.
+        time_mean, time_std: of the logit-normal sigma, before any shift: that of a schedule, by s, is a mean larger by
+            log s.
+        time_mu: of the uniform sigma; FLUX.1's line has 0.63 at 512x512 pixels.
+        text_dropout: share of the samples whose prompt is replaced by the base's negative one (an empty one, where it
+            says no other), in both losses. Not in the paper.
         precision: bf16 keeps the frozen weights in bf16 and computes under autocast; the LoRA stays float32.
         checkpoint_gradients: recompute activations of transformer and decoder in the backward pass: less memory, one
             more forward.
@@ -71,8 +77,12 @@ class Recipe(BaseModel):
     rollout_start: Literal["noise", "target"] = "noise"
     updates_per_rollout: int = Field(default=1, ge=1)
     rollout_guidance: float | None = None
+    gradient_guidance: float | None = None
+    time: Literal["logit_normal", "uniform"] = "logit_normal"
     time_mean: float = 0.0
     time_std: Positive = 1.0
+    time_mu: float = 0.0
+    text_dropout: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["fp32", "bf16"] = "fp32"
     checkpoint_gradients: bool = False
     checkpoint_every: int = Field(default=50, ge=1)

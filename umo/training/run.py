@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from umo import customizers, faces
+from umo import customizers, faces, licences
 from umo.rewards import Kind, MatchingReward
 from umo.rows import Rows
 from umo.training.card import lora_card
@@ -73,7 +73,7 @@ def fit(job: Job, rows: Mapping[str, Rows[Sample]], folder: Path, encoded: Path,
     reward = MatchingReward(model, kind, recipe.lambda_match, recipe.lambda_mismatch)
     samples = {}
     for split, found in rows.items():
-        samples[split] = Samples(found, customizer, reward, recipe.anchor, encoded)
+        samples[split] = Samples(found, customizer, reward, recipe.anchor, encoded, droppable=recipe.text_dropout > 0)
     curves, people = Curves(live), (samples["train"], samples.get("validation"))
     trainer = Trainer(
         customizer, *people, reward, recipe, job.method, folder / "checkpoints", log=curves.log, how=job.how
@@ -89,8 +89,8 @@ def fit(job: Job, rows: Mapping[str, Rows[Sample]], folder: Path, encoded: Path,
     customizer.save_lora(result)
     report = _report(job, model.name, samples["train"], progress)
     (result / TRAINING).write_text(json.dumps(report, indent=1) + "\n")
-    licences = sorted(set(rows["train"].table("licence")["licence"].to_pylist()))
-    (result / "README.md").write_text(lora_card(report, customizer.name, licences))
+    terms = sorted(set(rows["train"].table("licence")["licence"].to_pylist()))
+    (result / "README.md").write_text(lora_card(report, customizer.name, terms))
     return result
 
 
@@ -104,6 +104,7 @@ def _report(job: Job, reward: str, samples: Samples, progress: Progress) -> dict
         "recipe": job.recipe.model_dump(),
         "samples": len(samples),
         "people": sorted(samples.people),
+        "licences": {"base": licences.of_base(job.base)} | ({"lora": licences.of_lora(job.lora)} if job.lora else {}),
         "updates": progress.step,
         "skipped": progress.skipped,
         "stopped_early": progress.stopped,

@@ -96,12 +96,19 @@ class Samples:
     """
 
     def __init__(
-        self, samples: Sequence[Sample], customizer: Customizer, reward: MatchingReward, anchor: Anchor, folder: Path
+        self,
+        samples: Sequence[Sample],
+        customizer: Customizer,
+        reward: MatchingReward,
+        anchor: Anchor,
+        folder: Path,
+        droppable: bool = False,
     ) -> None:
         """
         Args:
             samples: gone through once, for their `entries`; may read each of them when it is asked for.
             folder: where encoded samples are kept; the caller keeps a folder for each base, face model and precision.
+            droppable: a prompt may be dropped (`Recipe.text_dropout`): conditions hold the negative one as well.
 
         Raises BadInput: there is no sample, or one has more people than the base takes, or not what the anchor needs.
         """
@@ -109,6 +116,7 @@ class Samples:
             raise BadInput("no samples to train on: choose a split that has some")
         self.samples = samples
         self.customizer, self.reward, self.anchor, self.folder = customizer, reward, anchor, folder
+        self.droppable = droppable
         self.entries = [self._entry(sample) for sample in samples]
         self.by_size: dict[Size, list[int]] = {}
         for index, entry in enumerate(self.entries):
@@ -162,7 +170,8 @@ class Samples:
         )
 
     def _path(self, entry: Entry) -> Path:
-        return self.folder / f"{entry.digest[:40]}-{self.anchor}.safetensors"
+        also = "-droppable" if self.droppable else ""
+        return self.folder / f"{entry.digest[:40]}-{self.anchor}{also}.safetensors"
 
     def _read(self, index: int) -> dict[str, Tensor]:
         try:
@@ -175,7 +184,9 @@ class Samples:
     def _encode(self, index: int) -> dict[str, Tensor]:
         sample = self.samples[index]
         references = [self._picture(data, sample, f"reference {k}") for k, data in enumerate(sample.references)]
-        condition = self.customizer.condition([sample.prompt], [references], self.customizer.settings.training_guidance)
+        settings = self.customizer.settings
+        negative = settings.negative if self.droppable else None
+        condition = self.customizer.condition([sample.prompt], [references], settings.training_guidance, negative)
         target = self._target(sample).to(self.customizer.device)
         state = condition.state() | {"target": self.customizer.encode(target)[0], "anchors": self._embed(sample)}
         state = {key: value.detach().cpu().contiguous() for key, value in state.items()}

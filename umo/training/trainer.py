@@ -8,7 +8,7 @@ through a rollout and two passes before one step, which DistributedDataParallel'
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -199,6 +199,8 @@ class Trainer:
         for part in in_parts(list(share), self.recipe.micro_batch):
             batch = self.train.batch([rows[k] for k in part])
             draws = draw_randomness(self.recipe, batch.target.shape[1:], self.progress.step, part)
+            if draws.unprompted:
+                batch = replace(batch, condition=batch.condition.unprompted(draws.unprompted))
             row = self.objective.backward(batch, draws, weight=len(part) / len(share), part=part[0])
             for key, value in row.items():
                 sums[key] = sums.get(key, 0.0) + value * len(part) / len(share)

@@ -86,7 +86,14 @@ def build(
     reward = MatchingReward(BandJudge(folder / "bands.weights"), "sir" if method == "sir" else "mimr")
     given = Recipe.model_validate(SMALL | recipe)
     samples = [
-        Samples([sample(*people) for people in split], customizer, reward, given.anchor, folder / "encoded")
+        Samples(
+            [sample(*people) for people in split],
+            customizer,
+            reward,
+            given.anchor,
+            folder / "encoded",
+            droppable=given.text_dropout > 0,
+        )
         for split in (train, VALIDATION)
     ]
     return Trainer(customizer, *samples, reward, given, method, folder / "checkpoints", log)

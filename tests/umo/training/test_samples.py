@@ -37,8 +37,8 @@ class Counted:
 
         monkeypatch.setattr(self.base, "encode", encode)
 
-    def __call__(self, samples: Sequence[Sample], anchor: Anchor = "references") -> Samples:
-        return Samples(samples, self.base, self.reward, anchor, self.folder / "encoded")
+    def __call__(self, samples: Sequence[Sample], anchor: Anchor = "references", droppable: bool = False) -> Samples:
+        return Samples(samples, self.base, self.reward, anchor, self.folder / "encoded", droppable)
 
 
 @pytest.fixture
@@ -97,6 +97,21 @@ def test_what_is_encoded_is_kept_and_used_by_the_next(make: Counted) -> None:
     second.prepare("encode")
     assert equal(second.batch([0, 1]), before)
     assert make.encoded == 3 + 2
+
+
+def test_a_prompt_that_may_be_dropped_is_kept_with_what_takes_its_place(make: Counted) -> None:
+    """Apart from what was encoded without."""
+    given = [people("ann", "bob")]
+    plain = make(given).batch([0]).condition
+    whole = make(given, droppable=True).batch([0]).condition
+    assert make.encoded == 2 * 3
+    assert plain.samples[0].keys() == make(given).batch([0]).condition.samples[0].keys()
+    assert {"negative_text", "negative_pooled"} == whole.samples[0].keys() - plain.samples[0].keys()
+    dropped, empty = whole.unprompted([0]), make.base.condition([""], [[]])
+    assert all(torch.allclose(dropped.stack(name), empty.stack(name), atol=1e-6) for name in ("text", "pooled"))
+    assert all(torch.equal(*pair) for pair in zip(dropped.references(0), whole.references(0), strict=True))
+    with pytest.raises(ValueError, match="the negative one was not asked for"):
+        plain.unprompted([0])
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,8 @@ class ReReFL(Sft):
         row = super().backward(batch, draws, weight, part)
         guidance = self.customizer.settings.training_guidance.at(self.recipe.rollout_guidance)
         with self.accelerator.autocast():
-            condition = batch.condition.guided(guidance)
-            latents, sigma = self.late(batch, condition, draws, part)
+            latents, sigma = self.late(batch, batch.condition.guided(guidance), draws, part)
+            condition = batch.condition.guided(guidance.at(self.recipe.gradient_guidance))
             pictures = drawn(self.customizer, latents, sigma, condition)
         if not torch.isfinite(pictures).all():
             return row | dict.fromkeys(REWARD_PARTS, math.nan)
