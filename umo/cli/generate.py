@@ -29,6 +29,7 @@ def generate(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Draw people from their photographs: one picture, or every case of a file."""
+    from umo import licences
     from umo.generate import generate_cases, generate_one
 
     shape = _size(size)
@@ -36,12 +37,13 @@ def generate(
         if prompt is None or not reference:
             raise BadInput("nothing to draw: give --prompt and --reference for one picture, or a CASES.jsonl")
         generate_one(model, prompt, reference, out, seed, shape, steps, guidance, lora, device)
-        print(f"{out}: drawn by {model}")
+        print(f"{out}: drawn by {model}; {licences.line(model, lora)}")
         return
     if prompt is not None or reference:
         raise BadInput("a CASES.jsonl has its own prompts and references: leave --prompt and --reference out")
     counts = generate_cases(model, cases, out, seeds, shape, steps, guidance, lora, device)
     print(f"{counts.drawn} pictures drawn, {counts.kept} were there already -> {out}/CASES.jsonl")
+    print(licences.line(model, lora))
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

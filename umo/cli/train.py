@@ -29,11 +29,13 @@ def train(
 ) -> None:
     """Tune a base on reference sets; a run that was killed goes on when it is started again."""
     given = _recipe(recipe, values or [])  # what is wrong in it is said before torch is loaded
+    from umo import licences
     from umo.training import folder
     from umo.training.recipe import Recipe
 
     job = folder.Job(base, base.resolve().name, method, Recipe.model_validate(given), reward, lora, device)
     folder.train(job, data, out)
+    print(licences.line(base, lora))
     print(f"{method} on {base} -> {out}")
 
 

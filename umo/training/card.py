@@ -52,8 +52,13 @@ Face model: {run["reward"]}; it {use}.
 ## What to mind
 - Never evaluate it on the people of `training.json`, nor with the network that gave the reward.
 - It draws faces of people who are given to it: use photographs only of those who agreed to that.
+- Licence of the base: {run["licences"]["base"]}.{_lora_licence(run["licences"])}
 - Terms of the pictures that it was trained on: {"; ".join(licences)}.
 """
+
+
+def _lora_licence(licences: Mapping[str, str]) -> str:
+    return f" Licence of the LoRA that it goes on from: {licences['lora']}." if "lora" in licences else ""
 
 
 def _chosen(run: Mapping[str, Any]) -> str:

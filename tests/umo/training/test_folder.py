@@ -115,6 +115,7 @@ def test_it_leaves_a_lora_its_card_and_curves_and_nothing_else(umo, world: Path,
     assert (made["base"], made["method"], made["reward"], made["updates"]) == ("base", "mimr", "bands", 2)
     assert set(made["people"]) == {person for people in TRAIN[:4] for person in people}
     assert "| `learning_rate` | 0.01 |" in (tmp_path / "out/README.md").read_text()
+    assert made["licences"] == {"base": "unknown"}
     customizers.load(world / "base", tmp_path / "out")
     with (tmp_path / "out/live/plots/metrics/train/reward.tsv").open() as file:
         assert [line["step"] for line in csv.DictReader(file, delimiter="\t")] == ["1", "2"]
@@ -320,7 +321,9 @@ def test_columns_are_those_of_the_export() -> None:
 @pytest.mark.parametrize("name", ["tiny-uno", "[flux] run", "no", "2019", "a: b", "- #1 'x'", "caf\udce9"])
 def test_the_card_names_a_base_whatever_it_is_called(name: str) -> None:
     run = {"method": "mimr", "updates": 1, "samples": 1, "people": ["ann"], "skipped": 0, "chosen_update": 1}
+    run |= {"licences": {"base": "apache-2.0", "lora": "unknown"}}
     card = lora_card(run | {"reward": "dlib", "validation": [], "recipe": {"steps": 1}}, name, ["CC0"])
     shown = name.replace("\udce9", "\\udce9")
     assert yaml.safe_load(card.encode().split(b"---")[1])["base_model"] == shown
     assert f"# mimr on {shown}\n" in card
+    assert "Licence of the base: apache-2.0. Licence of the LoRA that it goes on from: unknown.\n" in card
