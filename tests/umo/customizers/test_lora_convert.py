@@ -2,16 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from tests.umo.customizers.conftest import write
+from tests.umo.customizers.conftest import FAMILIES, write
 from tests.umo.customizers.test_flux_lora import random_lora
 from tests.umo.customizers.test_lora_files import NAMINGS, assert_same, deltas, named, parts, random_change, table
-from umo.customizers import CUSTOMIZERS
+from umo.customizers import CUSTOMIZERS, load
 from umo.customizers.flux_lora import NAMING
 from umo.customizers.lora_convert import Converted, convert
 from umo.customizers.lora_file import Naming
@@ -58,6 +59,26 @@ def test_any_naming_becomes_any_other_with_its_alpha(writer: str, form: str, tmp
     assert extra == ({"single_transformer_blocks.0.proj_mlp"} if (writer, form) in WHOLE else set())
     assert not any(found.pop(layer).any() for layer in extra)
     assert_same(found, expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_familys_lora_is_the_same_change_in_every_form(
+    family: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    base: Any = load(folders[family])
+    base.add_lora(2)
+    generator = torch.Generator().manual_seed(4)
+    for weight in base.transformer.parameters():
+        if weight.requires_grad:
+            weight.data = torch.randn(weight.shape, generator=generator)
+    source, target = base.save_lora(tmp_path), tmp_path / "out.safetensors"
+    expected = deltas(base.naming.read(source))
+    assert expected.keys() == set(base.lora_targets)
+    for form in ("diffusers", "comfyui", "kohya"):
+        convert(source, target, form, base.naming.family)  # type: ignore[arg-type]
+        found = deltas(base.naming.read(target))
+        assert not any(found.pop(layer).any() for layer in found.keys() - expected.keys())
+        assert_same(found, expected)
 
 
 def test_downs_of_their_own_are_stacked(tmp_path: Path) -> None:

@@ -12,10 +12,14 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from tests.conftest import BandJudge
+from tests.umo.customizers.conftest import small_flux
 from tests.umo.training.conftest import SMALL, build, distance, gradient, small_base, stir
 from umo import flow
 from umo.customizers.base import Drawing
 from umo.customizers.condition import Guidance
+from umo.customizers.flux_lora import NAMING
+from umo.customizers.flux_uno import FluxUno
+from umo.customizers.lora_convert import renamed
 from umo.errors import BadInput, WorkFailed
 from umo.matching import assign
 from umo.rewards import Reward
@@ -491,3 +495,21 @@ def test_runs_that_cannot_be(tmp_path: Path) -> None:
 def test_recipes_that_cannot_be(change: dict, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         Recipe.model_validate(SMALL | change)
+
+
+def test_a_down_of_query_key_and_value_is_trained_averaged_and_kept_as_one(tmp_path: Path) -> None:
+    def flux() -> FluxUno:
+        base = small_flux()
+        base.settings = base.settings.model_copy(update={"as_uno": True})
+        return base
+
+    first = build(tmp_path, "sft", customizer=flux(), steps=2, ema=0.5)
+    assert len(first.weights) == 2 * len(first.customizer.lora_targets) - 2 * 6
+    first.run()
+    resumed = build(tmp_path, "sft", customizer=flux(), steps=2, ema=0.5)
+    resumed.run()
+    files = [trainer.customizer.save_lora(tmp_path / str(k)) for k, trainer in enumerate((first, resumed))]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    state = renamed(NAMING, NAMING.read(files[0]), "uno")
+    assert {len(tensor) for key, tensor in state.items() if ".down." in key} == {SMALL["rank"]}
+    assert all(tensor.any() for tensor in state.values())
