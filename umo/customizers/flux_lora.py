@@ -86,15 +86,20 @@ def _places(name: str) -> list[Place]:
     return [Place(f"{parent}.{part}", _MLP if part == "proj_mlp" and len(parts) > 1 else 1) for part in parts]
 
 
-def _with_numbers(layers: Mapping[str, Layers]) -> tuple[str, ...]:
-    return tuple(f"{blocks}_blocks.{{}}.{name}" for blocks, names in layers.items() for name in names)
+def with_numbers(double: Layers, single: Layers, ends: Layers) -> tuple[str, ...]:
+    """The original layers of double and single blocks, with `{}` for a block's number, and of both ends."""
+    return (
+        *(f"double_blocks.{{}}.{name}" for name in double),
+        *(f"single_blocks.{{}}.{name}" for name in single),
+        *ends,
+    )
 
 
 NAMING = Naming(
     "FLUX.1",
     _places,
-    originals=(*_with_numbers({"double": _ORIGINAL_DOUBLE, "single": _ORIGINAL_SINGLE}), *_ORIGINAL_ENDS),
-    uno=_with_numbers({"double": _UNO_DOUBLE, "single": _UNO_SINGLE}),
+    originals=with_numbers(_ORIGINAL_DOUBLE, _ORIGINAL_SINGLE, _ORIGINAL_ENDS),
+    uno=with_numbers(_UNO_DOUBLE, _UNO_SINGLE, {}),
 )
 
 

@@ -42,6 +42,12 @@ _OTHER_FORMS = {
 }
 
 
+def layer(key: str) -> str:
+    """The name of a tensor's layer as written, without prefixes."""
+    match = _HALF.fullmatch(key)
+    return _PREFIX.sub("", match[1] if match else key.removesuffix(_ALPHA), count=1)
+
+
 class Pair(NamedTuple):
     """The LoRA of a layer, with alpha equal to its rank: it adds up @ down to the layer's weight.
 
@@ -100,13 +106,13 @@ def pairs(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str,
     left = []
     for key in sorted(state):
         if match := _HALF.fullmatch(key):
-            name, half = match[1], "down" if (match[2] or match[3]) in ("A", "down") else "up"
+            half = "down" if (match[2] or match[3]) in ("A", "down") else "up"
         elif key.endswith(_ALPHA):
-            name, half = key.removesuffix(_ALPHA), "alpha"
+            half = "alpha"
         else:
             left.append(key)
             continue
-        keys = halves.setdefault(_PREFIX.sub("", name, count=1), {})
+        keys = halves.setdefault(layer(key), {})
         if half in keys:
             raise ValueError(f"{keys[half]} and {key} are for the same layer")
         keys[half] = key

@@ -101,18 +101,24 @@ def _recognised(
         if not asked:
             raise BadInput(f"--family {family}: no such family; choose one of {', '.join(namings)}")
         namings = asked
-    found, reasons = {}, []
+    found, reasons = {}, {}
     for name, naming in namings.items():
         try:
             found[name] = naming.to_layers(given, metadata)
         except ValueError as error:
-            reasons.append(str(error))
+            reasons[name] = str(error)
     if not found:
-        raise BadInput(f"{path}: {reasons[0]}; give a whole, plain LoRA for a transformer of {' or '.join(namings)}")
+        reason = reasons[max(reasons, key=lambda name: _known(namings[name], given))]  # of the likeliest
+        raise BadInput(f"{path}: {reason}; give a whole, plain LoRA for a transformer of {' or '.join(namings)}")
     if len(found) > 1:
         raise BadInput(f"{path}: its keys are those of {' and of '.join(found)}; say whose it is with --family")
     ((name, state),) = found.items()
     return namings[name], state
+
+
+def _known(naming: Naming, given: Mapping[str, Tensor]) -> int:
+    """How many tensors are of layers that the family has."""
+    return sum(bool(naming.places(lora.layer(key))) for key in given)
 
 
 def _fused(naming: Naming, state: Mapping[str, Tensor], originals: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -121,7 +127,7 @@ def _fused(naming: Naming, state: Mapping[str, Tensor], originals: Sequence[str]
     if not originals:
         return {layer: (state[f"{layer}.lora_A.weight"], state[f"{layer}.lora_B.weight"]) for layer in sorted(layers)}
     numbers = sorted({int(found[1]) for layer in layers if (found := re.search(r"\.(\d+)\.", layer))})
-    names = dict.fromkeys(name.format(number) for name in originals for number in numbers)
+    names = dict.fromkeys(name.format(number) for name in originals for number in numbers or [0])
     pairs = {}
     for name in names:
         places = naming.places(name)

@@ -53,7 +53,7 @@ def test_any_naming_becomes_any_other_with_its_alpha(writer: str, form: str, tmp
         else NAMINGS[writer][1](parts(change, attention) if NAMINGS[writer][0] else change)
     )
     source, target = write(state, tmp_path / "in.safetensors"), tmp_path / "out.safetensors"
-    convert(source, target, form)  # type: ignore[arg-type]
+    convert(source, target, form, "FLUX.1")  # type: ignore[arg-type]
     found, expected = deltas(NAMING.read(target)), deltas(NAMING.read(source))
     extra = found.keys() - expected.keys()  # the part of a single block's first layer that UNO leaves alone
     assert extra == ({"single_transformer_blocks.0.proj_mlp"} if (writer, form) in WHOLE else set())
@@ -90,7 +90,7 @@ def test_downs_of_their_own_are_stacked(tmp_path: Path) -> None:
         for half in "AB"
     }
     source, target = write(state, tmp_path / "in.safetensors"), tmp_path / "out.safetensors"
-    assert convert(source, target, "comfyui") == Converted("FLUX.1", 1, (5,))
+    assert convert(source, target, "comfyui", "FLUX.1") == Converted("FLUX.1", 1, (5,))
     found = deltas(NAMING.read(target))
     assert not found.pop("transformer_blocks.0.attn.to_k").any()
     assert_same(found, deltas(NAMING.read(source)))
