@@ -219,7 +219,7 @@ class FluxUno(DiffusersCustomizer):
     def sigmas(self, steps: int, size: Size) -> Tensor:
         scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(self.scheduler.config)
         config = scheduler.config
-        # UNO takes the latent's sides for the picture's (uno/flux/pipeline.py: `get_schedule`): 16 tokens at 512x512.
+        # UNO (bytedance/UNO @d305981) divides the latents' area by 16x16, as if it were the picture's.
         tokens = size[0] * size[1] // (256 * (self.multiple // PACK) ** 2 if self.settings.as_uno else self.multiple**2)
         mu = flow.linear_mu(
             tokens, config.base_shift, config.max_shift, config.base_image_seq_len, config.max_image_seq_len

@@ -58,8 +58,8 @@ def convert(source: Path, target: Path, form: Form, family: str | None = None) -
     more = {lora.ADAPTER: lora.settings(state, naming.prefix)} if form == "diffusers" else {"form": form}
     target.parent.mkdir(parents=True, exist_ok=True)
     write(named, target, {**known, **more})
-    ranks = {pair.down.shape[0] for pair in lora.pairs(named, {}).values()}
-    return Converted(naming.family, len(lora.pairs(named, {})), tuple(sorted(ranks)))
+    pairs = lora.pairs(named, {})
+    return Converted(naming.family, len(pairs), tuple(sorted({len(pair.down) for pair in pairs.values()})))
 
 
 def renamed(naming: Naming, state: Mapping[str, Tensor], form: Form) -> State:

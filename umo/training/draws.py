@@ -24,7 +24,7 @@ class Draws:
         start: (B, C, h, w), of the rollout.
         late: which step has the gradient, counted from the end; 1 is the last. One for the whole batch.
         rollout: number of the rollout that the update belongs to.
-        unprompted: rows of the batch whose prompt is dropped; the same for all updates of a rollout.
+        unprompted: which of the B samples lose their prompt; the same in all updates of a rollout.
     """
 
     time: Tensor
@@ -54,7 +54,7 @@ def draw_randomness(recipe: Recipe, shape: Sequence[int], step: int, rows: Seque
         unprompted=tuple(
             k
             for k, row in enumerate(rows)
-            if recipe.text_dropout and _uniform(recipe.seed, TEXT, rollout, row) < recipe.text_dropout
+            if recipe.text_dropout and _share(recipe.seed, TEXT, rollout, row) < recipe.text_dropout
         ),
     )
 
@@ -66,8 +66,8 @@ def _time(recipe: Recipe, own: torch.Generator) -> Tensor:
     return flow.logit_normal(1, own, recipe.time_mean, recipe.time_std)
 
 
-def _uniform(*key: int) -> float:
-    """In [0, 1)."""
+def _share(*key: int) -> float:
+    """Uniform in [0, 1)."""
     return float(torch.rand((), generator=generator(*key)))
 
 
