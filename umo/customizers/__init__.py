@@ -20,8 +20,18 @@ def _flux_uno() -> Any:
     return FluxUno
 
 
+def _flux2() -> Any:
+    from umo.customizers.flux2 import Flux2
+
+    return Flux2
+
+
 # `_class_name` of model_index.json -> the adapter, imported when it is asked for: diffusers and transformers are heavy.
-CUSTOMIZERS: dict[str, Callable[[], Any]] = {"FluxPipeline": _flux_uno}
+CUSTOMIZERS: dict[str, Callable[[], Any]] = {
+    "FluxPipeline": _flux_uno,
+    "Flux2KleinPipeline": _flux2,
+    "Flux2Pipeline": _flux2,
+}
 
 
 def load(

@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransf
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
+from tests.umo.customizers.small_flux2 import small_flux2
 from umo.customizers.base import Size
 from umo.customizers.build import build_tiny
 from umo.customizers.flux_tokens import diagonal_ids
@@ -133,9 +134,11 @@ class Family:
 
 
 FLUX_PARTS = ("vae", "transformer", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+FLUX2_PARTS = ("vae", "transformer", "text_encoder", "tokenizer", "scheduler")
 FAMILIES = {
     "tiny": Family(tiny, (64, 128), (64, 192), "single_transformer_blocks.0", FLUX_PARTS, guided=False),
     "flux": Family(small_flux, (32, 64), (48, 32), "single_transformer_blocks.0", FLUX_PARTS),
+    "flux2": Family(small_flux2, (32, 64), (48, 32), "single_transformer_blocks.0", FLUX2_PARTS),
 }
 
 
