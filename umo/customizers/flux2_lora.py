@@ -19,25 +19,12 @@ ATTENTION = {
     "txt_attn.proj": ("attn.to_add_out",),
 }
 SINGLE = {"linear1": ("attn.to_qkv_mlp_proj",), "linear2": ("attn.to_out",)}
-Layers = Mapping[str, tuple[str, ...]]
-
-
-def _flat(layers: Layers) -> Layers:
-    """With underscores for dots, as kohya writes, and with the names in diffusers beside the original ones."""
-    own = {name: (name,) for name in chain.from_iterable(layers.values())}
-    return {name.replace(".", "_"): parts for name, parts in {**layers, **own}.items()}
-
-
-_DOUBLE = _flat(
-    ATTENTION
-    | {
-        f"{stream}_mlp.{k}": (f"{layer}.linear_{side}",)
-        for stream, layer in (("img", "ff"), ("txt", "ff_context"))
-        for k, side in ((0, "in"), (2, "out"))
-    }
-)
-_SINGLE = _flat(SINGLE)
-_ENDS = _flat(
+DOUBLE = ATTENTION | {
+    f"{stream}_mlp.{k}": (f"{layer}.linear_{side}",)
+    for stream, layer in (("img", "ff"), ("txt", "ff_context"))
+    for k, side in ((0, "in"), (2, "out"))
+}
+ENDS = (
     {"img_in": ("x_embedder",), "txt_in": ("context_embedder",), "final_layer.linear": ("proj_out",)}
     | {"final_layer.adaLN_modulation.1": ("norm_out.linear",)}
     | {
@@ -50,6 +37,16 @@ _ENDS = _flat(
         for k, side in enumerate(("in", "out"), start=1)
     }
 )
+Layers = Mapping[str, tuple[str, ...]]
+
+
+def _flat(layers: Layers) -> Layers:
+    """With underscores for dots, as kohya writes, and with the names in diffusers beside the original ones."""
+    own = {name: (name,) for name in chain.from_iterable(layers.values())}
+    return {name.replace(".", "_"): parts for name, parts in {**layers, **own}.items()}
+
+
+_DOUBLE, _SINGLE, _ENDS = _flat(DOUBLE), _flat(SINGLE), _flat(ENDS)
 _BLOCK = re.compile(r"(double|single)_blocks_(\d+)_(\w+)|(single_)?transformer_blocks_(\d+)_(\w+)")
 
 
