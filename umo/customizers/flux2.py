@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, Mistral3ForConditionalGeneration, Qwen3F
 
 from umo.customizers import flux2_lora
 from umo.customizers.base import Reference, Settings, Size
-from umo.customizers.condition import NEGATIVE, REFERENCE, Condition, Guidance
+from umo.customizers.condition import CONDITIONAL, NEGATIVE, REFERENCE, Condition, Guidance
 from umo.customizers.diffusers_customizer import DiffusersCustomizer
 from umo.customizers.flux2_tokens import fit, picture_ids, text_ids
 from umo.customizers.flux_tokens import PACK
@@ -42,10 +42,8 @@ class Flux2Settings(Settings):
 KLEIN_BASE = Flux2Settings(
     max_references=4, sizes=((1024, 1024),), min_side=256, max_side=2048, steps=50, guidance=Guidance(text=4.0)
 )
-KLEIN_DISTILLED = Flux2Settings(max_references=4, sizes=((1024, 1024),), min_side=256, max_side=2048, steps=4)
-DEV = Flux2Settings(
-    max_references=6, sizes=((1024, 1024),), min_side=256, max_side=2048, steps=50, guidance=Guidance(text=4.0)
-)
+KLEIN_DISTILLED = KLEIN_BASE.model_copy(update={"steps": 4, "guidance": CONDITIONAL})
+DEV = KLEIN_BASE.model_copy(update={"max_references": 6})
 
 
 class Kind(NamedTuple):
