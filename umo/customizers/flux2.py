@@ -119,7 +119,7 @@ class Flux2(DiffusersCustomizer):
     def lora_targets(self) -> tuple[str, ...]:
         """Attention of both streams, and the single blocks' two layers."""
         config = self.transformer.config
-        return tuple(flux2_lora.modules(config.num_layers, config.num_single_layers))
+        return tuple(flux2_lora.ATTENTION_BLOCKS.modules(config.num_layers, config.num_single_layers))
 
     @property
     def classifier_free(self) -> bool:

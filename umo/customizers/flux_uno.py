@@ -118,7 +118,7 @@ class FluxUno(DiffusersCustomizer):
     def lora_targets(self) -> tuple[str, ...]:
         """The layers that UNO's LoRA is on: attention of both streams, and the single blocks' output."""
         config = self.transformer.config
-        return tuple(flux_lora.modules(config.num_layers, config.num_single_layers))
+        return tuple(flux_lora.UNO.modules(config.num_layers, config.num_single_layers))
 
     def add_lora(self, rank: int) -> None:
         super().add_lora(rank)

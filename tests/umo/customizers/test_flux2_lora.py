@@ -189,5 +189,5 @@ def test_the_layers_are_those_of_real_files_at_klein_4b() -> None:
     """1.17 M parameters a rank."""
     width = 3072
     sides = {"attn.to_qkv_mlp_proj": 10 * width, "attn.to_out": 5 * width}
-    count = sum(sides.get(layer.split(".", 2)[2], 2 * width) for layer in flux2_lora.modules(5, 20))
+    count = sum(sides.get(layer.split(".", 2)[2], 2 * width) for layer in flux2_lora.ATTENTION_BLOCKS.modules(5, 20))
     assert count == 1_167_360

@@ -319,7 +319,7 @@ def test_files_that_are_no_lora(tmp_path: Path) -> None:
 
 def test_modules_are_those_of_the_naming() -> None:
     names = {key.rsplit(".lora_", 1)[0] for key in NAMING.to_layers(random_lora())}
-    assert set(flux_lora.modules(2, 2)) == names
+    assert set(flux_lora.UNO.modules(2, 2)) == names
 
 
 def test_saved_file_says_its_base(tmp_path: Path) -> None:

@@ -378,6 +378,6 @@ def test_keys_of_our_file_are_comfyuis(tmp_path: Path) -> None:
     """It knows `transformer.LAYER.lora_{A,B}.weight` for every layer of diffusers that has a part in one of its own."""
     known = {part for _, outputs in table(32).values() for part in outputs}
     known |= {name.replace(".1.", f".{k}.") for name in known for k in (0, 1)}
-    assert set(flux_lora.modules(2, 2)) <= known
+    assert set(flux_lora.UNO.modules(2, 2)) <= known
     keys = load_file(NAMING.save(attention(4), tmp_path, "small-flux"))
     assert all(key.startswith("transformer.") and key.endswith((".lora_A.weight", ".lora_B.weight")) for key in keys)
