@@ -49,7 +49,9 @@ class Machine(Section):
         whose nodes have this environment and this folder, with its `.work` and `datasets`, at the same path (a shared
         file system).
     device: of the networks that train, draw and (opencv_zoo) measure: cpu, cuda, ...; under Ray an actor has one GPU.
-    processes: that share a training batch, one a GPU.
+    processes: that share a training batch on this machine, one a GPU.
+    accelerate: a file of `accelerate config`, which then says how many processes share a training batch, on which
+        machines, and whether by FSDP; null starts `processes`.
     """
 
     executor: Literal["serial", "process", "ray"] = "serial"
@@ -57,6 +59,7 @@ class Machine(Section):
     ray_address: str | None = None
     device: str = "cpu"
     processes: int = Field(default=1, ge=1)
+    accelerate: str | None = None
 
     @field_validator("ray_address")
     @classmethod

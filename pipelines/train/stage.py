@@ -17,7 +17,7 @@ from pipelines.core.shards import WORK, Counts, Machine, Shard, digest, file_dig
 from pipelines.core.shards import run as run_shards
 from umo import faces
 from umo.errors import BadInput, WorkFailed
-from umo.training.recipe import Method
+from umo.training.recipe import Method, Recipe
 
 
 class Params(Section):
@@ -44,6 +44,10 @@ def run(params: Params, machine: Machine, method: str) -> None:
         raise BadInput(f"params.yaml: train.reward is '{params.reward}', which also evaluates: choose another")
     people = {split: people_of(products.exported(split)) for split in SPLITS}
     refuse_shared(products.EXPORTED, people, "export again with splits by person (dvc repro export)")
+    if machine.accelerate is not None and not Path(machine.accelerate).is_file():
+        raise BadInput(
+            f"params.yaml: machine.accelerate '{machine.accelerate}' is no file: write it by accelerate config"
+        )
     reward = faces.load(params.reward)
     if not reward.differentiable:
         raise BadInput(f"params.yaml: train.reward '{params.reward}' has no gradient: choose another face model")
@@ -55,21 +59,33 @@ def run(params: Params, machine: Machine, method: str) -> None:
 
 def _train(machine: Machine, shard: Shard, folder: Path) -> Counts:
     """Train in a folder of its own, where a killed run finds its checkpoints again; then hand over the result."""
+    from umo.training.processes import check_batch
+
     kept, method = scratch(folder), cast(Method, shard.task)
     kept.mkdir(parents=True, exist_ok=True)
-    if machine.processes == 1:
+    if machine.processes == 1 and machine.accelerate is None:
         fit(method, kept)
     else:
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        launch += ["--nproc_per_node", str(machine.processes), "-m", "pipelines.train.stage", method, str(kept)]
-        if subprocess.run(launch, check=False).returncode:
-            raise WorkFailed(f"train: one of {machine.processes} processes failed; its own message is above")
+        if machine.accelerate is None:
+            check_batch(cast(Recipe, chosen().train), machine.processes)  # its line, without a launcher's report below
+        launch = [sys.executable, "-m", "accelerate.commands.launch", *_launcher(machine)]
+        if subprocess.run([*launch, "-m", "pipelines.train.stage", method, str(kept)], check=False).returncode:
+            raise WorkFailed("train: one of the processes failed; its own message is above")
     for path in sorted((kept / "result").iterdir()):
         shutil.move(path, folder / path.name)
     shutil.copytree(live_folder(method, kept), folder / products.LIVE)
     shutil.rmtree(kept)
     made = json.loads((folder / products.TRAINING).read_text())
     return Counts({"updates": made["updates"]}, {"skipped updates": made["skipped"]})
+
+
+def _launcher(machine: Machine) -> list[str]:
+    """How accelerate starts the processes: by its own file, or so many on this machine."""
+    if machine.accelerate is not None:
+        return ["--config_file", machine.accelerate]
+    here = {"num_machines": 1, "num_processes": machine.processes, "main_process_port": 0}  # 0: one that is free
+    options = here | {"mixed_precision": "no", "dynamo_backend": "no"}  # said, so that it does not warn of its defaults
+    return ["--multi_gpu", *(word for key, value in options.items() for word in (f"--{key}", str(value)))]
 
 
 def fit(method: Method, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """A whole training: a base, reference sets and a method become a LoRA, its card, its curves, training.json."""
 
 import json
-import os
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from umo import customizers, faces, licences
+from umo.errors import BadInput
 from umo.rewards import Kind, MatchingReward
 from umo.rows import Rows
+from umo.training import processes
 from umo.training.card import lora_card
 from umo.training.curves import Curves
 from umo.training.recipe import Method, Recipe
@@ -30,7 +32,7 @@ class Job:
         name: of the base in training.json.
         reward: name of the face model that rewards.
         lora: that makes a customizer of the base; training goes on from it.
-        device: of the networks; of several processes on GPUs each takes its own.
+        device: of the networks; of several processes on GPUs each takes its own (`processes.place`).
         how: steps and guidance that the result will be drawn with.
     """
 
@@ -43,17 +45,12 @@ class Job:
     device: str = "cpu"
     how: customizers.Drawing = field(default_factory=customizers.Drawing)
 
-    @property
-    def own_device(self) -> str:
-        """This process's."""
-        rank, kind = os.environ.get("LOCAL_RANK"), self.device.split(":")[0]
-        return self.device if rank is None or kind == "cpu" else f"{kind}:{rank}"
-
 
 def fit(job: Job, rows: Mapping[str, Rows[Sample]], folder: Path, encoded: Path, live: Path) -> Path | None:
     """Train, going on from the checkpoints in `folder`; every one of several processes runs it.
 
     Args:
+        folder: of several processes all must see it, and it must be there.
         rows: `train` and, where the recipe validates, `validation`, as `reading.open_sets` gives them.
         encoded: where encoded samples are kept; for one base, face model and precision.
         live: of the curves, written as they come.
@@ -66,8 +63,11 @@ def fit(job: Job, rows: Mapping[str, Rows[Sample]], folder: Path, encoded: Path,
         WorkFailed: no finite gradient; the last checkpoint stays.
     """
     recipe = job.recipe
+    accelerator = processes.start(recipe, job.device)
+    if accelerator.num_processes > 1 and not folder.is_dir():
+        raise BadInput(f"{folder} is not seen from {platform.node()}: train into a folder that all machines share")
     dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
-    customizer = customizers.load(job.base, job.lora, job.own_device, dtype)
+    customizer = customizers.load(job.base, job.lora, processes.place(accelerator, job.device), dtype)
     model = faces.load(job.reward)
     kind: Kind = "sir" if job.method == "sir" else "mimr"
     reward = MatchingReward(model, kind, recipe.lambda_match, recipe.lambda_mismatch)
@@ -75,15 +75,15 @@ def fit(job: Job, rows: Mapping[str, Rows[Sample]], folder: Path, encoded: Path,
     for split, found in rows.items():
         samples[split] = Samples(found, customizer, reward, recipe.anchor, encoded, droppable=recipe.text_dropout > 0)
     curves, people = Curves(live), (samples["train"], samples.get("validation"))
-    trainer = Trainer(
-        customizer, *people, reward, recipe, job.method, folder / "checkpoints", log=curves.log, how=job.how
-    )
+    checkpoints = folder / "checkpoints"
+    trainer = Trainer(customizer, *people, reward, recipe, job.method, checkpoints, curves.log, job.how, accelerator)
     for split, one in samples.items():
-        one.prepare(f"encode {split}")
+        one.prepare(f"encode {split}", accelerator.process_index, accelerator.num_processes)
+    accelerator.wait_for_everyone()
     customizer.drop_encoders()
     progress = trainer.run()
     curves.end()
-    if not trainer.accelerator.is_main_process:
+    if not accelerator.is_main_process:
         return None
     result = folder / "result"
     customizer.save_lora(result)

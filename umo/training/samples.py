@@ -146,14 +146,15 @@ class Samples:
         """The base's default for so many people."""
         return default_size(self.customizer.settings, len(sample.references))
 
-    def prepare(self, desc: str) -> None:
-        """Encode every sample that is not encoded yet, with a progress bar.
+    def prepare(self, desc: str, share: int = 0, shares: int = 1) -> None:
+        """Encode every sample that is not encoded yet, with a progress bar; of several processes each its share.
 
         Raises BadInput: a picture cannot be read, or a photograph shows no face.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        missing = [index for index, entry in enumerate(self.entries) if not _whole(self._path(entry))]
-        for index in tqdm(missing, desc=desc, unit="sample", disable=not missing):
+        own = range(share, len(self), shares)
+        missing = [index for index in own if not _whole(self._path(self.entries[index]))]
+        for index in tqdm(missing, desc=desc, unit="sample", disable=not missing or share > 0):
             self._encode(index)
 
     def batch(self, indices: Sequence[int]) -> Batch:

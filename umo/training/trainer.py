@@ -2,8 +2,7 @@
 
 An update is a function of the weights, the optimizer's state and its own number: what it draws comes from generators
 keyed by that number, so a run that is killed and goes on from a checkpoint is the run that was not killed, bit for bit.
-Several processes (accelerate) share a batch; their gradients are averaged by hand, because an update sends the network
-through a rollout and two passes before one step, which DistributedDataParallel's hooks are not made for.
+Several processes (accelerate) share a batch; see `umo.training.processes`.
 """
 
 import math
@@ -19,7 +18,7 @@ from tqdm import tqdm
 from umo.customizers.base import Customizer, Drawing
 from umo.errors import BadInput, WorkFailed
 from umo.rewards import MatchingReward
-from umo.training import checkpoints
+from umo.training import checkpoints, processes
 from umo.training.draws import BATCH, draw_randomness, generator
 from umo.training.objectives.rerefl import ReReFL
 from umo.training.objectives.sft import Row, Sft
@@ -72,6 +71,7 @@ class Trainer:
         folder: Path,
         log: Log | None = None,
         how: Drawing | None = None,
+        accelerator: Accelerator | None = None,
     ) -> None:
         """
         Args:
@@ -81,25 +81,26 @@ class Trainer:
                 logged before its checkpoint is given again first, so that a log can be written anew.
             how: steps and guidance that validation draws with, those that the result will be drawn with; None takes
                 the base's own.
+            accelerator: of `processes.start`; None makes one for the customizer's device.
 
-        Raises BadInput: the batch cannot be shared, nobody to validate on, or people of the validation are trained on.
+        Raises BadInput: as `processes.start`, nobody to validate on, or people of the validation are trained on.
         """
-        self.accelerator = Accelerator(
-            cpu=customizer.device.type == "cpu", mixed_precision="bf16" if recipe.precision == "bf16" else "no"
-        )
-        if self.accelerator.num_processes > 1:
-            customizer.to(self.accelerator.device)  # each process has a GPU of its own
+        self.accelerator = accelerator or processes.start(recipe, str(customizer.device))
         self.customizer, self.train, self.validation, self.reward = customizer, train, validation, reward
         self.recipe, self.method, self.folder, self.log, self.how = recipe, method, folder, log, how
         self._check()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             customizer.add_lora(recipe.rank)
+        several = self.accelerator.num_processes > 1
+        if several:
+            processes.distribute(customizer, self.accelerator)
         if recipe.checkpoint_gradients:
             customizer.checkpoint_gradients()
         objective = Sft if method == "sft" else ReReFL
         self.objective = objective(customizer, reward, recipe, self.accelerator)
         trained = [weight for weight in customizer.transformer.parameters() if weight.requires_grad]
+        self.gradients = processes.Gradients(trained) if several else None
         self.weights = Weights(trained, recipe.ema)
         self.optimizer = torch.optim.AdamW(self.weights, recipe.learning_rate, weight_decay=recipe.weight_decay)
         self.schedule = get_scheduler(
@@ -112,11 +113,7 @@ class Trainer:
         self._saved_step = -1
 
     def _check(self) -> None:
-        recipe, processes = self.recipe, self.accelerator.num_processes
-        if recipe.batch % processes or recipe.batch // processes % min(recipe.micro_batch, recipe.batch // processes):
-            parts = f"{processes} processes and micro-batches of {recipe.micro_batch}"
-            raise BadInput(f"batch {recipe.batch} does not divide into {parts}: choose multiples")
-        if recipe.validate_every and self.validation is None:
+        if self.recipe.validate_every and self.validation is None:
             raise BadInput("validate_every is set and there are no validation samples: give some, or set it to 0")
         if self.validation is not None and (both := sorted(self.train.people & self.validation.people)):
             raise BadInput(f"{len(both)} people are trained on and validated on (first {both[0]}): split by person")
@@ -153,7 +150,7 @@ class Trainer:
         """One update; returns its figures."""
         progress, recipe = self.progress, self.recipe
         rows = self._choose(progress.step)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=self.gradients is None)  # or they would leave DDP's buckets
         row = self._backward(rows)
         self._average_gradients()
         norm = float(torch.nn.utils.clip_grad_norm_(self.weights, recipe.max_gradient))
@@ -209,13 +206,8 @@ class Trainer:
         return dict(zip(keys, self.accelerator.reduce(own, "mean").tolist(), strict=True))
 
     def _average_gradients(self) -> None:
-        """Over all processes, in one message."""
-        if self.accelerator.num_processes == 1:
-            return
-        gradients = [weight.grad if weight.grad is not None else torch.zeros_like(weight) for weight in self.weights]
-        flat = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean")
-        for weight, mean in zip(self.weights, flat.split([weight.numel() for weight in self.weights]), strict=True):
-            weight.grad = mean.view_as(weight)
+        if self.gradients is not None:
+            self.gradients.average()
 
     @torch.no_grad()
     def _validate(self) -> None:

@@ -1,5 +1,6 @@
 """What a run measures: how the present weights draw people that are not trained on."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -45,7 +46,10 @@ def measure(
         for part in in_parts([row for row in chosen.tolist() if row in rows], recipe.micro_batch)
     ]
     sums: Row = {}
-    for part in parts[accelerator.process_index :: accelerator.num_processes]:
+    turns = math.ceil(len(parts) / accelerator.num_processes)
+    for turn in range(turns):  # the same for all: FSDP's processes call the network in step
+        place = turn * accelerator.num_processes + accelerator.process_index
+        part = parts[place % len(parts)]
         batch = samples.batch(part)
         with accelerator.autocast():
             loss, pictures = _draw(customizer, batch, part, recipe, how or Drawing())
@@ -54,7 +58,7 @@ def measure(
             raise WorkFailed(f"validation: a picture of {names} is not finite; lower the learning rate")
         row = {"diffusion_loss": float(loss)} | parts_of(reward(pictures, batch.anchors))
         for key, value in row.items():
-            sums[key] = sums.get(key, 0.0) + value * len(part)
+            sums[key] = sums.get(key, 0.0) + value * len(part) * (place < len(parts))
     keys = ["diffusion_loss", *REWARD_PARTS]
     totals = accelerator.reduce(torch.tensor([sums.get(key, 0.0) for key in keys], device=accelerator.device), "sum")
     return {f"validation/{key}": total / count for key, total in zip(keys, totals.tolist(), strict=True)}

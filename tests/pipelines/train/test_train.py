@@ -158,6 +158,7 @@ def test_a_reference_without_a_face_is_refused_by_name(workspace):
         ({"bases": {"tiny-uno": {"train": {"gradient_last": 13}}}}, ("bases.tiny-uno.train", "gradient_last")),
         ({"bases": {"tiny-uno": {"train": {"learning": 1}}}}, ("unknown key 'bases.tiny-uno.train.learning'",)),
         ({"bases": {"tiny-uno": {"train": {"batch": 3, "micro_batch": 2}}}}, ("batch 3 does not divide",)),
+        ({"machine": {"accelerate": "two.yaml"}}, ("machine.accelerate 'two.yaml' is no file",)),
         ({"machine": {"device": "cuda"}}, ("device cuda: not to be had here",)),
     ],
     ids=str,

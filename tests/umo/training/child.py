@@ -27,7 +27,10 @@ def killed(folder: str, recipe: str, last: str) -> None:
 
 
 def shared(folder: str) -> None:
-    """What each process sees of shared batches, of a run, and of one that goes on after a damaged checkpoint."""
+    """What each process sees of shared batches, of a run, and of one that goes on after a damaged checkpoint.
+
+    First with whole weights, then by FSDP.
+    """
     root, rank = Path(folder), int(os.environ["RANK"])
     seen = {}
     for method in ("sft", "mimr"):
@@ -38,21 +41,38 @@ def shared(folder: str) -> None:
     seen["real"] = gradient(build_real(root, pickle.loads((root / "samples.pickle").read_bytes())), [0, 1, 0, 1])
     if rank == 1:
         checkpoints.save = never
-    first = build(root, **RUN)
-    first.run()
-    trainer.accelerator.wait_for_everyone()
-    if rank == 0:
-        newest = checkpoints.find(root / "checkpoints")[-1]
-        newest.write_bytes(newest.read_bytes()[:-1])
-    trainer.accelerator.wait_for_everyone()
-    if rank == 1:
         slow_to_read()
-    again = build(root, **RUN)
-    seen["history"] = again.run().history
-    seen["first"], seen["again"] = list(first.weights), list(again.weights)
+    seen |= twice(root, rank, RUN)
+
+    os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    trainer = build(root, **SHARDED)
+    stir(trainer)
+    if rank == 1:
+        trainer.reward.faces.detect = lambda images: [[] for _ in images]  # type: ignore[method-assign]
+    fsdp = {"gradient": gradient(trainer, BATCH)}
+    frozen = [weight for weight in trainer.customizer.transformer.parameters() if not weight.requires_grad]
+    fsdp["here"] = sum(weight.to_local().numel() for weight in frozen) / sum(weight.numel() for weight in frozen)
+    (root / "fsdp").mkdir(exist_ok=True)
+    seen["fsdp"] = fsdp | twice(root / "fsdp", rank, RUN | SHARDED | {"steps": 3})
     torch.save(seen, root / f"seen-{rank}.pt")
 
 
+def twice(root: Path, rank: int, recipe: dict) -> dict:
+    """A run, and the same again from the checkpoint before its last, which is damaged."""
+    first = build(root, **recipe)
+    first.run()
+    first.accelerator.wait_for_everyone()
+    if rank == 0:
+        newest = checkpoints.find(root / "checkpoints")[-1]
+        newest.write_bytes(newest.read_bytes()[:-1])
+    first.accelerator.wait_for_everyone()
+    again = build(root, **recipe)
+    history = again.run().history
+    lora = (again.customizer.save_lora(root / f"lora-{rank}")).read_bytes()
+    return {"history": history, "first": list(first.weights), "again": list(again.weights), "lora": lora}
+
+
+SHARDED = {"micro_batch": 1, "checkpoint_gradients": True}
 RUN = {"steps": 6, "checkpoint_every": 2, "ema": 0.5, "validate_every": 2, "micro_batch": 2}
 
 

@@ -114,6 +114,16 @@ def test_a_prompt_that_may_be_dropped_is_kept_with_what_takes_its_place(make: Co
         plain.unprompted([0])
 
 
+def test_processes_encode_a_share_each(make: Counted) -> None:
+    given = [people("ann", "bob"), people("cas"), people("bob", "ann")]
+    for share, encoded in enumerate((3 + 3, 2)):
+        before = make.encoded
+        make(given).prepare("encode", share, 2)
+        assert make.encoded == before + encoded
+    make(given).prepare("encode")
+    assert make.encoded == 3 + 3 + 2, "nothing is left"
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -19,6 +19,7 @@ from umo.customizers.base import Customizer, Size
 from umo.customizers.condition import Condition
 from umo.matching import NONE, NotFinite, assign
 from umo.rewards import MatchingReward, Reward
+from umo.training import processes
 from umo.training.draws import Draws
 from umo.training.objectives.sft import Row, Sft
 from umo.training.recipe import Recipe
@@ -47,16 +48,23 @@ class ReReFL(Sft):
             latents, sigma = self.late(batch, batch.condition.guided(guidance), draws, part)
             condition = batch.condition.guided(guidance.at(self.recipe.gradient_guidance))
             pictures = drawn(self.customizer, latents, sigma, condition)
-        if not torch.isfinite(pictures).all():
-            return row | dict.fromkeys(REWARD_PARTS, math.nan)
-        try:
-            reward = self.reward(pictures.float(), batch.anchors)
-            figures = parts_of(reward)
-        except NotFinite:  # embeddings of a picture out of all bounds
-            return row | dict.fromkeys(REWARD_PARTS, math.nan)
-        if not reward.no_face.all():
-            self.accelerator.backward(-weight * self.recipe.reward_weight * reward.reward.mean())
+        figures, reward = self._rewarded(pictures, batch.anchors)
+        if reward is not None:
+            self.accelerator.backward(-weight * self.recipe.reward_weight * reward)
+        elif processes.sharded():  # its processes go through the network in step, backward too
+            self.accelerator.backward(0 * pictures.sum())
         return row | figures
+
+    def _rewarded(self, pictures: Tensor, anchors: list[Tensor]) -> tuple[Row, Tensor | None]:
+        """What is logged, and the mean reward, None where it has no gradient."""
+        unknown = dict.fromkeys(REWARD_PARTS, math.nan)
+        if not torch.isfinite(pictures).all():
+            return unknown, None
+        try:
+            reward = self.reward(pictures.float(), anchors)
+            return parts_of(reward), None if reward.no_face.all() else reward.reward.mean()
+        except NotFinite:  # embeddings of a picture out of all bounds
+            return unknown, None
 
     def late(self, batch: Batch, condition: Condition, draws: Draws, part: int) -> tuple[Tensor, Tensor]:
         """Latents and sigma of the step with gradient; a rollout serves `updates_per_rollout` updates."""
