@@ -69,7 +69,8 @@ def twice(root: Path, rank: int, recipe: dict) -> dict:
     again = build(root, **recipe)
     history = again.run().history
     lora = (again.customizer.save_lora(root / f"lora-{rank}")).read_bytes()
-    return {"history": history, "first": list(first.weights), "again": list(again.weights), "lora": lora}
+    weights = {"first": list(first.weights), "again": list(again.weights)}
+    return {**weights, "history": history, "lora": lora, "folder": str(root)}
 
 
 SHARDED = {"micro_batch": 1, "checkpoint_gradients": True}

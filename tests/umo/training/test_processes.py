@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from umo.errors import BadInput
 from umo.training import processes
 from umo.training.draws import Draws
 from umo.training.recipe import Recipe
+from umo.training.run import Job, fit
 from umo.training.samples import Batch, Sample
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -78,6 +80,9 @@ def test_a_run_of_two_is_the_run_of_one_and_goes_on_after_a_damaged_checkpoint(
         assert all(torch.equal(a, b) for a, b in zip(one[run], other[run], strict=True)), "the processes differ"
     assert all(torch.equal(a, b) for a, b in zip(one["first"], one["again"], strict=True))
     assert one["lora"] == other["lora"]
+    alone = build(Path(one["folder"]), **recipe)
+    alone.run()
+    assert all(torch.equal(a, b) for a, b in zip(alone.weights, one["again"], strict=True)), "its checkpoint fits any"
     expected = build(tmp_path, **recipe).run().history
     for process in (one, other):
         assert [step for step, _ in process["history"]] == [step for step, _ in expected]
@@ -103,6 +108,13 @@ def test_fsdp_that_is_not_to_be_had_is_refused(monkeypatch, environment, count: 
     recipe = Recipe.model_validate(SMALL | {"micro_batch": micro_batch})
     with pytest.raises(BadInput, match=message):
         processes.start(recipe, "cpu") if count == 1 else processes.check_sharding(recipe, count)
+
+
+def test_a_folder_that_another_machine_does_not_see_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(processes, "start", lambda *given: SimpleNamespace(num_processes=2))
+    job = Job(tmp_path, "base", "sft", Recipe.model_validate(SMALL), "bands")
+    with pytest.raises(BadInput, match=r"missing is not seen from .*: train into a folder that all machines share"):
+        fit(job, {}, tmp_path / "missing", tmp_path, tmp_path)
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
