@@ -25,7 +25,7 @@ from pipelines.core.params import load
 from pipelines.core.shards import ROOT, WORK
 from pipelines.measure import stage as measure
 from umo.errors import WorkFailed
-from umo.faces.opencv_zoo import Network
+from umo.faces.network import Network
 
 NAME = "measure-peer"
 BAR = 1.5

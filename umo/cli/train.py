@@ -24,7 +24,9 @@ def train(
     values: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A value of the recipe; repeat for others.")
     ] = None,
-    reward: Annotated[str, typer.Option(help="The face model that rewards; never the judge.")] = "opencv_zoo",
+    reward: Annotated[
+        str, typer.Option(help="The face model that rewards, or an insightface folder or .onnx; never the judge.")
+    ] = "opencv_zoo",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Tune a base on reference sets; a run that was killed goes on when it is started again."""

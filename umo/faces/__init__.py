@@ -8,7 +8,7 @@ from typing import Any
 from umo.errors import BadInput
 from umo.faces.base import Face, FaceModel
 
-__all__ = ["MODELS", "Face", "FaceModel", "load", "load_named"]
+__all__ = ["MODELS", "Face", "FaceModel", "load", "load_named", "load_reward"]
 
 
 def _opencv_zoo(**options: Any) -> FaceModel:
@@ -60,6 +60,17 @@ def load_named(name: str, device: str = "cpu", **options: Any) -> FaceModel:
         known = ", ".join(MODELS)
         raise BadInput(f"no face model {name!r}: choose one of {known}, an insightface folder, or a recogniser.onnx")
     return load("insightface", pack=name, named=True, **given)
+
+
+def load_reward(name: str) -> FaceModel:
+    """A face model that rewards, by a name that `load_named` takes; it needs no calibration.
+
+    Raises BadInput where there is no such model, or it has no gradient.
+    """
+    model = load(name) if name in MODELS else load_named(name, calibrated=False)
+    if not model.differentiable:
+        raise BadInput(f"reward {name} has no gradient: choose another face model")
+    return model
 
 
 @cache

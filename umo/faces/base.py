@@ -41,7 +41,7 @@ class FaceModel(Protocol):
 
     Pictures are (H, W, 3) uint8 RGB arrays of any sizes, or one float tensor (B, 3, H, W) in [-1, 1] as a customizer
     draws them. Where `differentiable` is true, `embed` of a tensor carries the gradient to its pixels (boxes and
-    landmarks are constants) and none to the network's weights.
+    landmarks are constants) and none to the network's weights; it is not aliased where a face is larger than its crop.
 
     Attributes:
         name: the key of the adapter in `umo.faces.MODELS`.
@@ -57,11 +57,13 @@ class FaceModel(Protocol):
     name: str
     licence: str
     dimension: int
-    differentiable: bool
     files: tuple[Path, ...]
     embedder: Path
     same_person_cosine: float
     calibration: Calibration | None
+
+    @property
+    def differentiable(self) -> bool: ...
 
     def detect(self, images: Sequence[np.ndarray] | torch.Tensor) -> list[list[Face]]:
         """Faces of each picture, the most certain first; never a gradient."""

@@ -217,7 +217,7 @@ class Dlib:
         """Its outputs for (n, H, W, 3) uint8; a GPU takes more at once."""
         import torch
 
-        from umo.faces.dlib_networks import in_batches
+        from umo.faces.network import in_batches
 
         results = []
         with torch.no_grad():

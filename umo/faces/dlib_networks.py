@@ -6,7 +6,6 @@ dnn_mmod_face_detection_ex.cpp of its examples (King, 2016).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -141,10 +140,3 @@ class Finder(_Network):
         for layer in range(len(FOUND)):
             x = F.relu(self.convolve(layer, x))
         return self.convolve(len(FOUND), x)[:, 0]
-
-
-def in_batches(tensor: Tensor, size: int) -> Iterator[tuple[Tensor, int]]:
-    """Batches of one size, the last filled with 0, and how many of each are real: a result never depends on its
-    neighbours, for a network rounds differently at another batch size."""
-    for part in tensor.split(size):
-        yield F.pad(part, (0, 0) * (part.ndim - 1) + (0, size - len(part))), len(part)

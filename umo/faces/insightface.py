@@ -1,4 +1,4 @@
-"""The user's own insightface pack (a detector and a recogniser as ONNX), run by insightface itself.
+"""The user's own insightface pack (a detector and a recogniser as ONNX): insightface runs it for arrays, torch rewards.
 
 insightface ships no model, and nothing is downloaded here: antelopev2 and buffalo_l are for non-commercial research
 only, so the user decides and puts the folder there. A recogniser alone (one ONNX file) reads the faces that the judge
@@ -19,9 +19,10 @@ import numpy as np
 
 from umo import faces
 from umo.errors import BadInput
-from umo.faces.align import CROP, TEMPLATE, landmarks_of, similarity
+from umo.faces.align import CROP, TEMPLATE, crops_of, landmarks_of, similarity
 from umo.faces.base import Face
 from umo.faces.calibration import load_calibration
+from umo.faces.network import Network
 from umo.faces.pixels import is_tensor, to_uint8, unit
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ FINDERS = ("opencv_zoo", "dlib")  # of faces for a recogniser alone
 
 
 class InsightFace:
-    """See `umo.faces.base.FaceModel`. A tensor is rounded to bytes and carries no gradient.
+    """See `umo.faces.base.FaceModel`. A tensor is rounded to bytes to find faces, and not to embed them.
 
     Args:
         pack: a folder of ONNX files, the name of one in ROOT/models, or a recogniser's file; by default what the
@@ -51,7 +52,6 @@ class InsightFace:
     """
 
     licence = "the pack's own (antelopev2, buffalo_l: non-commercial research only)"
-    differentiable = False
 
     def __init__(
         self,
@@ -87,8 +87,21 @@ class InsightFace:
             own = place.with_suffix(".calibration.json") if alone else place / "insightface.calibration.json"
             found = load_calibration(calibration or own, (self.embedder,))
         self.calibration, self.same_person_cosine = found, found.same_person_cosine if found else nan
-        self._side = int(self._recogniser.input_size[0])
-        self.dimension = int(self._recogniser.get_feat(np.zeros((self._side, self._side, 3), np.uint8)).shape[-1])
+        self._network = Network(self.embedder, threads=0)
+        side = int(self._recogniser.input_size[0])
+        self._side = side
+        # insightface's rule for networks that read 112 k px, or 128 k px with a margin of 8 k left and right.
+        margin = [8.0 * side / 128, 0.0]
+        self._template = TEMPLATE * (side / CROP) if side % CROP == 0 else TEMPLATE * (side / 128) + margin
+        self.dimension = int(self._recogniser.get_feat(np.zeros((side, side, 3), np.uint8)).shape[-1])
+
+    @property
+    def differentiable(self) -> bool:
+        """True.
+
+        Raises BadInput for a recogniser with an operation that `OnnxTorch` does not know.
+        """
+        return self._network.torch is not None
 
     def detect(self, images: Sequence[np.ndarray] | Tensor) -> list[list[Face]]:
         """Faces of each picture, the most certain first; scores in [min_score, 1]."""
@@ -104,15 +117,23 @@ class InsightFace:
     def embed(self, images: Tensor, faces: Sequence[Sequence[Face]]) -> Tensor: ...
 
     def embed(self, images: Sequence[np.ndarray] | Tensor, faces: Sequence[Sequence[Face]]) -> np.ndarray | Tensor:
-        """Unit vectors (n, d) float32; the landmarks place the crop, the box is not read."""
-        pictures = to_uint8(images) if is_tensor(images) else images
-        vectors = [self._describe(picture, found) for picture, found in zip(pictures, faces, strict=True)]
-        result = unit(np.concatenate([np.zeros((0, self.dimension), np.float32), *vectors]))
-        if not is_tensor(images):
-            return result
+        """Unit vectors (n, d); the landmarks place the crop, the box is not read.
+
+        float32; float64 of a tensor in float64, which torch embeds as it is: insightface rounds its crops to bytes.
+        """
+        if is_tensor(images):
+            return self._embed_tensor(images, faces)
+        vectors = [self._describe(picture, found) for picture, found in zip(images, faces, strict=True)]
+        return unit(np.concatenate([np.zeros((0, self.dimension), np.float32), *vectors]))
+
+    def _embed_tensor(self, images: Tensor, faces: Sequence[Sequence[Face]]) -> Tensor:
         import torch
 
-        return torch.from_numpy(result).to(images.device)
+        images = images if images.dtype == torch.float64 else images.float()
+        crops = crops_of((images + 1) * 127.5, faces, self._template, self._side)
+        if not len(crops):
+            return images.new_zeros((0, self.dimension))
+        return self._network.embed((crops - self._recogniser.input_mean) / self._recogniser.input_std)
 
     def _detect(self, picture: np.ndarray) -> list[Face]:
         boxes, landmarks = self._detector.detect(np.ascontiguousarray(picture[..., ::-1]), max_num=0)
@@ -127,9 +148,7 @@ class InsightFace:
         """
         bgr = np.ascontiguousarray(picture[..., ::-1])
         side = self._side
-        # insightface's rule for networks that read 112 k px, or 128 k px with a margin of 8 k left and right.
-        fitted = TEMPLATE * (side / CROP) if side % CROP == 0 else TEMPLATE * (side / 128) + [8.0 * side / 128, 0.0]
-        matrices = similarity(landmarks_of(faces), fitted)
+        matrices = similarity(landmarks_of(faces), self._template)
         crops = [cv2.warpAffine(bgr, matrix, (side, side), borderValue=0.0) for matrix in matrices]
         vectors = [self._recogniser.get_feat(crop).ravel() for crop in crops]
         return np.array(vectors, np.float32).reshape(-1, self.dimension)

@@ -55,6 +55,8 @@ def read_graph(path: Path) -> Graph:
     for proto in model.graph.node:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in proto.attribute}
         node = Node(proto.op_type, list(proto.input), proto.output[0], attributes)
+        if node.op == "Reshape" and constants.get(node.inputs[1], np.zeros(3)).size == 2:
+            node = Node("Flatten", node.inputs[:1], node.output)  # an exporter that knew the shape of its example
         value = _constant(node, constants)
         if value is None:
             nodes.append(node)
@@ -86,6 +88,8 @@ def _constant(node: Node, constants: dict[str, np.ndarray]) -> np.ndarray | None
         quantised, scale, zero_point = (constants[name] for name in node.inputs)
         axis, block_size = node.attributes.get("axis", 1), node.attributes.get("block_size", 0)
         return dequantise(quantised, scale, zero_point, axis, block_size)
+    if node.op == "Identity":  # PyTorch writes weights that are alike once
+        return constants[node.inputs[0]]
     if node.op == "Reshape":
         return constants[node.inputs[0]].reshape(constants[node.inputs[1]])
     return None

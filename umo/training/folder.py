@@ -30,8 +30,7 @@ def train(job: Job, source: str, out: Path) -> None:
     """
     if (out / TRAINING).exists():
         raise BadInput(f"{out}: a training is finished there: draw with it, or choose another --out")
-    if not faces.load(job.reward).differentiable:
-        raise BadInput(f"--reward {job.reward} has no gradient: choose another face model")
+    faces.load_reward(job.reward)
     files = model_files(job.base)
     sets = open_sets(source)
     refuse_shared(source, {split: people_of(rows) for split, rows in sets.items()}, "split by person")

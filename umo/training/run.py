@@ -30,7 +30,7 @@ class Job:
     Attributes:
         base: a diffusers folder.
         name: of the base in training.json.
-        reward: name of the face model that rewards.
+        reward: the face model that rewards, as `faces.load_reward` takes it.
         lora: that makes a customizer of the base; training goes on from it.
         device: of the networks; of several processes on GPUs each takes its own (`processes.place`).
         how: steps and guidance that the result will be drawn with.
@@ -68,7 +68,7 @@ def fit(job: Job, rows: Mapping[str, Rows[Sample]], folder: Path, encoded: Path,
         raise BadInput(f"{folder} is not seen from {platform.node()}: train into a folder that all machines share")
     dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
     customizer = customizers.load(job.base, job.lora, processes.place(accelerator, job.device), dtype)
-    model = faces.load(job.reward)
+    model = faces.load_reward(job.reward)
     kind: Kind = "sir" if job.method == "sir" else "mimr"
     reward = MatchingReward(model, kind, recipe.lambda_match, recipe.lambda_mismatch)
     samples = {}

@@ -98,14 +98,15 @@ def test_same_person_is_nearer_than_strangers(model, portrait):
 
 
 def test_a_tensor_is_the_same_picture(model, portrait, tensor_of):
-    pictures = [portrait(1, 1), portrait(2, 3)]
+    """To the bytes that insightface rounds an array's crops to."""
+    pictures = [np.ascontiguousarray(portrait(*which)[::2, ::2]) for which in ((1, 1), (2, 3))]
     tensor = tensor_of(*pictures)
     found = model.detect(pictures)
     for (one,), (other,) in zip(found, model.detect(tensor), strict=True):
         np.testing.assert_allclose(one.landmarks, other.landmarks, atol=0.1)
     vectors = model.embed(tensor, found)
     assert isinstance(vectors, torch.Tensor) and vectors.dtype == torch.float32
-    assert np.abs(vectors.numpy() - model.embed(pictures, found)).max() < 1e-4
+    assert np.abs(vectors.numpy() - model.embed(pictures, found)).max() < (5e-3 if "insight" in model.name else 1e-4)
     assert (vectors.requires_grad, tensor.requires_grad) == (False, False)
 
 

@@ -270,7 +270,7 @@ def test_unfit_columns_are_one_line(umo, tmp_path: Path, column: str, put: pa.Da
         ({"set": "rank=none"}, "recipe: rank: input should be a valid integer"),
         ({"set": "gradient_last=9"}, "gradient_first <= gradient_last <= rollout_steps must hold"),
         ({"set": "steps"}, "--set steps: give KEY=VALUE"),
-        ({"reward": "still"}, "--reward still has no gradient"),
+        ({"reward": "still"}, "reward still has no gradient"),
         ({"reward": "other"}, "no face model 'other'"),
         ({"base": "sets"}, "sets: no diffusers folder"),
         ({"lora": "none.safetensors"}, "none.safetensors: no such file"),
