@@ -17,6 +17,7 @@ from tqdm import tqdm
 from umo.customizers import Customizer, Drawing, draw, load
 from umo.customizers.base import Size, default_size, seed_of
 from umo.customizers.folder import model_files
+from umo.devices import Precision, dtype_of, precision_on
 from umo.errors import BadInput, WorkFailed
 from umo.evaluation.cases import Case, read_cases, write_cases
 from umo.files import replacing
@@ -61,19 +62,21 @@ def generate_one(
     guidance: float | None = None,
     lora: Path | None = None,
     device: str = "cpu",
+    dtype: Precision | None = None,
 ) -> None:
     """Draw one picture and write it as PNG.
 
     Args:
         references: a photograph of each person, in the prompt's order.
         size: height, width; None takes the base's default, and so for steps and guidance.
+        dtype: of the weights; None takes bf16 on CUDA and fp32 elsewhere.
 
     Raises:
         BadInput: the base, the LoRA, a reference, or the size cannot be used.
         WorkFailed: the picture came out as not finite.
     """
     people = [require_image(path, f"reference {path}") for path in references]
-    customizer = load(model_dir, lora, device)
+    customizer = load(model_dir, lora, device, dtype_of(precision_on(device, dtype)))
     pictures = _draw(customizer, [prompt], [people], [seed], Drawing(size, steps, guidance))
     out.parent.mkdir(parents=True, exist_ok=True)
     _write(out, pictures[0], f"seed {seed}")
@@ -91,6 +94,7 @@ def generate_cases(
     device: str = "cpu",
     customizer: Customizer | None = None,
     batch: int | None = None,
+    dtype: Precision | None = None,
 ) -> Counts:
     """Draw every case of a file; what a killed run has drawn with the same key is kept.
 
@@ -106,6 +110,7 @@ def generate_cases(
         size, steps, guidance: as `generate_one`.
         customizer: `model_dir` with `lora`, where the caller has loaded it already.
         batch: pictures drawn at once; None takes 1 for a large base and BATCH for any other.
+        dtype: as `generate_one`.
 
     Raises:
         BadInput: before any drawing: a case, a reference, the base, the LoRA or the size cannot be used.
@@ -114,11 +119,13 @@ def generate_cases(
     to_draw = read_cases(cases, drawn=False)
     people = {case.case_id: [cases.parent / photos[0] for photos in case.references] for case in to_draw}
     known = _check_references(cases, people)
-    customizer = customizer or load(model_dir, lora, device)
+    customizer = customizer or load(model_dir, lora, device, dtype_of(precision_on(device, dtype)))
     how = Drawing(size, steps, guidance)
     for case in to_draw:
         _check(customizer, case, how)
     base = [_files_digest(model_dir, model_files(model_dir)), _lora_digest(lora) if lora else None]
+    if customizer.dtype != torch.float32:
+        base.append(str(customizer.dtype))
     (out / IMAGES).mkdir(parents=True, exist_ok=True)
     shapes: dict[tuple, list[_Asked]] = {}
     for case in to_draw:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from umo.devices import Precision
 from umo.errors import BadInput
 
 MOST = 2**63 - 1  # that torch takes
@@ -27,6 +28,7 @@ def generate(
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps; the base's own without.")] = None,
     guidance: Annotated[float | None, typer.Option(help="The base's own without.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[Precision | None, typer.Option(help="Of the weights; bf16 on cuda, fp32 on cpu without.")] = None,
 ) -> None:
     """Draw people from their photographs: one picture, or every case of a file."""
     from umo import licences
@@ -36,12 +38,12 @@ def generate(
     if cases is None:
         if prompt is None or not reference:
             raise BadInput("nothing to draw: give --prompt and --reference for one picture, or a CASES.jsonl")
-        generate_one(model, prompt, reference, out, seed, shape, steps, guidance, lora, device)
+        generate_one(model, prompt, reference, out, seed, shape, steps, guidance, lora, device, dtype=dtype)
         print(f"{out}: drawn by {model}; {licences.line(model, lora)}")
         return
     if prompt is not None or reference:
         raise BadInput("a CASES.jsonl has its own prompts and references: leave --prompt and --reference out")
-    counts = generate_cases(model, cases, out, seeds, shape, steps, guidance, lora, device)
+    counts = generate_cases(model, cases, out, seeds, shape, steps, guidance, lora, device, dtype=dtype)
     print(f"{counts.drawn} pictures drawn, {counts.kept} were there already -> {out}/CASES.jsonl")
     print(licences.line(model, lora))
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from umo.devices import Precision, precision_on
 from umo.errors import BadInput
 
 
@@ -28,6 +29,9 @@ def train(
         str, typer.Option(help="The face model that rewards, or an insightface folder or .onnx; never the judge.")
     ] = "opencv_zoo",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[
+        Precision | None, typer.Option(help="The recipe's precision; without both, bf16 on cuda and fp32 on cpu.")
+    ] = None,
 ) -> None:
     """Tune a base on reference sets; a run that was killed goes on when it is started again."""
     given = _recipe(recipe, values or [])  # what is wrong in it is said before torch is loaded
@@ -35,6 +39,7 @@ def train(
     from umo.training import folder
     from umo.training.recipe import Recipe
 
+    given["precision"] = precision_on(device, dtype or given.get("precision"))
     job = folder.Job(base, base.resolve().name, method, Recipe.model_validate(given), reward, lora, device)
     folder.train(job, data, out)
     print(licences.line(base, lora))

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from umo import devices
 from umo.customizers.base import Customizer, Drawing, Settings, draw
 from umo.customizers.condition import CONDITIONAL, Condition, Guidance
 from umo.errors import BadInput
@@ -35,20 +36,30 @@ CUSTOMIZERS: dict[str, Callable[[], Any]] = {
 
 
 def load(
-    folder: Path, lora: Path | None = None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    folder: Path,
+    lora: Path | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    attention: devices.Kernel | None = None,
 ) -> Customizer:
     """A base from a diffusers folder, frozen and ready to draw.
 
-    `lora` is a .safetensors file or the folder of one, in any naming of its family. BadInput says what is unfit: the
-    folder, its family, a component, a LoRA that is not whole or for another base, a device that is not here.
+    Args:
+        lora: a .safetensors file or the folder of one, in any naming of its family.
+        dtype: of the weights; None takes bfloat16 on CUDA and float32 elsewhere.
+        attention: see `umo.devices.set_attention`; None leaves the choice to PyTorch, but for cuDNN's on CUDA.
+
+    BadInput says what is unfit: the folder, its family, a component, a LoRA that is not whole or for another base, a
+    device that is not here or has no such dtype.
     """
     index = read_index(Path(folder))
     family = index["_class_name"]
     if family not in CUSTOMIZERS:
         raise BadInput(f"{folder}: a {family} folder; umo draws with {', '.join(CUSTOMIZERS)}: give a folder of those")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises the latter
-        raise BadInput(f"device {device}: not to be had here; choose another, such as cpu") from error
+    devices.prepare(device)
+    dtype = dtype or devices.dtype_of(devices.precision_on(device))
+    devices.check_dtype(device, dtype)
     customizer = CUSTOMIZERS[family]().load(Path(folder), index, None if lora is None else Path(lora), dtype)
+    if attention:
+        devices.set_attention(customizer.transformer, attention, customizer.name)
     return customizer.to(device)

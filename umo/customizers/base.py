@@ -6,6 +6,7 @@ One adapter a family, one contract test for all. What a family need not know is 
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -64,6 +65,7 @@ class Customizer(Protocol):
         lora_targets: full names of the linear layers in `transformer` that a LoRA belongs on (for peft's
             `target_modules`).
         device: of the latents that it takes and gives; a part may lie elsewhere.
+        dtype: that the transformer computes in; its latents are float32 all the same.
     """
 
     @property
@@ -80,6 +82,9 @@ class Customizer(Protocol):
 
     @property
     def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
 
     def check_size(self, size: Size) -> None:
         """Raises BadInput for a size (height, width) that cannot be drawn, naming the nearest that can."""
@@ -142,6 +147,15 @@ class Customizer(Protocol):
 
     def checkpoint_gradients(self) -> None:
         """Recompute the activations of transformer and decoder in the backward pass instead of keeping them."""
+
+    def compile_blocks(self) -> None:
+        """Compile the transformer's blocks where they lie: minutes at the first forward of every shape, faster then.
+
+        Raises BadInput where the transformer does not say which blocks repeat.
+        """
+
+    def merged(self) -> AbstractContextManager[None]:
+        """A context without gradient in which the LoRA is part of the weights (see `umo.customizers.merging`)."""
 
     def drop_encoders(self) -> None:
         """Free the text encoders: everything that will be asked for is embedded already."""

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -10,10 +12,12 @@ import torch
 from peft import get_peft_model_state_dict
 from torch import Tensor
 
+from umo import devices
 from umo.customizers import lora_file
 from umo.customizers.base import Reference, Settings, Size
 from umo.customizers.folder import no_bars
 from umo.customizers.lora_file import Naming
+from umo.customizers.merging import merged
 from umo.customizers.references import to_tensor
 from umo.errors import BadInput, WorkFailed
 
@@ -53,11 +57,19 @@ class DiffusersCustomizer:
     def device(self) -> torch.device:
         return self.transformer.device
 
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """That the transformer computes in, asked of it once: it walks through all its modules to say so."""
+        return self.transformer.dtype
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        if device is not None:
+            devices.prepare(device)
         where = {key: value for key, value in (("device", device), ("dtype", dtype)) if value is not None}
         for module in (self.transformer, self.vae, *(getattr(self, name) for name in self.encoders)):
             if module is not None:
                 module.to(**where)
+        vars(self).pop("dtype", None)
         return self
 
     def save(self, folder: Path) -> None:
@@ -78,6 +90,15 @@ class DiffusersCustomizer:
         self.transformer.enable_gradient_checkpointing()
         if getattr(self.vae, "_supports_gradient_checkpointing", False):
             self.vae.enable_gradient_checkpointing()
+
+    def compile_blocks(self) -> None:
+        try:
+            self.transformer.compile_repeated_blocks()
+        except ValueError as error:  # of diffusers: it names none
+            raise BadInput(f"compile_blocks: {self.name} does not say which blocks repeat; set it to false") from error
+
+    def merged(self) -> AbstractContextManager[None]:
+        return merged(self.transformer)
 
     def drop_encoders(self) -> None:
         for name in self.encoders:

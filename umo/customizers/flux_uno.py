@@ -201,7 +201,7 @@ class FluxUno(DiffusersCustomizer):
         references = [torch.stack(same) for same in zip(*each, strict=True)]
         tokens = torch.cat([pack(grid) for grid in (latents, *references)], dim=1)
         ids = diagonal_ids([(grid.shape[2] // PACK, grid.shape[3] // PACK) for grid in (latents, *references)])
-        dtype, device = self.transformer.dtype, latents.device
+        dtype, device = self.dtype, latents.device
         text = condition.stack("text").to(dtype)
         predicted = self.transformer(
             hidden_states=tokens.to(dtype),

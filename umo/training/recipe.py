@@ -4,6 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from umo.devices import Kernel, Precision
+
 Anchor = Literal["references", "target", "pool"]
 Method = Literal["sft", "sir", "mimr"]
 Positive = Annotated[float, Field(gt=0)]
@@ -47,6 +49,11 @@ class Recipe(BaseModel):
         precision: bf16 keeps the frozen weights in bf16 and computes under autocast; the LoRA stays float32.
         checkpoint_gradients: recompute activations of transformer and decoder in the backward pass: less memory, one
             more forward.
+        attention: PyTorch's kernel for it: `flash` (neither padded prompts nor fp32 on CUDA), `efficient` or `math`;
+            null lets PyTorch choose at every call, but for cuDNN's on CUDA, whose backward pass fails.
+        merge_rollout: lay the LoRA into the weights for rollouts and validation, which have no gradient: each forward
+            costs the base's alone, and those weights lie in memory twice. In bf16 what the LoRA adds is rounded.
+        compile_blocks: compile the transformer's blocks: minutes at the start and for every new shape, faster then.
         checkpoint_every, keep: updates between checkpoints, and how many are kept.
         validate_every: updates between validations, of which one follows the last update; 0 never validates.
         validation_samples: of the validation people, at most.
@@ -83,8 +90,11 @@ class Recipe(BaseModel):
     time_std: Positive = 1.0
     time_mu: float = 0.0
     text_dropout: float = Field(default=0.0, ge=0, lt=1)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     checkpoint_gradients: bool = False
+    attention: Kernel | None = None
+    merge_rollout: bool = False
+    compile_blocks: bool = False
     checkpoint_every: int = Field(default=50, ge=1)
     keep: int = Field(default=2, ge=1)
     validate_every: int = Field(default=0, ge=0)

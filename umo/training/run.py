@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from umo import customizers, faces, licences
+from umo import customizers, devices, faces, licences
 from umo.errors import BadInput
 from umo.rewards import Kind, MatchingReward
 from umo.rows import Rows
@@ -66,8 +64,8 @@ def fit(job: Job, rows: Mapping[str, Rows[Sample]], folder: Path, encoded: Path,
     accelerator = processes.start(recipe, job.device)
     if accelerator.num_processes > 1 and not folder.is_dir():
         raise BadInput(f"{folder} is not seen from {platform.node()}: train into a folder that all machines share")
-    dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
-    customizer = customizers.load(job.base, job.lora, processes.place(accelerator, job.device), dtype)
+    place, dtype = processes.place(accelerator, job.device), devices.dtype_of(recipe.precision)
+    customizer = customizers.load(job.base, job.lora, place, dtype, recipe.attention)
     model = faces.load_reward(job.reward)
     kind: Kind = "sir" if job.method == "sir" else "mimr"
     reward = MatchingReward(model, kind, recipe.lambda_match, recipe.lambda_mismatch)
@@ -102,6 +100,7 @@ def _report(job: Job, reward: str, samples: Samples, progress: Progress) -> dict
         "base": job.name,
         "reward": reward,
         "recipe": job.recipe.model_dump(),
+        "attention": devices.attention(),
         "samples": len(samples),
         "people": sorted(samples.people),
         "licences": {"base": licences.of_base(job.base)} | ({"lora": licences.of_lora(job.lora)} if job.lora else {}),

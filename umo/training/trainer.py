@@ -97,6 +97,8 @@ class Trainer:
             processes.distribute(customizer, self.accelerator)
         if recipe.checkpoint_gradients:
             customizer.checkpoint_gradients()
+        if recipe.compile_blocks:
+            customizer.compile_blocks()
         objective = Sft if method == "sft" else ReReFL
         self.objective = objective(customizer, reward, recipe, self.accelerator)
         trained = [weight for weight in customizer.transformer.parameters() if weight.requires_grad]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from accelerate import Accelerator
@@ -74,7 +75,8 @@ def _draw(
     loss = diffusion_loss(customizer, batch, time, noise)
     condition = batch.condition.guided(settings.guidance.at(how.guidance))
     sigmas = customizer.sigmas(how.steps or settings.steps, batch.size).to(batch.target)
-    latents = flow.rollout(lambda x, sigma: customizer.velocity(x, sigma, condition), start, sigmas)
+    with customizer.merged() if recipe.merge_rollout else nullcontext():
+        latents = flow.rollout(lambda x, sigma: customizer.velocity(x, sigma, condition), start, sigmas)
     return loss, customizer.decode(latents).float().clamp(-1, 1)
 
 

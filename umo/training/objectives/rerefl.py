@@ -7,6 +7,7 @@
 """
 
 import math
+from contextlib import nullcontext
 from typing import ClassVar
 
 import numpy as np
@@ -74,16 +75,19 @@ class ReReFL(Sft):
             return flow.noised(batch.target, start, sigma.to(start)), sigma.to(start)
         if recipe.updates_per_rollout == 1:
             late = range(draws.late, draws.late + 1)
-            latents, sigmas = late_latents(self.customizer, recipe.rollout_steps, late, batch.size, condition, start)
+            latents, sigmas = self._roll_out(late, batch.size, condition, start)
             return latents[0], sigmas[0]
         late = range(recipe.gradient_first, recipe.gradient_last + 1)
         if draws.rollout != self._kept_rollout:
             self._kept_rollout, self._kept = draws.rollout, {}
         if part not in self._kept:
-            steps = recipe.rollout_steps
-            self._kept[part] = late_latents(self.customizer, steps, late, batch.size, condition, start)
+            self._kept[part] = self._roll_out(late, batch.size, condition, start)
         latents, sigmas = self._kept[part]
         return latents[late.index(draws.late)], sigmas[late.index(draws.late)]
+
+    def _roll_out(self, late: range, size: Size, condition: Condition, start: Tensor) -> tuple[Tensor, Tensor]:
+        with self.customizer.merged() if self.recipe.merge_rollout else nullcontext():
+            return late_latents(self.customizer, self.recipe.rollout_steps, late, size, condition, start)
 
 
 @torch.no_grad()
