@@ -4,15 +4,15 @@ Weights, pictures and text embeddings are random, so nothing is downloaded; the 
 update is one sample with two references on one device, as the paper's eight devices have one each. Random pictures
 show no faces: the detector looks at them, and the embedder is then given two fixed faces.
 
-Every cell of the table starts from nothing. "kept" encodes target and references once, as training does; "each time"
-sends them through the autoencoder at every update. Text is random in both, so T5 is in neither.
+Every cell of the table starts from nothing. Target and references are encoded once, as training does; text is random,
+so T5 is in no cell.
 """
 
 import argparse
 import gc
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -23,7 +23,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransf
 
 from bench.result import machine
 from bench.timing import Stopwatch
-from umo import faces
+from umo import devices, faces
 from umo.customizers.condition import REFERENCE, Condition
 from umo.customizers.flux_uno import FLUX, FluxUno
 from umo.errors import BadInput
@@ -38,7 +38,7 @@ from umo.training.samples import Batch
 
 REFERENCES = 2
 UPDATES = 10  # as many as there are late steps
-PARTS = ("encode", "diffusion pass", "rollout", "reward pass", "optimizer")
+PARTS = ("diffusion pass", "rollout", "reward pass", "optimizer")
 DTYPE = torch.bfloat16
 
 
@@ -128,17 +128,23 @@ def _default_dtype() -> Iterator[None]:
 class Update:
     """One ReReFL update after the other, on one sample."""
 
-    def __init__(self, scale: Scale, device: torch.device, checkpointing: bool, kept: bool) -> None:
+    def __init__(self, scale: Scale, device: torch.device, checkpointing: bool, merged: bool) -> None:
         """
         Args:
             checkpointing: recompute activations in the backward pass.
-            kept: encode target and references here, not at every update.
+            merged: lay the LoRA into the weights for the rollout.
         """
         torch.manual_seed(0)
-        self.scale, self.device, self.kept = scale, device, kept
+        self.scale, self.device = scale, device
         self.recipe = Recipe(  # the paper's, for UNO
-            steps=1, batch=1, rank=scale.rank, precision="bf16", checkpoint_gradients=checkpointing
+            steps=1,
+            batch=1,
+            rank=scale.rank,
+            precision="bf16",
+            checkpoint_gradients=checkpointing,
+            merge_rollout=merged,
         )
+        devices.prepare(device)
         self.customizer = build(scale, device)
         with torch.device(device):
             self.customizer.add_lora(self.recipe.rank)
@@ -154,7 +160,7 @@ class Update:
         self.pooled = _noise(1, config.pooled_projection_dim, device=device)
         self.anchors = F.normalize(_noise(REFERENCES, self.reward.faces.dimension, device=device), dim=1)
         self.faces = given_faces(scale.picture)
-        self._batch = self.encode()
+        self.batch = self.encode()
 
     @torch.no_grad()
     def encode(self) -> Batch:
@@ -175,9 +181,8 @@ class Update:
 
         The late steps come in turn instead of by chance: ten updates make rollouts of the mean length.
         """
-        recipe = self.recipe
-        with watch("encode"):
-            batch = self._batch if self.kept else self.encode()
+        recipe, batch = self.recipe, self.batch
+        merged = self.customizer.merged() if recipe.merge_rollout else nullcontext()
         draws = draw_randomness(recipe, batch.target.shape[1:], step, [0])
         late = recipe.gradient_first + step % (recipe.gradient_last - recipe.gradient_first + 1)
         time, noise, start = (numbers.to(batch.target) for numbers in (draws.time, draws.noise, draws.start))
@@ -186,7 +191,7 @@ class Update:
             with self._autocast():
                 diffusion = diffusion_loss(self.customizer, batch, time, noise)
             (recipe.diffusion_weight * diffusion).backward()
-        with watch("rollout"), self._autocast():
+        with watch("rollout"), self._autocast(), merged:
             latents, sigmas = late_latents(
                 self.customizer, recipe.rollout_steps, range(late, late + 1), batch.size, batch.condition, start
             )
@@ -235,14 +240,14 @@ class Cell:
     """
 
     checkpointing: bool
-    kept: bool
+    merged: bool
     seconds: dict[str, float]
     losses: list[float]
     peak: int | None
 
     def row(self) -> str:
         """In Markdown."""
-        head = ["on" if self.checkpointing else "off", "kept" if self.kept else "each time"]
+        head = ["on" if self.checkpointing else "off", "merged" if self.merged else "beside"]
         if not self.seconds:
             return _row([*head, *["out of memory"] + [""] * (len(PARTS) + 1)])
         seconds = [f"{self.seconds[part]:.3f}" for part in PARTS]
@@ -250,24 +255,24 @@ class Cell:
         return _row([*head, *seconds, f"{1 / sum(self.seconds.values()):.3f}", peak])
 
 
-def measure(scale: Scale, device: torch.device, checkpointing: bool, kept: bool, updates: int) -> Cell:
+def measure(scale: Scale, device: torch.device, checkpointing: bool, merged: bool, updates: int) -> Cell:
     """One cell: an update that is not counted, then `updates` that are."""
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
     try:
-        update, watch = Update(scale, device, checkpointing, kept), Stopwatch(device)
+        update, watch = Update(scale, device, checkpointing, merged), Stopwatch(device)
         losses = [update(0, Stopwatch(device))] + [update(1 + step, watch) for step in range(updates)]
         seconds = {name: value / updates for name, value in watch.seconds.items()}
     except torch.OutOfMemoryError:
         seconds, losses = {}, []
-    return Cell(checkpointing, kept, seconds, losses, torch.cuda.max_memory_allocated(device) if on_gpu else None)
+    return Cell(checkpointing, merged, seconds, losses, torch.cuda.max_memory_allocated(device) if on_gpu else None)
 
 
 def grid(scale: Scale, device: torch.device, updates: int = UPDATES) -> Iterator[Cell]:
     """Every cell of the table, each in memory that the one before has given back."""
-    for checkpointing, kept in product((False, True), (True, False)):
-        yield measure(scale, device, checkpointing, kept, updates)
+    for checkpointing, merged in product((False, True), repeat=2):
+        yield measure(scale, device, checkpointing, merged, updates)
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -275,7 +280,7 @@ def grid(scale: Scale, device: torch.device, updates: int = UPDATES) -> Iterator
 
 def header(scale: Scale) -> str:
     """What is measured, and the table's head."""
-    columns = ["gradient checkpointing", "target and references", *(f"{part}, s" for part in PARTS)]
+    columns = ["gradient checkpointing", "LoRA in rollouts", *(f"{part}, s" for part in PARTS)]
     columns += ["updates/s", "peak memory, GiB"]
     what = (
         f"{machine()}. One sample, {REFERENCES} references of {scale.reference} px, a picture of {scale.picture} px, "

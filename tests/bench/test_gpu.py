@@ -24,25 +24,25 @@ def test_the_table_has_a_row_for_each_cell_of_the_grid(
     assert torch.__version__ in what
     table = [[cell.strip() for cell in row.strip("|").split("|")] for row in (head, *rows)]
     assert [row[:2] for row in table[1:]] == [
-        ["off", "kept"],
-        ["off", "each time"],
-        ["on", "kept"],
-        ["on", "each time"],
+        ["off", "beside"],
+        ["off", "merged"],
+        ["on", "beside"],
+        ["on", "merged"],
     ]
     assert {len(row) for row in table} == {rule.count("---")} == {len(gpu.PARTS) + 4}
     assert all(float(number) >= 0 for row in table[1:] for number in row[2:-1])
 
 
-def test_checkpointing_and_keeping_change_no_loss(cells: list[gpu.Cell]) -> None:
-    """The losses after the first come from weights that the gradients before have changed."""
+def test_checkpointing_changes_no_loss_and_merging_rounds_it(cells: list[gpu.Cell]) -> None:
+    """The losses after the first come from weights that the gradients before have changed; all is in bfloat16."""
     losses = [cell.losses for cell in cells]
     assert len(losses[0]) == 3 and len(set(losses[0])) == 3
-    for other in losses[1:]:
-        assert other == pytest.approx(losses[0], rel=1e-4)
+    for other, tolerance in zip(losses[1:], (5e-3, 1e-4, 5e-3), strict=True):
+        assert other == pytest.approx(losses[0], rel=tolerance)
 
 
 def test_an_update_changes_every_weight_of_the_lora() -> None:
-    update = gpu.Update(TOY, CPU, checkpointing=False, kept=True)
+    update = gpu.Update(TOY, CPU, checkpointing=False, merged=True)
     before = [weight.detach().clone() for weight in update.weights]
     for step in range(2):  # the first changes the second halves only: they are 0, and so is the first halves' gradient
         update(step, Stopwatch())
@@ -52,7 +52,7 @@ def test_an_update_changes_every_weight_of_the_lora() -> None:
 @pytest.mark.parametrize("left_out", ["diffusion_weight", "reward_weight"])
 def test_each_loss_has_a_gradient_of_its_own(left_out: str) -> None:
     """The reward's comes through the fixed faces, the embedder and the decoder."""
-    update = gpu.Update(TOY, CPU, checkpointing=True, kept=True)
+    update = gpu.Update(TOY, CPU, checkpointing=True, merged=True)
     update.recipe = update.recipe.model_copy(update={left_out: 0.0})
     update(0, Stopwatch())
     assert max(float(weight.grad.abs().max()) for weight in update.weights if weight.grad is not None) > 0
@@ -61,10 +61,10 @@ def test_each_loss_has_a_gradient_of_its_own(left_out: str) -> None:
 def test_a_cell_that_runs_out_of_memory_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = gpu.Update
 
-    def small_memory(scale: gpu.Scale, device: torch.device, checkpointing: bool, kept: bool) -> gpu.Update:
+    def small_memory(scale: gpu.Scale, device: torch.device, checkpointing: bool, merged: bool) -> gpu.Update:
         if not checkpointing:
             raise torch.OutOfMemoryError
-        return whole(scale, device, checkpointing, kept)
+        return whole(scale, device, checkpointing, merged)
 
     monkeypatch.setattr(gpu, "Update", small_memory)
     rows = [cell.row() for cell in gpu.grid(TOY, CPU, updates=1)]

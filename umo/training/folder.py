@@ -4,13 +4,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from umo import faces
 from umo.errors import BadInput, WorkFailed
+from umo.faces.weights import sha256
 from umo.model_index import model_files
 from umo.training import checkpoints
 from umo.training.reading import open_sets
@@ -30,7 +31,7 @@ def train(job: Job, source: str, out: Path) -> None:
     """
     if (out / TRAINING).exists():
         raise BadInput(f"{out}: a training is finished there: draw with it, or choose another --out")
-    faces.load_reward(job.reward)
+    reward = {file.name: sha256(file) for file in faces.load_reward(job.reward).files}
     files = model_files(job.base)
     sets = open_sets(source)
     refuse_shared(source, {split: people_of(rows) for split, rows in sets.items()}, "split by person")
@@ -44,7 +45,7 @@ def train(job: Job, source: str, out: Path) -> None:
     partial.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(partial / "lock", timeout=0):
-            _refuse_another(job, files, digests, out)
+            _refuse_another(job, files, digests, reward, out)
             result = fit(job, rows, partial, partial / "encoded", out / LIVE)
             assert result is not None
             for path in sorted(result.iterdir()):  # training.json, which ends the run, comes last
@@ -54,7 +55,9 @@ def train(job: Job, source: str, out: Path) -> None:
         raise WorkFailed(f"{out}: another process trains into it; wait for it, or choose another --out") from error
 
 
-def _refuse_another(job: Job, files: Sequence[Path], digests: Sequence[Sequence[str]], out: Path) -> None:
+def _refuse_another(
+    job: Job, files: Sequence[Path], digests: Sequence[Sequence[str]], reward: Mapping[str, str], out: Path
+) -> None:
     """What a run has encoded and learned fits no other; one without a checkpoint gives way."""
     partial, note = out / ".partial", out / ".partial/run.json"
     present = {
@@ -63,7 +66,7 @@ def _refuse_another(job: Job, files: Sequence[Path], digests: Sequence[Sequence[
         "data": hashlib.sha256(json.dumps(digests).encode()).hexdigest(),
         "method": job.method,
         "recipe": job.recipe.model_dump(),
-        "reward": job.reward,
+        "reward": reward,
     }
     text = json.dumps(present)
     begun = note.read_text() if note.exists() else ""

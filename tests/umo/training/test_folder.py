@@ -113,6 +113,7 @@ def test_it_leaves_a_lora_its_card_and_curves_and_nothing_else(umo, world: Path,
     assert {path.name for path in (tmp_path / "out").iterdir()} == {LORA, "README.md", "training.json", "live"}
     made = json.loads((tmp_path / "out/training.json").read_text())
     assert (made["base"], made["method"], made["reward"], made["updates"]) == ("base", "mimr", "bands", 2)
+    assert made["attention"] == {"kernel": "native", "cudnn": True}
     assert set(made["people"]) == {person for people in TRAIN[:4] for person in people}
     assert "| `learning_rate` | 0.01 |" in (tmp_path / "out/README.md").read_text()
     assert made["licences"] == {"base": "unknown"}
