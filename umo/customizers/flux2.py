@@ -205,7 +205,7 @@ class Flux2(DiffusersCustomizer):
         """One branch of samples whose references have equal sizes."""
         each = [condition.references(row) for row in range(len(condition))]
         grids = [latents, *(torch.stack(same) for same in zip(*each, strict=True))]
-        dtype, device = self.transformer.dtype, latents.device
+        dtype, device = self.dtype, latents.device
         text = condition.stack(TEXT).to(dtype)
         predicted = self.transformer(
             hidden_states=torch.cat([grid.flatten(2).transpose(1, 2) for grid in grids], dim=1).to(dtype),
