@@ -27,11 +27,18 @@ def _flux2() -> Any:
     return Flux2
 
 
+def _omnigen2() -> Any:
+    from umo.customizers.omnigen2.adapter import OmniGen2
+
+    return OmniGen2
+
+
 # `_class_name` of model_index.json -> the adapter, imported when it is asked for: diffusers and transformers are heavy.
 CUSTOMIZERS: dict[str, Callable[[], Any]] = {
     "FluxPipeline": _flux_uno,
     "Flux2KleinPipeline": _flux2,
     "Flux2Pipeline": _flux2,
+    "OmniGen2Pipeline": _omnigen2,
 }
 
 

@@ -42,6 +42,24 @@ def fit(reference: Tensor, longest: int, multiple: int) -> Tensor:
     return reference[:, top : top + rows, left : left + columns]
 
 
+def shrunk(reference: Tensor, area: int, longest: int, multiple: int) -> Tensor:
+    """Scale down to at most `area` pixels and a longest side, then round both sides down to multiples of a token's.
+
+    (3, H, W) -> (3, h, w), by Lanczos in 8 bits (as OmniGen2 does); the reference itself where it fits already. One so
+    long and thin that nothing is left of the shorter side raises BadInput.
+    """
+    height, width = reference.shape[1:]
+    scale = min(1.0, (area / (height * width)) ** 0.5, longest / max(height, width))
+    rows, columns = (int(side * scale) // multiple * multiple for side in (height, width))
+    if not rows or not columns:
+        raise BadInput(f"reference {width}x{height} px is too long and thin: cut it to the face")
+    if (rows, columns) == (height, width):
+        return reference
+    pixels = ((reference.detach() + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+    resized = Image.fromarray(pixels).resize((columns, rows), Image.Resampling.LANCZOS)
+    return to_tensor(np.asarray(resized)).to(reference.device)
+
+
 def fill(picture: np.ndarray, size: Size) -> Tensor:
     """A target (H, W, 3) uint8 at a size that a base draws (`umo.images.filled`): (3, height, width) float32."""
     return to_tensor(filled(picture, size))

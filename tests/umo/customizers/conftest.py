@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
 from tests.umo.customizers.small_flux2 import small_flux2
+from tests.umo.customizers.small_omnigen2 import load_as_umo, small_omnigen2
 from umo.customizers.base import Size
 from umo.customizers.build import build_tiny
 from umo.customizers.flux_tokens import diagonal_ids
@@ -111,6 +112,10 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+def load_by_pipeline(base: Any, lora: Path) -> None:
+    base.pipeline().load_lora_weights(lora.parent)
+
+
 @dataclass(frozen=True)
 class Family:
     """A small base of a family with random weights, and what the contract test has to know of it.
@@ -122,6 +127,7 @@ class Family:
         components: all folders without which it is refused.
         encoder: the folder of a network for text.
         guided: whether another guidance draws another picture.
+        load_lora: puts a saved LoRA on a base as the family's own loader does.
     """
 
     make: Callable[[], Any]
@@ -131,14 +137,19 @@ class Family:
     components: tuple[str, ...]
     encoder: str = "text_encoder"
     guided: bool = True
+    load_lora: Callable[[Any, Path], None] = load_by_pipeline
 
 
 FLUX_PARTS = ("vae", "transformer", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 FLUX2_PARTS = ("vae", "transformer", "text_encoder", "tokenizer", "scheduler")
+OMNIGEN2_PARTS = ("vae", "transformer", "mllm", "processor", "scheduler")
 FAMILIES = {
     "tiny": Family(tiny, (64, 128), (64, 192), "single_transformer_blocks.0", FLUX_PARTS, guided=False),
     "flux": Family(small_flux, (32, 64), (48, 32), "single_transformer_blocks.0", FLUX_PARTS),
     "flux2": Family(small_flux2, (32, 64), (48, 32), "single_transformer_blocks.0", FLUX2_PARTS),
+    "omnigen2": Family(
+        small_omnigen2, (32, 64), (48, 32), "layers.0", OMNIGEN2_PARTS, encoder="mllm", load_lora=load_as_umo
+    ),
 }
 
 
