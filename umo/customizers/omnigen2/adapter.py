@@ -214,7 +214,7 @@ class OmniGen2(DiffusersCustomizer):
         """The transformer's `x0 - noise` (C, h, w) of each branch, all in one forward."""
         if not group:
             return []
-        dtype, rows = self.transformer.dtype, [part.row for part in group]
+        dtype, rows = self.dtype, [part.row for part in group]
         texts = [condition.samples[part.row]["text" if part.prompted else NEGATIVE + "text"] for part in group]
         references = [[] if part.alone else condition.references(part.row) for part in group]
         return self.transformer(
