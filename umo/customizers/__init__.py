@@ -33,12 +33,19 @@ def _omnigen2() -> Any:
     return OmniGen2
 
 
+def _qwen_edit() -> Any:
+    from umo.customizers.qwen_edit import QwenEdit
+
+    return QwenEdit
+
+
 # `_class_name` of model_index.json -> the adapter, imported when it is asked for: diffusers and transformers are heavy.
 CUSTOMIZERS: dict[str, Callable[[], Any]] = {
     "FluxPipeline": _flux_uno,
     "Flux2KleinPipeline": _flux2,
     "Flux2Pipeline": _flux2,
     "OmniGen2Pipeline": _omnigen2,
+    "QwenImageEditPlusPipeline": _qwen_edit,
 }
 
 

@@ -13,6 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config,
 
 from tests.umo.customizers.small_flux2 import small_flux2
 from tests.umo.customizers.small_omnigen2 import load_as_umo, small_omnigen2
+from tests.umo.customizers.small_qwen import small_qwen
 from umo.customizers.base import Size
 from umo.customizers.build import build_tiny
 from umo.customizers.flux_tokens import diagonal_ids
@@ -143,6 +144,7 @@ class Family:
 FLUX_PARTS = ("vae", "transformer", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 FLUX2_PARTS = ("vae", "transformer", "text_encoder", "tokenizer", "scheduler")
 OMNIGEN2_PARTS = ("vae", "transformer", "mllm", "processor", "scheduler")
+QWEN_PARTS = (*FLUX2_PARTS, "processor")
 FAMILIES = {
     "tiny": Family(tiny, (64, 128), (64, 192), "single_transformer_blocks.0", FLUX_PARTS, guided=False),
     "flux": Family(small_flux, (32, 64), (48, 32), "single_transformer_blocks.0", FLUX_PARTS),
@@ -150,6 +152,7 @@ FAMILIES = {
     "omnigen2": Family(
         small_omnigen2, (32, 64), (48, 32), "layers.0", OMNIGEN2_PARTS, encoder="mllm", load_lora=load_as_umo
     ),
+    "qwen": Family(small_qwen, (32, 64), (48, 32), "transformer_blocks.0", QWEN_PARTS),
 }
 
 
