@@ -143,9 +143,9 @@ class QwenEdit(DiffusersCustomizer):
 
     def encode(self, images: Tensor) -> Tensor:
         # The autoencoder is one of films: (B, C, frames, h, w).
-        mean = self.vae.encode(images[:, :, None].to(self.vae.dtype)).latent_dist.mode()[:, :, 0]
+        mean = self.vae.encode(images[:, :, None].to(self.vae.dtype)).latent_dist.mode()[:, :, 0].float()
         shift, scale = self._statistics(mean)
-        return ((mean - shift) / scale).float()
+        return (mean - shift) / scale
 
     def decode(self, latents: Tensor) -> Tensor:
         shift, scale = self._statistics(latents)

@@ -87,6 +87,9 @@ def small_qwen(zero_cond_t: bool = True) -> QwenEdit:
             for weight in model.parameters():
                 if weight.ndim == 1:
                     weight += torch.randn(weight.shape) / 10
+        for weight in encoder.parameters():
+            if weight.ndim == 2:
+                weight *= 8  # transformers begins with attention to all places alike
     return QwenEdit(
         name="small-qwen",
         settings=QwenSettings(

@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,28 +59,23 @@ class Processor:
         return BatchFeature({**self.words([whole.replace("<|there|>", IMAGE)], return_tensors="pt"), **shown})
 
 
-def pipeline_of(base: QwenEdit, kind: Callable[..., Any] | None, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """diffusers' pipeline at the small base's areas, its encoder told what a picture is, as transformers 5 asks for."""
+def told(module: Any, args: Any, given: dict[str, Any]) -> Any:
+    """A text encoder's pre-hook: which tokens are pictures, which diffusers forgets (huggingface/diffusers#14194)."""
+    return args, {**given, "mm_token_type_ids": (given["input_ids"] == module.config.image_token_id).int()}
+
+
+def pipeline_of(base: QwenEdit, references: int, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """diffusers' pipeline at the small base's areas; the one without references is Qwen-Image's."""
     monkeypatch.setattr(theirs, "VAE_IMAGE_SIZE", base.settings.reference_area)
     monkeypatch.setattr(theirs, "CONDITION_IMAGE_SIZE", base.settings.encoder_area)
-    whole = base.pipeline()
-    if kind is not None:
-        parts = {name: part for name, part in whole.components.items() if name != "processor"}
-        whole = kind(**parts)
+    pipeline = base.pipeline()
+    if references:
+        pipeline.processor = Processor(base)
     else:
-        whole.processor = Processor(base)
-    whole.set_progress_bar_config(disable=True)
-    return whole
-
-
-@pytest.fixture
-def told(base: QwenEdit) -> Any:
-    """diffusers 0.42 does not forward them (huggingface/diffusers#14194)."""
-
-    def add(module: Any, args: Any, given: dict[str, Any]) -> Any:
-        return args, {**given, "mm_token_type_ids": (given["input_ids"] == module.config.image_token_id).int()}
-
-    return lambda encoder: encoder.register_forward_pre_hook(add, with_kwargs=True)
+        parts = {name: part for name, part in pipeline.components.items() if name != "processor"}
+        pipeline = QwenImagePipeline(**parts)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 @pytest.mark.parametrize("zero_cond_t", [True, False], ids=["2511", "2509"])
@@ -89,11 +83,11 @@ def told(base: QwenEdit) -> Any:
     ("size", "count", "guidance"), [(SIZE, 1, 4.0), (SIZE, 2, 1.0), ((48, 32), 2, 2.5), ((48, 32), 0, 4.0)]
 )
 def test_it_draws_what_diffusers_draws(
-    zero_cond_t: bool, size: tuple[int, int], count: int, guidance: float, told: Any, monkeypatch: pytest.MonkeyPatch
+    zero_cond_t: bool, size: tuple[int, int], count: int, guidance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base, people = small_qwen(zero_cond_t), arrays(count)
-    told(base.text_encoder)
-    pipeline = pipeline_of(base, None if count else QwenImagePipeline, monkeypatch)
+    base, pictures = small_qwen(zero_cond_t), arrays(count)
+    base.text_encoder.register_forward_pre_hook(told, with_kwargs=True)
+    pipeline = pipeline_of(base, count, monkeypatch)
     noise = seeded_noise(base, [5], size)
     expected = pipeline(
         prompt=PROMPTS[1],
@@ -104,10 +98,10 @@ def test_it_draws_what_diffusers_draws(
         num_inference_steps=STEPS,
         latents=pack(noise),
         output_type="latent",
-        **({"image": [Image.fromarray(one) for one in people]} if count else {}),
+        **({"image": [Image.fromarray(one) for one in pictures]} if count else {}),
     ).images
     with torch.no_grad():
-        condition = base.condition([PROMPTS[1]], [people], guidance)
+        condition = base.condition([PROMPTS[1]], [pictures], guidance)
         sigmas = base.sigmas(STEPS, size)
         found = flow.rollout(lambda x, sigma: base.velocity(x, sigma, condition), noise, sigmas)
     assert expected.abs().max() > 1
@@ -126,7 +120,7 @@ def test_references_of_2511_are_at_sigma_0(base: QwenEdit) -> None:
 
 def test_pictures_are_encoded_as_the_pipeline_does(base: QwenEdit, monkeypatch: pytest.MonkeyPatch) -> None:
     images = torch.rand(2, 3, *SIZE) * 2 - 1
-    pipeline = pipeline_of(base, None, monkeypatch)
+    pipeline = pipeline_of(base, 1, monkeypatch)
     with torch.no_grad():
         latents = base.encode(images)
         torch.testing.assert_close(latents, pipeline._encode_vae_image(images[:, :, None], None)[:, :, 0])
@@ -144,6 +138,26 @@ def test_a_picture_out_of_range_has_a_gradient(base: QwenEdit) -> None:
     assert decoded.min() > 1
     (gradient,) = torch.autograd.grad(decoded.sum(), latents)
     assert gradient.abs().max() > 1e-4
+
+
+def test_updates_by_a_reward_on_the_picture_raise_it(folders: dict[str, Path]) -> None:
+    """Through decoder, guidance and both branches to the LoRA alone: the last of two steps has a gradient."""
+    base: Any = load(folders["qwen"])
+    base.add_lora(4)
+    condition = base.condition(PROMPTS[:1], [arrays(1)], guidance=2.0)
+    weights = [weight for weight in base.transformer.parameters() if weight.requires_grad]
+    optimizer = torch.optim.Adam(weights, 1e-2)
+    sigmas, noise, rewards = base.sigmas(2, SIZE), seeded_noise(base, [1], SIZE), []
+    for _ in range(5):
+        with torch.no_grad():
+            late = flow.rollout(lambda x, s: base.velocity(x, s, condition), noise, sigmas, stop=1)
+        picture = base.decode(flow.one_step_x0(late, sigmas[1], base.velocity(late, sigmas[1], condition)))
+        reward = picture[:, 0].mean() - picture[:, 2].mean()
+        optimizer.zero_grad()
+        (-reward).backward()
+        optimizer.step()
+        rewards.append(float(reward.detach()))
+    assert rewards == sorted(rewards) and rewards[-1] > rewards[0]
 
 
 def test_places_of_pictures_are_rows_and_columns(base: QwenEdit) -> None:
