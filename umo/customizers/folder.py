@@ -14,7 +14,16 @@ from umo.errors import BadInput
 from umo.model_index import AGAIN, model_files, read_index
 from umo.texts import read_json
 
-__all__ = ["AGAIN", "load_model", "load_other", "model_files", "no_bars", "read_index", "read_settings"]
+__all__ = [
+    "AGAIN",
+    "check_weights",
+    "load_model",
+    "load_other",
+    "model_files",
+    "no_bars",
+    "read_index",
+    "read_settings",
+]
 
 Kind = TypeVar("Kind", bound=Settings)
 
@@ -28,6 +37,12 @@ def read_settings(folder: Path, defaults: Kind) -> Kind:
         return type(defaults)(**{**defaults.model_dump(), **read_json(path)})
     except (ValueError, TypeError, ValidationError) as error:
         raise BadInput(f"{path}: {' '.join(str(error).split())[:200]}; correct or remove it") from error
+
+
+def check_weights(folder: Path, *names: str) -> None:
+    """Raises BadInput, before minutes of loading, where one of some model components is missing or cut short."""
+    for name in names:
+        _check_weights(_component(folder, name))
 
 
 def load_model(folder: Path, name: str, kind: Any, dtype: torch.dtype) -> Any:

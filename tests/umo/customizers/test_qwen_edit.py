@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as theirs
 from PIL import Image
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
+from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.feature_extraction_utils import BatchFeature
 
 from tests.umo.customizers.conftest import PROMPTS, people
@@ -253,4 +255,15 @@ def test_a_transformer_of_another_family(folders: dict[str, Path], tmp_path: Pat
     shutil.rmtree(folder / "transformer")
     shutil.copytree(folders["flux"] / "transformer", folder / "transformer")
     with pytest.raises(BadInput, match=r"transformer: .*(missing|cannot be loaded)"):
+        load(folder)
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])])
+def test_a_bad_transformer_is_told_before_the_encoder_is_loaded(
+    damage: Callable[[Path], None], folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(folders["qwen"], tmp_path / "base"))
+    damage(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    monkeypatch.setattr(Qwen2_5_VLForConditionalGeneration, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(BadInput, match=r"transformer.*; copy the whole folder again"):
         load(folder)
