@@ -1,8 +1,8 @@
 """Qwen-Image-Edit-Plus (2509, 2511): references are read by the text encoder and follow the picture as tokens.
 
-Checked against diffusers' QwenImageEditPlusPipeline. One difference is meant: the text encoder is told which tokens
-are pictures, and so counts their rows and columns as it was trained to. diffusers 0.42 does not tell it, which
-transformers 5 needs (huggingface/diffusers#14194).
+Checked against diffusers' QwenImageEditPlusPipeline, with `picture_places` off: diffusers 0.42 does not tell the text
+encoder which tokens are pictures, which transformers 5 needs to count their rows and columns as it was trained to
+(huggingface/diffusers#14194).
 """
 
 import math
@@ -56,10 +56,13 @@ class QwenSettings(Settings):
     Attributes:
         reference_area: pixels of a reference that the picture attends to.
         encoder_area: pixels of the same for the text encoder.
+        picture_places: the text encoder is told which tokens are pictures, as it was trained; off draws exactly what
+            diffusers 0.42 draws.
     """
 
     reference_area: int = Field(ge=SIDE**2)
     encoder_area: int = Field(ge=SIDE**2)
+    picture_places: bool = True
 
 
 QWEN = QwenSettings(
@@ -193,7 +196,9 @@ class QwenEdit(DiffusersCustomizer):
             for k, count in enumerate(counts.tolist(), start=1):
                 shown += f"Picture {k}: <|vision_start|>{IMAGE * count}<|vision_end|>"
         ids = self.tokenizer(_TURNS.format(task, shown + prompt), return_tensors="pt").input_ids
-        inputs |= {"input_ids": ids, "mm_token_type_ids": (ids == self.text_encoder.config.image_token_id).int()}
+        inputs["input_ids"] = ids
+        if self.settings.picture_places:
+            inputs["mm_token_type_ids"] = (ids == self.text_encoder.config.image_token_id).int()
         there = {name: value.to(self.text_encoder.device) for name, value in inputs.items()}
         return self.text_encoder.model(**there, use_cache=False).last_hidden_state[0, dropped:]
 
@@ -226,7 +231,7 @@ class QwenEdit(DiffusersCustomizer):
         """Of samples whose references, and whose texts, have equal shapes."""
         each = [condition.references(row) for row in range(len(condition))]
         grids = [latents, *(torch.stack(same) for same in zip(*each, strict=True))]
-        dtype = self.transformer.dtype
+        dtype = self.dtype
         predicted = self.transformer(
             hidden_states=torch.cat([pack(grid) for grid in grids], dim=1).to(dtype),
             encoder_hidden_states=condition.stack("text").to(dtype),
