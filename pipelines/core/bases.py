@@ -12,6 +12,7 @@ from pipelines.core.params import Section, load
 from pipelines.core.seen import PEOPLE
 from pipelines.core.shards import digest, file_digest, tree_digest
 from umo.errors import BadInput
+from umo.guidance import Guidance
 from umo.model_index import adapter_config, model_files
 from umo.texts import read_json
 from umo.training.recipe import Recipe
@@ -24,14 +25,14 @@ class Base(Section):
     """
     folder: a diffusers folder; people.json in it lists whom it was trained on, if that is known.
     lora: that makes a customizer of it (UNO's, for FLUX.1); training goes on from it.
-    steps, guidance: of drawing; null takes the base's own.
+    steps, guidance: of drawing, guidance a number or `{text: 5, image: 2}`; null takes the base's own.
     train: the recipe that it is tuned by (umo/training/recipe.py); null where it is only drawn with.
     """
 
     folder: Path
     lora: Path | None = None
     steps: Annotated[int, Field(ge=1)] | None = None
-    guidance: float | None = None
+    guidance: Guidance | None = None
     train: Recipe | None = None
 
     @property

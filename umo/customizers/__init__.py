@@ -8,8 +8,9 @@ import torch
 
 from umo import devices
 from umo.customizers.base import Customizer, Drawing, Settings, draw
-from umo.customizers.condition import CONDITIONAL, Condition, Guidance
+from umo.customizers.condition import Condition
 from umo.errors import BadInput
+from umo.guidance import CONDITIONAL, Guidance
 from umo.model_index import read_index
 
 __all__ = ["CONDITIONAL", "CUSTOMIZERS", "Condition", "Customizer", "Drawing", "Guidance", "Settings", "draw", "load"]

@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from umo import flow
-from umo.customizers.condition import CONDITIONAL, Condition, Guidance
+from umo.customizers.condition import Condition
+from umo.guidance import CONDITIONAL, Guidance
 
 Reference = Tensor | np.ndarray
 Size = tuple[int, int]

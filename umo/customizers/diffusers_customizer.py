@@ -1,7 +1,7 @@
 """What the adapters of all families have in common: components of a diffusers folder, and a LoRA on one of them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,11 +15,14 @@ from torch import Tensor
 from umo import devices
 from umo.customizers import lora_file
 from umo.customizers.base import Reference, Settings, Size
+from umo.customizers.condition import Condition
 from umo.customizers.folder import no_bars
 from umo.customizers.lora_file import Naming
 from umo.customizers.merging import merged
 from umo.customizers.references import to_tensor
 from umo.errors import BadInput, WorkFailed
+
+Forward = Callable[[Tensor, Tensor, Condition], Tensor]
 
 
 @dataclass
@@ -103,6 +106,15 @@ class DiffusersCustomizer:
     def drop_encoders(self) -> None:
         for name in self.encoders:
             setattr(self, name, None)
+
+    def by_group(self, forward: Forward, latents: Tensor, sigma: Tensor, condition: Condition, *names: str) -> Tensor:
+        """What `forward` gives for each group of samples that may share one (`Condition.groups`), in their order."""
+        groups = condition.groups(*names)
+        if len(groups) == 1:
+            return forward(latents, sigma, condition)
+        parts = [forward(latents[rows], sigma[rows], condition.take(rows)) for rows in groups]
+        order = torch.tensor([row for rows in groups for row in rows], device=latents.device).argsort()
+        return torch.cat(parts)[order]
 
     def check_encoders(self) -> None:
         """Raises WorkFailed once they are dropped."""

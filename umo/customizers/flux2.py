@@ -18,13 +18,14 @@ from transformers import AutoTokenizer, Mistral3ForConditionalGeneration, Qwen3F
 
 from umo.customizers import flux2_lora
 from umo.customizers.base import Reference, Settings, Size
-from umo.customizers.condition import CONDITIONAL, NEGATIVE, REFERENCE, Condition, Guidance
+from umo.customizers.condition import NEGATIVE, REFERENCE, Condition
 from umo.customizers.diffusers_customizer import DiffusersCustomizer
 from umo.customizers.flux2_tokens import fit, picture_ids, text_ids
 from umo.customizers.flux_tokens import PACK
 from umo.customizers.folder import load_model, load_other, read_settings
 from umo.customizers.lora_file import Naming
 from umo.errors import BadInput
+from umo.guidance import CONDITIONAL, Guidance
 
 TEXT, MAX_TEXT_TOKENS = "text", 512
 
@@ -187,10 +188,7 @@ class Flux2(DiffusersCustomizer):
     def velocity(self, latents: Tensor, sigma: Tensor | float, condition: Condition) -> Tensor:
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=latents.device).expand(len(latents))
         # Position ids are one list for a whole batch of Flux2Transformer2DModel, which has no mask for padding either.
-        groups = condition.groups()
-        parts = [self._guided(latents[rows], sigma[rows], condition.take(rows)) for rows in groups]
-        order = torch.tensor([row for rows in groups for row in rows], device=latents.device).argsort()
-        return torch.cat(parts)[order]
+        return self.by_group(self._guided, latents, sigma, condition)
 
     def _guided(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """Of samples whose references have equal sizes; both branches of classifier-free guidance in one forward."""

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 from umo import flow
 from umo.customizers import flux_lora
 from umo.customizers.base import Reference, Settings, Size
-from umo.customizers.condition import NEGATIVE, REFERENCE, Condition, Guidance
+from umo.customizers.condition import NEGATIVE, REFERENCE, Condition
 from umo.customizers.diffusers_customizer import DiffusersCustomizer
 from umo.customizers.flux_tokens import PACK, diagonal_ids, pack, unpack
 from umo.customizers.folder import load_model, load_other, read_settings
@@ -27,6 +27,7 @@ from umo.customizers.lora_file import Naming
 from umo.customizers.references import fit
 from umo.customizers.tiny import PatchAutoencoder
 from umo.errors import BadInput
+from umo.guidance import Guidance
 
 MAX_TEXT_TOKENS = 512
 AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "PatchAutoencoder": PatchAutoencoder}
@@ -188,12 +189,7 @@ class FluxUno(DiffusersCustomizer):
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=latents.device).expand(len(latents))
         # Position ids are one list for a whole batch of FluxTransformer2DModel, so samples go group by group; a mask
         # over padded references could not give each sample its own ids.
-        groups = condition.groups()
-        if len(groups) == 1:
-            return self._velocity(latents, sigma, condition)
-        parts = [self._velocity(latents[rows], sigma[rows], condition.take(rows)) for rows in groups]
-        order = torch.tensor([row for rows in groups for row in rows], device=latents.device).argsort()
-        return torch.cat(parts)[order]
+        return self.by_group(self._velocity, latents, sigma, condition)
 
     def _velocity(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """Of samples whose references have equal sizes."""

@@ -24,13 +24,14 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer, Qwe
 from umo import flow
 from umo.customizers import qwen_lora
 from umo.customizers.base import Reference, Settings, Size
-from umo.customizers.condition import NEGATIVE, REFERENCE, Condition, Guidance
+from umo.customizers.condition import NEGATIVE, REFERENCE, Condition
 from umo.customizers.diffusers_customizer import DiffusersCustomizer
 from umo.customizers.flux_tokens import PACK, pack, unpack
 from umo.customizers.folder import check_weights, load_model, load_other, read_settings
 from umo.customizers.lora_file import Naming
 from umo.customizers.references import to_tensor
 from umo.errors import BadInput
+from umo.guidance import Guidance
 
 SIDE = 32  # a scaled reference's sides are multiples of it
 LONGEST = 200  # times its shorter side; the text encoder's limit
@@ -207,7 +208,10 @@ class QwenEdit(DiffusersCustomizer):
         guided = [row for row, guidance in enumerate(condition.guidance) if guidance.text > 1]
         away = condition.take(guided).unprompted(range(len(guided)))
         rows = [*range(len(latents)), *guided]
-        predicted = self._predict(latents[rows], sigma[rows], Condition.join([condition, away]))
+        # A forward has one list of places for all its samples, and without padded text it needs no mask, which the
+        # fastest attention kernels do not take.
+        both = Condition.join([condition, away])
+        predicted = self.by_group(self._forward, latents[rows], sigma[rows], both, "text")
         text = predicted[: len(latents)]
         if guided:
             where = torch.tensor(guided, device=latents.device)
@@ -216,19 +220,8 @@ class QwenEdit(DiffusersCustomizer):
             text = mixed * (text.norm(dim=-1, keepdim=True) / mixed.norm(dim=-1, keepdim=True))
         return unpack(text, *latents.shape[2:])
 
-    def _predict(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        """(B, tokens, 4 C) for the branch that each sample's `text` is.
-
-        A forward has one list of places for all its samples, and without padded text it needs no mask, which the
-        fastest attention kernels do not take.
-        """
-        groups = condition.groups("text")
-        parts = [self._forward(latents[rows], sigma[rows], condition.take(rows)) for rows in groups]
-        order = torch.tensor([row for rows in groups for row in rows], device=latents.device).argsort()
-        return torch.cat(parts)[order]
-
     def _forward(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        """Of samples whose references, and whose texts, have equal shapes."""
+        """(B, tokens, 4 C): of samples whose references, and whose texts, have equal shapes."""
         each = [condition.references(row) for row in range(len(condition))]
         grids = [latents, *(torch.stack(same) for same in zip(*each, strict=True))]
         dtype = self.dtype

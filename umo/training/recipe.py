@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from umo.devices import Kernel, Precision
+from umo.guidance import Guidance
 
 Anchor = Literal["references", "target", "pool"]
 Method = Literal["sft", "sir", "mimr"]
@@ -36,7 +37,8 @@ class Recipe(BaseModel):
         rollout_start: `noise` is Algorithm 1; `target` starts from the noised target at that very step, without a
             rollout.
         updates_per_rollout: updates made from one rollout, each at another of its late steps; 1 is Algorithm 1.
-        rollout_guidance: of the rollout; null takes the base's training guidance. Not in the paper.
+        rollout_guidance: of the rollout, a number or `{text: 5, image: 2}` (`umo.guidance`); null takes what the base
+            was trained with. Not in the paper.
         gradient_guidance: of its step with gradient; null takes the rollout's. 1 is the conditional branch alone, which
             saves classifier-free guidance's second forward there. Not in the paper.
         time: of the diffusion loss: `logit_normal` sigmas, or `uniform` ones, out of 1,000 shifted by exp(time_mu), as
@@ -83,8 +85,8 @@ class Recipe(BaseModel):
     gradient_last: int = Field(default=10, ge=1)
     rollout_start: Literal["noise", "target"] = "noise"
     updates_per_rollout: int = Field(default=1, ge=1)
-    rollout_guidance: float | None = None
-    gradient_guidance: float | None = None
+    rollout_guidance: Guidance | None = None
+    gradient_guidance: Guidance | None = None
     time: Literal["logit_normal", "uniform"] = "logit_normal"
     time_mean: float = 0.0
     time_std: Positive = 1.0

@@ -29,10 +29,11 @@ from tqdm import tqdm
 from umo import flow
 from umo.customizers import Drawing, draw
 from umo.customizers.build import TINY, build_tiny
-from umo.customizers.condition import CONDITIONAL, Condition
+from umo.customizers.condition import Condition
 from umo.customizers.flux_uno import FluxUno
 from umo.customizers.tiny import PatchAutoencoder
 from umo.files import replacing
+from umo.guidance import CONDITIONAL
 from umo.scenes.prompts import COLOURS, TEXTURES, prompt
 
 HERE = Path(__file__).resolve().parents[1]

@@ -13,8 +13,8 @@ from transformers import (
     Qwen2VLImageProcessorPil,
 )
 
-from umo.customizers.condition import Guidance
 from umo.customizers.qwen_edit import QwenEdit, QwenSettings
+from umo.guidance import Guidance
 
 MARKS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
 SHIFT = {"base_shift": 0.5, "max_shift": 0.9, "base_image_seq_len": 256, "max_image_seq_len": 8192}

@@ -10,10 +10,10 @@ import torch
 
 from tests.conftest import BandJudge
 from tests.umo.training.conftest import TRAIN, photo, sample, small_base
-from umo.customizers.condition import Guidance
 from umo.customizers.flux_uno import FluxUno
 from umo.customizers.references import fill
 from umo.errors import BadInput
+from umo.guidance import Guidance
 from umo.images import encode_png, read_image
 from umo.rewards import Anchor, MatchingReward
 from umo.training.samples import Batch, Sample, Samples

@@ -16,11 +16,11 @@ from tests.umo.customizers.conftest import small_flux
 from tests.umo.training.conftest import SMALL, build, distance, gradient, small_base, stir
 from umo import flow
 from umo.customizers.base import Drawing
-from umo.customizers.condition import Guidance
 from umo.customizers.flux_lora import NAMING
 from umo.customizers.flux_uno import FluxUno
 from umo.customizers.lora_convert import renamed
 from umo.errors import BadInput, WorkFailed
+from umo.guidance import Guidance
 from umo.matching import assign
 from umo.rewards import Reward
 from umo.training import checkpoints, validation

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 from umo import flow
 from umo.customizers.base import Reference, Settings, Size
-from umo.customizers.condition import NEGATIVE, REFERENCE, Condition, Guidance
+from umo.customizers.condition import NEGATIVE, REFERENCE, Condition
 from umo.customizers.diffusers_customizer import DiffusersCustomizer
 from umo.customizers.folder import load_model, load_other, read_settings
 from umo.customizers.lora_file import Naming
@@ -25,6 +25,7 @@ from umo.customizers.omnigen2 import lora as names
 from umo.customizers.omnigen2.folder import FlowMatchEulerDiscreteScheduler, OmniGen2Pipeline
 from umo.customizers.omnigen2.transformer import MAX_REFERENCES, OmniGen2Transformer2DModel
 from umo.customizers.references import shrunk
+from umo.guidance import Guidance
 
 SYSTEM = "You are a helpful assistant that generates high-quality images based on user instructions."
 NEGATIVE_PROMPT = (  # of OmniGen2's and UMO's own scripts
