@@ -13,7 +13,9 @@ MOST = 2**63 - 1  # that torch takes
 
 def generate(
     out: Annotated[Path, typer.Option(help="The picture, or a folder for the pictures of a file of cases.")],
-    model: Annotated[Path, typer.Option(help="A base: a diffusers folder.")] = Path("models/tiny-uno"),
+    model: Annotated[
+        str, typer.Option(help="A base: a diffusers folder, or its name on the Hub, ORG/NAME or ORG/NAME@REVISION.")
+    ] = "models/tiny-uno",
     cases: Annotated[
         Path | None, typer.Argument(metavar="[CASES.jsonl]", help="Cases to draw, instead of one.")
     ] = None,
@@ -29,23 +31,43 @@ def generate(
     guidance: Annotated[float | None, typer.Option(help="The base's own without.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     dtype: Annotated[Precision | None, typer.Option(help="Of the weights; bf16 on cuda, fp32 on cpu without.")] = None,
+    crop: Annotated[
+        bool | None,
+        typer.Option(
+            "--crop/--no-crop",
+            help="Cut photographs around their largest face, as the base was trained; without either, only those of "
+            "--reference are.",
+            show_default=False,
+        ),
+    ] = None,
+    shard: Annotated[
+        str, typer.Option(metavar="K/N", help="Draw every N-th case from the K-th; other processes draw the others.")
+    ] = "1/1",
 ) -> None:
     """Draw people from their photographs: one picture, or every case of a file."""
     from umo import licences
+    from umo.customizers.hub import local_folder
     from umo.generate import generate_cases, generate_one
 
-    shape = _size(size)
-    if cases is None:
-        if prompt is None or not reference:
-            raise BadInput("nothing to draw: give --prompt and --reference for one picture, or a CASES.jsonl")
-        generate_one(model, prompt, reference, out, seed, shape, steps, guidance, lora, device, dtype=dtype)
-        print(f"{out}: drawn by {model}; {licences.line(model, lora)}")
-        return
-    if prompt is not None or reference:
+    shape, part = _size(size), _shard(shard)
+    if cases is not None and (prompt is not None or reference):
         raise BadInput("a CASES.jsonl has its own prompts and references: leave --prompt and --reference out")
-    counts = generate_cases(model, cases, out, seeds, shape, steps, guidance, lora, device, dtype=dtype)
-    print(f"{counts.drawn} pictures drawn, {counts.kept} were there already -> {out}/CASES.jsonl")
-    print(licences.line(model, lora))
+    if cases is None and (prompt is None or not reference):
+        raise BadInput("nothing to draw: give --prompt and --reference for one picture, or a CASES.jsonl")
+    if cases is None and part != (1, 1):
+        raise BadInput(f"--shard {shard}: shares the cases of a file out: give a CASES.jsonl, or leave it out")
+    base = local_folder(model)
+    if cases is None:
+        assert prompt is not None and reference is not None
+        generate_one(base, prompt, reference, out, seed, shape, steps, guidance, lora, device, crop is not False, dtype)
+        print(f"{out}: drawn by {model}; {licences.line(base, lora)}")
+        return
+    counts = generate_cases(
+        base, cases, out, seeds, shape, steps, guidance, lora, device, crop=bool(crop), shard=part, dtype=dtype
+    )
+    whole = f" -> {out}/CASES.jsonl" if counts.whole else f"; {out}/CASES.jsonl comes with the last shard"
+    print(f"{counts.drawn} pictures drawn, {counts.kept} were there already{whole}")
+    print(licences.line(base, lora))
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
@@ -55,3 +77,10 @@ def _size(text: str | None) -> tuple[int, int] | None:
     if not (height.isdecimal() and width.isdecimal()):
         raise BadInput(f"--size {text}: give HEIGHTxWIDTH in pixels, such as 64x128")
     return int(height), int(width)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise BadInput(f"--shard {text}: give K/N with K from 1 to N, such as 2/8")
+    return int(number), int(of)

@@ -5,7 +5,8 @@ One adapter a family, one contract test for all. What a family need not know is 
 
 import hashlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,10 @@ class Settings(BaseModel):
         sizes: the default size (height, width) for 1, 2, ... references; the last serves all that follow.
         only_sizes: whether no other size can be drawn.
         min_side, max_side: limits of a picture's sides in pixels.
+        buckets: sizes (height, width) of training pictures; each takes the nearest in aspect ratio. Empty: the default
+            size alone, as with `only_sizes`.
+        reference_crop: side of the square that a photograph is cut to around its face, in longer sides of the face's
+            box; the references of exported sets are cut so.
         steps: default number of denoising steps.
         guidance: default for drawing.
         training_guidance: what the base was trained with; 1 is the conditional branch alone.
@@ -47,6 +52,8 @@ class Settings(BaseModel):
     only_sizes: bool = False
     min_side: int = Field(default=16, ge=16)
     max_side: int = Field(default=4096, ge=16)
+    buckets: tuple[Size, ...] = ()
+    reference_crop: float = Field(default=2.2, ge=1)
     steps: int = Field(ge=1)
     guidance: Guidance = CONDITIONAL
     training_guidance: Guidance = CONDITIONAL
@@ -67,6 +74,8 @@ class Customizer(Protocol):
             `target_modules`).
         device: of the latents that it takes and gives; a part may lie elsewhere.
         dtype: that the transformer computes in; its latents are float32 all the same.
+        mixes_references: whether samples with references of other numbers and sizes share a forward; where they do
+            not, batches of the same number save forwards.
     """
 
     @property
@@ -86,6 +95,9 @@ class Customizer(Protocol):
 
     @property
     def dtype(self) -> torch.dtype: ...
+
+    @property
+    def mixes_references(self) -> bool: ...
 
     def check_size(self, size: Size) -> None:
         """Raises BadInput for a size (height, width) that cannot be drawn, naming the nearest that can."""
@@ -177,6 +189,28 @@ def default_size(settings: Settings, references: int) -> Size:
     return settings.sizes[min(max(references, 1), len(settings.sizes)) - 1]
 
 
+def training_size(settings: Settings, references: int, shape: Callable[[], Size]) -> Size:
+    """Height and width that a training picture of a shape, with so many references, is brought to.
+
+    `shape` is asked only where there are buckets to choose from.
+    """
+    if settings.only_sizes or not settings.buckets:
+        return default_size(settings, references)
+    height, width = shape()
+    return min(settings.buckets, key=lambda size: abs(math.log(size[1] / size[0] * height / width)))
+
+
+def buckets_around(side: int, step: int = 64, most: float = 3.0) -> tuple[Size, ...]:
+    """Sizes of about `side` squared pixels, their sides multiples of `step`, from upright to wide.
+
+    `most`: the longest side over the shortest.
+    """
+    heights = range(step, side, step)
+    upright = [(round(side**2 / height / step) * step, height) for height in heights]
+    upright = [size for size in upright if size[0] / size[1] <= most]
+    return (*upright, (side, side), *(size[::-1] for size in reversed(upright)))
+
+
 def seed_of(*key: str | int) -> int:
     """A seed of 48 bits for every key, the same on every machine."""
     return int(hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12], 16)
@@ -217,7 +251,25 @@ def draw(
     people = [references[k] for k in rows]
     condition = customizer.condition([prompts[k] for k in rows], people, how.guidance, how.negative)
     condition = condition.take([once.index(what) for what in asked])
-    sigmas = customizer.sigmas(how.steps or customizer.settings.steps, size).to(customizer.device)
-    noise = seeded_noise(customizer, seeds, size)
-    latents = flow.rollout(lambda x, sigma: customizer.velocity(x, sigma, condition), noise, sigmas)
+    return draw_embedded(customizer, condition, seeds, size, how.steps)
+
+
+@torch.no_grad()
+def draw_embedded(
+    customizer: Customizer,
+    condition: Condition,
+    seeds: Sequence[int],
+    size: Size,
+    steps: int | None = None,
+    on_step: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """`draw` of what is embedded already; `on_step` is called after each of the steps."""
+
+    def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
+        predicted = customizer.velocity(latents, sigma, condition)
+        on_step()
+        return predicted
+
+    sigmas = customizer.sigmas(steps or customizer.settings.steps, size).to(customizer.device)
+    latents = flow.rollout(velocity, seeded_noise(customizer, seeds, size), sigmas)
     return customizer.decode(latents).float().clamp(-1, 1)

@@ -36,6 +36,7 @@ class DiffusersCustomizer:
 
     naming: ClassVar[Naming]
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    mixes_references: ClassVar[bool] = False
 
     name: str
     settings: Settings

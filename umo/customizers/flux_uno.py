@@ -49,6 +49,8 @@ class FluxSettings(Settings):
     as_uno: bool = False
 
 
+_UPRIGHT = ((768, 256), (768, 320), (704, 320), (640, 384), (576, 448))  # UNO's at 512, height x width
+
 FLUX = FluxSettings(
     max_references=4,
     reference_side=512,
@@ -56,6 +58,7 @@ FLUX = FluxSettings(
     sizes=((512, 512),),
     min_side=256,
     max_side=2048,
+    buckets=(*_UPRIGHT, (512, 512), *(size[::-1] for size in reversed(_UPRIGHT))),
     steps=25,
     guidance=Guidance(text=4.0),
     as_uno=True,

@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from umo import flow
-from umo.customizers.base import Customizer, default_size, seed_of, seeded_noise
+from umo.customizers.base import Customizer, seed_of, seeded_noise, training_size
 from umo.customizers.references import fill
 from umo.errors import WorkFailed
 from umo.evaluation.cases import Case
@@ -45,8 +45,9 @@ def _loss(customizer: Customizer, case: Case, root: Path, sigmas: Tensor) -> flo
     names = [photos[0] for photos in case.references]
     references = [require_image(root / name, f"case {case.case_id}: reference {root / name}") for name in names]
     path = root / str(case.target)
-    size = default_size(customizer.settings, len(references))
-    target = fill(require_image(path, f"case {case.case_id}: target {path}"), size)
+    picture = require_image(path, f"case {case.case_id}: target {path}")
+    size = training_size(customizer.settings, len(references), lambda: (len(picture), len(picture[0])))
+    target = fill(picture, size)
     draws = len(sigmas)
     x0 = customizer.encode(target[None].to(customizer.device)).repeat(draws, 1, 1, 1)
     condition = customizer.condition([case.prompt], [references], customizer.settings.training_guidance)

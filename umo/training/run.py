@@ -2,6 +2,7 @@
 
 import json
 import platform
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +79,10 @@ def fit(job: Job, rows: Mapping[str, Rows[Sample]], folder: Path, encoded: Path,
     for split, one in samples.items():
         one.prepare(f"encode {split}", accelerator.process_index, accelerator.num_processes)
     accelerator.wait_for_everyone()
+    for split, one in samples.items():
+        one.leave_out()
+        if one.unusable and accelerator.is_main_process:
+            print(f"{split}: {one.left_out}", file=sys.stderr)
     customizer.drop_encoders()
     progress = trainer.run()
     curves.end()
@@ -85,15 +90,16 @@ def fit(job: Job, rows: Mapping[str, Rows[Sample]], folder: Path, encoded: Path,
         return None
     result = folder / "result"
     customizer.save_lora(result)
-    report = _report(job, model.name, samples["train"], progress)
+    report = _report(job, model.name, samples, progress)
     (result / TRAINING).write_text(json.dumps(report, indent=1) + "\n")
     terms = sorted(set(rows["train"].table("licence")["licence"].to_pylist()))
     (result / "README.md").write_text(lora_card(report, customizer.name, terms))
     return result
 
 
-def _report(job: Job, reward: str, samples: Samples, progress: Progress) -> dict[str, Any]:
+def _report(job: Job, reward: str, samples: Mapping[str, Samples], progress: Progress) -> dict[str, Any]:
     """What came of a run, for its card and for whoever must not evaluate on its people."""
+    train = samples["train"]
     validations = [(step, row) for step, row in progress.history if "validation/reward" in row]
     return {
         "method": job.method,
@@ -101,8 +107,9 @@ def _report(job: Job, reward: str, samples: Samples, progress: Progress) -> dict
         "reward": reward,
         "recipe": job.recipe.model_dump(),
         "attention": devices.attention(),
-        "samples": len(samples),
-        "people": sorted(samples.people),
+        "samples": len(train),
+        "people": sorted(train.people),
+        "unusable": {split: {why: len(of) for why, of in one.unusable.items()} for split, one in samples.items()},
         "licences": {"base": licences.of_base(job.base)} | ({"lora": licences.of_lora(job.lora)} if job.lora else {}),
         "updates": progress.step,
         "skipped": progress.skipped,

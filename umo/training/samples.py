@@ -1,57 +1,24 @@
-"""What is trained on: samples as a data set gives them, encoded once and kept on disk."""
+"""What is trained on: samples as a data set gives them, encoded once and kept on disk; unfit ones are left out."""
 
-import hashlib
-from collections.abc import Sequence, Sized
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from umo.customizers.base import Customizer, Size, default_size
+from umo.customizers.base import Customizer, Size
 from umo.customizers.condition import Condition
-from umo.customizers.references import fill
 from umo.errors import BadInput
-from umo.faces.base import Face
 from umo.files import replacing
-from umo.images import ImageError, filled_points, read_image
 from umo.rewards import Anchor, MatchingReward
+from umo.training.encoding import Encoder, Sample, Unusable
 
-
-@dataclass(frozen=True)
-class Sample:
-    """A training example; pictures are encoded (JPEG, PNG, ...).
-
-    Attributes:
-        name: unique in its data set.
-        references: a photograph of each person, in the prompt's order.
-        target: the picture of all of them.
-        people: an id of each.
-        target_landmarks: (5, 2) of each person in the target's pixels: the anchor `target` needs them, and where they
-            are given, a target that would be cut through somebody's face is refused.
-        pool: further photographs of each; only for the anchor `pool`.
-    """
-
-    name: str
-    prompt: str
-    references: tuple[bytes, ...]
-    target: bytes
-    people: tuple[str, ...]
-    target_landmarks: tuple[np.ndarray, ...] = ()
-    pool: tuple[tuple[bytes, ...], ...] = ()
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 of everything in it."""
-        parts = [self.name.encode(), self.prompt.encode(), *self.references, self.target]
-        parts += [photo for photos in self.pool for photo in photos]
-        parts += [np.asarray(points, np.float32).tobytes() for points in self.target_landmarks]
-        return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+__all__ = ["Batch", "Entry", "Sample", "Samples"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +26,12 @@ class Entry:
     """What is known of a sample without its pictures.
 
     Attributes:
+        row: of the sample in what was given.
         digest: of the whole sample.
         size: height and width at which it is drawn.
     """
 
+    row: int
     name: str
     digest: str
     people: tuple[str, ...]
@@ -89,10 +58,16 @@ class Batch:
 
 
 class Samples:
-    """Samples encoded by a base: conditions, target latents, anchors; grouped by the size of their pictures.
+    """Samples encoded by a base: conditions, target latents, anchors.
 
     A sample is encoded the first time that it is needed and then read from `folder`; `prepare` does all of them. Its
     pictures are taken from where it was given only then, and not kept.
+
+    Attributes:
+        entries: of the samples that can be used; all that is asked of samples goes by their places here.
+        by_size: those that may share a batch: of one size, and where the base has several and its family takes
+            samples of another number of references one after the other, of one number.
+        unusable: the other samples, by reason: what is wrong with each.
     """
 
     def __init__(
@@ -110,29 +85,31 @@ class Samples:
             folder: where encoded samples are kept; the caller keeps a folder for each base, face model and precision.
             droppable: a prompt may be dropped (`Recipe.text_dropout`): conditions hold the negative one as well.
 
-        Raises BadInput: there is no sample, or one has more people than the base takes, or not what the anchor needs.
+        Raises BadInput: there is no sample, or none that can be used.
         """
         if not len(samples):
             raise BadInput("no samples to train on: choose a split that has some")
-        self.samples = samples
-        self.customizer, self.reward, self.anchor, self.folder = customizer, reward, anchor, folder
+        self.samples, self.customizer, self.anchor, self.folder = samples, customizer, anchor, folder
         self.droppable = droppable
-        self.entries = [self._entry(sample) for sample in samples]
-        self.by_size: dict[Size, list[int]] = {}
-        for index, entry in enumerate(self.entries):
-            self.by_size.setdefault(entry.size, []).append(index)
-        self._anchors: dict[bytes, Tensor] = {}
+        self.encoder = Encoder(customizer, reward, anchor, droppable)
+        self.unusable: dict[str, list[str]] = {}
+        entries = []
+        for row, sample in enumerate(samples):
+            try:
+                entries.append(Entry(row, sample.name, sample.digest, sample.people, self.encoder.size(sample)))
+            except Unusable as error:
+                self.unusable.setdefault(error.reason, []).append(str(error))
+        self._take(entries)
 
-    def _entry(self, sample: Sample) -> Entry:
-        most = self.customizer.settings.max_references
-        if len(sample.references) > most:
-            many = f"{len(sample.references)} people, and {self.customizer.name} takes at most {most}"
-            raise BadInput(f"sample {sample.name}: {many}; leave it out")
-        kinds: dict[Anchor, Sequence[Sized]]
-        kinds = {"references": sample.references, "target": sample.target_landmarks, "pool": sample.pool}
-        if [len(one) > 0 for one in kinds[self.anchor]] != [True] * len(sample.references):
-            raise BadInput(f"sample {sample.name}: somebody has nothing for the anchor '{self.anchor}'; leave it out")
-        return Entry(sample.name, sample.digest, sample.people, self._size(sample))
+    def _take(self, entries: list[Entry]) -> None:
+        if not entries:
+            raise BadInput(f"nothing to train on: {self.left_out}")
+        self.entries = entries
+        settings = self.customizer.settings
+        by_number = bool(settings.buckets) and not settings.only_sizes and not self.customizer.mixes_references
+        self.by_size: dict[tuple[Size, int | None], list[int]] = {}
+        for index, entry in enumerate(entries):
+            self.by_size.setdefault((entry.size, len(entry.people) if by_number else None), []).append(index)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -142,26 +119,51 @@ class Samples:
         """Everybody who is in them."""
         return {person for entry in self.entries for person in entry.people}
 
-    def _size(self, sample: Sample) -> Size:
-        """The base's default for so many people."""
-        return default_size(self.customizer.settings, len(sample.references))
+    @property
+    def left_out(self) -> str:
+        """How many samples cannot be used, and why, in a line; the first of each reason by name."""
+        count = sum(map(len, self.unusable.values()))
+        parts = [f"{len(faults)} {reason} (first {faults[0]})" for reason, faults in self.unusable.items()]
+        return f"{count} of {len(self.samples)} samples cannot be used: {'; '.join(parts)}"
 
     def prepare(self, desc: str, share: int = 0, shares: int = 1) -> None:
-        """Encode every sample that is not encoded yet, with a progress bar; of several processes each its share.
+        """Encode every sample that is not encoded yet, with a progress bar; leave out what proves unusable.
 
-        Raises BadInput: a picture cannot be read, or a photograph shows no face.
+        Of several processes each does its share; then all wait for each other and call `leave_out`.
+
+        Raises BadInput: no sample can be used.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        own = range(share, len(self), shares)
-        missing = [index for index in own if not _whole(self._path(self.entries[index]))]
-        for index in tqdm(missing, desc=desc, unit="sample", disable=not missing or share > 0):
-            self._encode(index)
+        own = self.entries[share::shares]
+        missing = [one for one in own if not (_whole(self._path(one)) or self._mark(one).exists())]
+        for entry in tqdm(missing, desc=desc, unit="sample", disable=not missing or share > 0):
+            try:
+                self._encode(entry)
+            except Unusable as error:
+                with replacing(self._mark(entry), several=True) as temporary:
+                    temporary.write_text(json.dumps([error.reason, str(error)]))
+        if shares == 1:
+            self.leave_out()
+
+    def leave_out(self) -> None:
+        """Forget the samples that `prepare` found unusable, in this process, another or an earlier run.
+
+        Raises BadInput: no sample is left.
+        """
+        left = []
+        for entry in self.entries:
+            if self._mark(entry).exists():
+                reason, fault = json.loads(self._mark(entry).read_text())
+                self.unusable.setdefault(reason, []).append(fault)
+            else:
+                left.append(entry)
+        self._take(left)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Some samples of one size, on the base's device."""
         chosen = [self.entries[index] for index in indices]
         device = self.customizer.device
-        stored = [{key: value.to(device) for key, value in self._read(index).items()} for index in indices]
+        stored = [{key: value.to(device) for key, value in self._read(entry).items()} for entry in chosen]
         return Batch(
             names=tuple(entry.name for entry in chosen),
             size=chosen[0].size,
@@ -174,70 +176,22 @@ class Samples:
         also = "-droppable" if self.droppable else ""
         return self.folder / f"{entry.digest[:40]}-{self.anchor}{also}.safetensors"
 
-    def _read(self, index: int) -> dict[str, Tensor]:
+    def _mark(self, entry: Entry) -> Path:
+        """Stands where a sample is unusable, and says why."""
+        return self._path(entry).with_suffix(".unusable")
+
+    def _read(self, entry: Entry) -> dict[str, Tensor]:
         try:
-            return load_file(self._path(self.entries[index]))
+            return load_file(self._path(entry))
         except (FileNotFoundError, SafetensorError):  # not there yet, or damaged
             self.folder.mkdir(parents=True, exist_ok=True)
-            return self._encode(index)
+            return self._encode(entry)
 
-    @torch.no_grad()
-    def _encode(self, index: int) -> dict[str, Tensor]:
-        sample = self.samples[index]
-        references = [self._picture(data, sample, f"reference {k}") for k, data in enumerate(sample.references)]
-        settings = self.customizer.settings
-        negative = settings.negative if self.droppable else None
-        condition = self.customizer.condition([sample.prompt], [references], settings.training_guidance, negative)
-        target = self._target(sample).to(self.customizer.device)
-        state = condition.state() | {"target": self.customizer.encode(target)[0], "anchors": self._embed(sample)}
-        state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-        with replacing(self._path(self.entries[index]), several=True) as temporary:
+    def _encode(self, entry: Entry) -> dict[str, Tensor]:
+        state = self.encoder(self.samples[entry.row], entry.size)
+        with replacing(self._path(entry), several=True) as temporary:
             save_file(state, temporary)
         return state
-
-    def _picture(self, data: bytes, sample: Sample, what: str) -> np.ndarray:
-        try:
-            return read_image(data)
-        except ImageError as error:
-            raise BadInput(f"sample {sample.name}: {what}: {error}; leave the sample out") from error
-
-    def _target(self, sample: Sample) -> Tensor:
-        """(1, 3, H, W) in [-1, 1]."""
-        picture, size = self._picture(sample.target, sample, "target"), self._size(sample)
-        for person, landmarks in enumerate(sample.target_landmarks):
-            points = filled_points(np.reshape(landmarks, (5, 2)), picture.shape[:2], size)
-            if (points < 0).any() or (points > np.array(size[::-1]) - 1).any():
-                raise BadInput(
-                    f"sample {sample.name}: cut to the {size[0]}x{size[1]} (height x width) of {self.customizer.name}, "
-                    f"its target loses the face of person {person}: use targets of that shape"
-                )
-        return fill(picture, size)[None]
-
-    def _embed(self, sample: Sample) -> Tensor:
-        """(M, d) anchors; every reference must show a face, whatever the anchor."""
-        references = [self._anchor([photo], sample, k) for k, photo in enumerate(sample.references)]
-        if self.anchor == "references":
-            return torch.cat(references)
-        if self.anchor == "pool":
-            return torch.cat([self._anchor(photos, sample, k) for k, photos in enumerate(sample.pool)])
-        target = self._picture(sample.target, sample, "target")
-        faces = []
-        for landmarks in sample.target_landmarks:
-            points = np.asarray(landmarks, np.float32).reshape(5, 2)
-            faces.append(Face(np.concatenate([points.min(axis=0), points.max(axis=0)]), points, 1.0))
-        return self.reward.embed_anchors("target", [target], faces)
-
-    def _anchor(self, photos: Sequence[bytes], sample: Sample, person: int) -> Tensor:
-        """(1, d), the mean over the photographs of a person; what many samples share is embedded once."""
-        key = hashlib.sha256(b"".join(hashlib.sha256(photo).digest() for photo in photos)).digest()
-        if key not in self._anchors:
-            pictures = [self._picture(photo, sample, f"photograph of person {person}") for photo in photos]
-            try:
-                self._anchors[key] = self.reward.embed_anchors("pool", [pictures])
-            except BadInput as error:
-                where = f"sample {sample.name}: no face in a photograph of person {person}"
-                raise BadInput(f"{where}; leave the sample out, or choose another photograph") from error
-        return self._anchors[key]
 
 
 def _whole(path: Path) -> bool:

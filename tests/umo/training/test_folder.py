@@ -20,6 +20,7 @@ from tests.conftest import BandJudge
 from tests.umo.test_rows import memory
 from tests.umo.training.conftest import SMALL, TRAIN, VALIDATION, photo, small_base
 from umo import cli, customizers, faces
+from umo.images import encode_png
 from umo.rewards import MatchingReward
 from umo.training.card import lora_card
 from umo.training.curves import Curves, Tables
@@ -66,6 +67,10 @@ def row(*people: str) -> dict:
 
 
 ROWS = {"train": [row(*people) for people in TRAIN[:4]], "validation": [row(*people) for people in VALIDATION[:2]]}
+
+
+NOTHING = {"bytes": b"no picture", "path": None}
+NO_PICTURES = ROWS | {"train": [one | {"target": NOTHING} for one in ROWS["train"]]}
 
 
 def export(folder: Path, rows: dict[str, list[dict]] = ROWS, schema: pa.Schema = SCHEMA, **options: int) -> Path:
@@ -161,6 +166,21 @@ def test_pictures_are_read_when_they_are_needed(tmp_path: Path) -> None:
     assert [entry.name for entry in samples.entries] == [f"s{k}" for k in range(30)]
 
 
+def test_sets_that_cannot_be_used_are_left_out_and_told(umo, tmp_path: Path) -> None:
+    black = {"bytes": encode_png(np.zeros((40, 40, 3), np.uint8)), "path": None}
+    unfit = [row("dee") | {"references": [black]}, row("eve") | {"target": NOTHING}]
+    sets = export(tmp_path / "sets", {"train": [unfit[0], *ROWS["train"], unfit[1]]})
+    code, err = umo(tmp_path / "out", "--set", "validate_every=0", data=str(sets))
+    told = [line for line in err.splitlines() if "cannot be used" in line]
+    assert code == 0 and len(told) == 1
+    assert told[0].startswith("train: 2 of 6 samples cannot be used: 1 no face in a photograph (first sample dee: ")
+    made = json.loads((tmp_path / "out/training.json").read_text())
+    assert made["unusable"] == {"train": {"no face in a photograph": 1, "a picture that cannot be read": 1}}
+    assert made["samples"] == 4 and not {"dee", "eve"} & set(made["people"])
+    plain = umo(tmp_path / "plain", "--set", "validate_every=0")[0]
+    assert plain == 0 and (tmp_path / "plain" / LORA).read_bytes() == (tmp_path / "out" / LORA).read_bytes()
+
+
 def test_values_go_before_the_file_and_the_file_before_defaults(umo, tmp_path: Path) -> None:
     assert umo(tmp_path / "out", "--set", "steps=1", "--set", "anchor=pool", method="sft")[0] == 0
     recipe = json.loads((tmp_path / "out/training.json").read_text())["recipe"]
@@ -232,7 +252,7 @@ def test_what_was_begun_and_has_no_checkpoint_gives_way(umo, tmp_path: Path) -> 
         ({"train": ROWS["train"]}, "validate_every is set and there are no validation samples"),
         (changed(prompt=None), "set ann+bob has no prompt"),
         (changed(references=ROWS["train"][0]["references"][:1]), "set ann+bob has 1 references of 2 people"),
-        (changed(target={"bytes": b"no picture", "path": None}), "sample ann+bob: target: "),
+        (NO_PICTURES, "nothing to train on: 4 of 4 samples cannot be used: 4 a picture that cannot be read (first"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

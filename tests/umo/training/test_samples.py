@@ -1,5 +1,7 @@
-"""Encoded samples: kept, read again, made anew where they are damaged; unfit ones are refused by name."""
+"""Encoded samples: kept, read again, made anew where they are damaged; unfit ones are left out, and counted."""
 
+import io
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import ExifTags, Image
 
 from tests.conftest import BandJudge
 from tests.umo.training.conftest import TRAIN, photo, sample, small_base
-from umo.customizers.flux_uno import FluxUno
+from umo.customizers.base import Size, buckets_around, training_size
+from umo.customizers.build import TINY
+from umo.customizers.flux_uno import FLUX, FluxUno
 from umo.customizers.references import fill
 from umo.errors import BadInput
 from umo.guidance import Guidance
@@ -194,43 +199,165 @@ def test_a_photograph_that_samples_share_is_embedded_once(make: Counted) -> None
 
 def test_samples_are_grouped_by_the_size_of_their_pictures(make: Counted) -> None:
     samples = make([people(*names) for names in TRAIN])
-    assert samples.by_size == {(64, 128): [0, 1, 2, 3], (64, 192): [4, 5]}
+    assert samples.by_size == {((64, 128), None): [0, 1, 2, 3], ((64, 192), None): [4, 5]}
     assert samples.batch([4]).target.shape[2:] == (16, 48)
 
 
-def test_unfit_samples_are_refused_by_name(make: Counted) -> None:
-    nobody = replace(people("ann"), name="s7")
-    with pytest.raises(BadInput, match="no samples"):
-        make([])
-    with pytest.raises(BadInput, match=r"sample ann\+bob\+cas\+dee: 4 people, and tiny-uno takes at most 3"):
-        make(
-            [
-                people("ann"),
-                replace(sample("ann", "bob", "cas"), name="ann+bob+cas+dee", references=(photo("ann"),) * 4),
-            ]
-        )
-    black = encode_png(np.zeros((40, 40, 3), np.uint8))
-    with pytest.raises(BadInput, match="sample s7: no face in a photograph of person 1"):
-        two = replace(people("ann", "bob"), name="s7", references=(photo("ann"), black))
-        make([two]).prepare("encode")
-    with pytest.raises(BadInput, match="sample s7: reference 0: not an image"):
-        make([replace(nobody, references=(b"not a picture",))]).prepare("encode")
-    with pytest.raises(BadInput, match="sample s7: target: truncated or corrupt"):
-        make([replace(nobody, target=photo("ann")[:60])]).prepare("encode")
-    low = (people("ann").target_landmarks[0] + np.array([0, 5]),)  # 32 rows become 128, of which the middle 64 stay
-    with pytest.raises(BadInput, match=r"sample s7: cut to the 64x128 .* loses the face of person 0"):
-        make([replace(nobody, target_landmarks=low)]).prepare("encode")
-    with pytest.raises(BadInput, match="sample s7: photograph of person 0: empty file"):
-        make([replace(nobody, pool=((photo("ann"), b""),))], "pool").prepare("encode")
+SQUARE, WIDE, TALL = (64, 64), (32, 64), (64, 32)
+
+
+def shaped(height: int, width: int, *names: str) -> Sample:
+    """With a target of that shape: soft grey, and nobody's landmarks."""
+    shades = np.linspace(0, 255, height * width, dtype=np.uint8).reshape(height, width, 1).repeat(3, axis=2)
+    return replace(sample(*names), name=f"{height}x{width}", target=encode_png(shades))
+
+
+@pytest.fixture
+def bucketed(make: Counted) -> Counted:
+    """A base of three sizes."""
+    changed = {"buckets": (SQUARE, WIDE, TALL), "only_sizes": False}
+    make.base.settings = make.base.settings.model_copy(update=changed)
+    return make
+
+
+def test_a_target_takes_the_bucket_nearest_to_its_shape(bucketed: Counted) -> None:
+    shapes = {(90, 100): SQUARE, (100, 90): SQUARE, (100, 180): WIDE, (300, 100): TALL, (20, 100): WIDE}
+    samples = bucketed([shaped(*shape, "ann") for shape in shapes])
+    assert [entry.size for entry in samples.entries] == list(shapes.values())
+    one = bucketed([shaped(60, 120, "ann")])
+    assert torch.equal(
+        one.batch([0]).target[0], bucketed.base.encode(fill(read_image(one.samples[0].target), WIDE)[None])[0]
+    )
+
+
+def test_the_nearest_is_as_near_upright_as_wide() -> None:
+    """Between 1:1 and 1:2 the border is the ratio's root, and turning a picture turns its bucket."""
+    settings = TINY.model_copy(update={"buckets": (SQUARE, WIDE, TALL), "only_sizes": False})
+    for width, expected in ((141, SQUARE), (142, WIDE)):
+        assert training_size(settings, 1, lambda width=width: (100, width)) == expected  # type: ignore[misc]
+        assert training_size(settings, 1, lambda width=width: (width, 100)) == expected[::-1]  # type: ignore[misc]
+
+
+def test_a_base_of_one_size_is_not_asked_for_shapes() -> None:
+    def never() -> Size:
+        raise AssertionError("the picture need not be looked at")
+
+    only = TINY.model_copy(update={"buckets": (SQUARE,)})
+    assert [training_size(only, n, never) for n in (1, 2, 3)] == [(64, 128), (64, 128), (64, 192)]
+
+
+def test_photographs_of_cameras_are_taken_upright(bucketed: Counted) -> None:
+    """A JPEG that lies on its side and says so, by its header and by decoding."""
+    lying = Image.fromarray(np.zeros((40, 90, 3), np.uint8))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for kind in ("JPEG", "WEBP"):
+        lying.save(buffer := io.BytesIO(), kind, exif=exif)
+        one = replace(sample("ann"), target=buffer.getvalue())
+        assert bucketed([one]).entries[0].size == TALL
+
+
+def test_batches_of_a_family_that_groups_have_one_number_of_references(
+    bucketed: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [shaped(64, 64, "ann"), shaped(64, 64, "ann", "bob"), shaped(70, 64, "bob"), shaped(32, 64, "cas", "dee")]
+    assert list(bucketed(given).by_size.values()) == [[0, 2], [1], [3]]
+    monkeypatch.setattr(FluxUno, "mixes_references", True)
+    assert list(bucketed(given).by_size.values()) == [[0, 1, 2], [3]]
+
+
+@pytest.mark.parametrize(("side", "step"), [(512, 64), (1024, 64), (1024, 32)])
+def test_buckets_around_a_side_have_its_area_and_both_ways(side: int, step: int) -> None:
+    buckets = buckets_around(side, step)
+    assert {size[::-1] for size in buckets} == set(buckets) and (side, side) in buckets
+    assert len(set(buckets)) == len(buckets) == 2 * len([size for size in buckets if size[0] > size[1]]) + 1
+    for height, width in buckets:
+        assert height % step == width % step == 0
+        assert height * width == pytest.approx(side**2, rel=step / min(height, width))
+        assert max(height, width) <= 3 * min(height, width)
+
+
+def test_flux_has_unos_buckets() -> None:
+    upright = {(256, 768), (320, 768), (320, 704), (384, 640), (448, 576)}
+    assert set(FLUX.buckets) == upright | {(512, 512)} | {size[::-1] for size in upright}
+
+
+BLACK = encode_png(np.zeros((40, 40, 3), np.uint8))
+LOW = (people("ann").target_landmarks[0] + np.array([0, 5]),)  # 32 rows become 128, of which the middle 64 stay
+LOST = {"target": photo("ann"), "target_landmarks": LOW * 2}
+MANY = {"references": (photo("ann"),) * 4}
 
 
 @pytest.mark.parametrize(
-    ("anchor", "change"),
-    [("pool", {"pool": ()}), ("pool", {"pool": ((photo("ann"),), ())}), ("target", {"target_landmarks": (EYES,)})],
+    ("change", "anchor", "reason", "fault"),
+    [
+        (MANY, "references", "too many people", "4 people, and tiny-uno takes at most 3"),
+        ({"pool": ()}, "pool", "nothing for the anchor 'pool'", "somebody has nothing"),
+        ({"pool": ((photo("ann"),), ())}, "pool", "nothing for the anchor 'pool'", "somebody has nothing"),
+        ({"target_landmarks": (EYES,)}, "target", "nothing for the anchor 'target'", "somebody has nothing"),
+        ({"references": (photo("ann"), BLACK)}, "references", "no face in a photograph", "of person 1"),
+        (
+            {"references": (photo("ann"), b"no")},
+            "references",
+            "a picture that cannot be read",
+            "reference 1: not an im",
+        ),
+        ({"target": photo("ann")[:60]}, "references", "a picture that cannot be read", "target: truncated or corrupt"),
+        (LOST, "references", "a face lost in the cut", "cut to the 64x128 .*face of person 0"),
+        ({"pool": ((photo("ann"),), (b"",))}, "pool", "a picture that cannot be read", "photograph of person 1: empty"),
+    ],
 )
-def test_a_sample_without_what_its_anchor_needs_is_refused_by_name(make: Counted, anchor: Anchor, change: dict) -> None:
-    with pytest.raises(BadInput, match=f"sample ann.bob: .*{anchor}"):
-        make([people("cas"), replace(people("ann", "bob"), **change)], anchor)
+def test_an_unfit_sample_is_left_out_with_its_reason(
+    make: Counted, change: dict, anchor: Anchor, reason: str, fault: str
+) -> None:
+    """In this run and, without trying again, in the next; its people do not count."""
+    unfit = replace(people("ann", "eve"), name="s7", **change)
+    given = [people("bob"), unfit, people("cas"), replace(unfit, name="s8")]
+    samples = make(given, anchor)
+    samples.prepare("encode")
+    for found in (samples, again := make(given, anchor)):
+        if found is again:
+            before = make.encoded
+            again.prepare("encode")
+            assert make.encoded == before
+        assert [entry.name for entry in found.entries] == ["bob", "cas"] and len(found) == 2
+        assert found.people == {"bob", "cas"}
+        assert {why: len(of) for why, of in found.unusable.items()} == {reason: 2}
+        assert re.fullmatch(
+            rf"2 of 4 samples cannot be used: 2 {reason} \(first sample s7: .*{fault}.*\)", found.left_out
+        )
+        assert sorted(row for rows in found.by_size.values() for row in rows) == [0, 1]
+        assert found.batch([1]).names == ("cas",)
+
+
+def test_what_another_process_found_unfit_is_left_out(make: Counted) -> None:
+    given = [people("bob"), replace(people("ann"), name="s7", references=(BLACK,)), people("cas")]
+    one, other = make(given), make(given)
+    one.prepare("encode", 0, 2)
+    other.prepare("encode", 1, 2)
+    for samples in (one, other):
+        samples.leave_out()
+        assert [entry.name for entry in samples.entries] == ["bob", "cas"]
+        assert list(samples.unusable) == ["no face in a photograph"]
+    assert make.encoded == 2 * 2, "each in one process, and nothing of what is unfit"
+
+
+def test_without_a_sample_that_can_be_used_there_is_nothing_to_train_on(make: Counted) -> None:
+    with pytest.raises(BadInput, match="no samples"):
+        make([])
+    with pytest.raises(BadInput, match="nothing to train on: 1 of 1 samples cannot be used: 1 too many people"):
+        make([replace(people("ann"), **MANY)])
+    samples = make([replace(people("ann"), references=(BLACK,)), replace(people("bob"), references=(b"no",))])
+    with pytest.raises(
+        BadInput, match=r"2 of 2 .*: 1 no face .*\(first sample ann: .*; 1 a picture .*sample bob"
+    ) as all_:
+        samples.prepare("encode")
+    assert "\n" not in str(all_.value)
+
+
+def test_a_sample_that_is_asked_for_unprepared_is_refused_by_name(make: Counted) -> None:
+    with pytest.raises(BadInput, match="sample s7: no face in a photograph of person 0"):
+        make([replace(people("ann"), name="s7", references=(BLACK,))]).batch([0])
 
 
 def test_the_base_that_freed_its_encoders_reads_what_is_kept(make: Counted) -> None:
