@@ -136,7 +136,7 @@ def warn_of_unknown_words(customizer: Customizer, prompts: dict[str, str]) -> No
         others = f" (and of {len(unknown) - 1} other prompts)" if len(unknown) > 1 else ""
         named = ", ".join(list(dict.fromkeys(words))[:NAMED])
         said = f"{customizer.name} does not know most words of {which}{others}: {named}"
-        print(f"{said}; it draws as if they were one and the same", file=sys.stderr)
+        print(f"{said}; it cannot draw what they say", file=sys.stderr)
 
 
 def at_once(customizer: Customizer) -> int:

@@ -1,4 +1,4 @@
-"""docs/how-to/draw.md: its commands in their order, but those that need a GPU or what was trained."""
+"""docs/how-to/draw.md: its commands in their order, but those that need a GPU or what was trained; its Python."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def commands() -> list[list[str]]:
 
 
 @pytest.mark.slow
-def test_the_page_draws_and_its_drawings_can_be_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_draws_and_its_drawings_can_be_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     Path("models").symlink_to(ROOT / "models")
     for name, person in (("ann", 4), ("bob", 20)):
@@ -42,3 +42,7 @@ def test_the_page_draws_and_its_drawings_can_be_scored(tmp_path: Path, monkeypat
     assert np.asarray(cv2.imread("two.png")).shape == (64, 128, 3)
     scores = json.loads(Path("scores/drawn/metrics.json").read_text())
     assert scores["id_sim_strict"]["n"] == 1 and scores["failures"] == []
+    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    exec(code, {})
+    pictures = {cv2.imread(f"{seed}.png").tobytes() for seed in range(8)}
+    assert len(pictures) == 8 and "24 of 24" in capsys.readouterr().out

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from umo import cli, faces
+from umo.generate import Counts
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -105,10 +106,37 @@ def test_a_name_of_other_bytes_is_printed_in_escapes(folder: Path, umo) -> None:
     assert (code, err.partition(": cannot be read")[0]) == (2, r"umo: caf\udce9\x1b[31m.png.gone")
 
 
-@pytest.mark.parametrize("arguments", [("--seed", str(2**63)), ("--size", "²x²")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--seed", str(2**63)),
+        ("--size", "²x²"),
+        ("--shard", "3/2"),
+        ("--shard", "0/2"),
+        ("--shard", "²/2"),
+        ("--shard", "1/2"),
+    ],
+)
 def test_numbers_that_cannot_be_drawn_with_are_wrong_usage(folder: Path, umo, arguments: tuple[str, str]) -> None:
     code, _, err = umo("generate", "--prompt", "a man", "--reference", "r.png", "--out", "o.png", *arguments)
     assert (code, arguments[0] in err, (folder / "o.png").exists()) == (2, True, False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "one", "many"), [([], True, False), (["--crop"], True, True), (["--no-crop"],) + (False,) * 2]
+)
+def test_photographs_are_cut_where_they_are_a_users_own(
+    folder: Path, umo, monkeypatch: pytest.MonkeyPatch, flags: list[str], one: bool, many: bool
+) -> None:
+    asked = []
+    monkeypatch.setattr("umo.generate.generate_one", lambda *given: asked.append(given[-1]))
+    monkeypatch.setattr(
+        "umo.generate.generate_cases", lambda *_, crop, shard: asked.append((crop, shard)) or Counts(1, 2, whole=False)
+    )
+    assert umo("generate", "--prompt", "a man", "--reference", "r.png", "--out", "o.png", *flags)[0] == 0
+    code, out, _ = umo("generate", "CASES.jsonl", "--out", "o", "--shard", "2/3", *flags)
+    assert (code, asked) == (0, [one, (many, (2, 3))])
+    assert out == "1 pictures drawn, 2 were there already; o/CASES.jsonl comes with the last shard\n"
 
 
 @pytest.mark.parametrize("arguments", [["match", "r.png"], ["evaluate", "x.jsonl"], ["other"], ["compare", "a"]])

@@ -320,8 +320,7 @@ def test_a_base_that_does_not_know_most_words_says_so(base: Path, cases: Path, t
     generate(base, "Purple elephants dance wildly, a photo of elephants.", [photo], crop=False)
     said = capsys.readouterr().err.splitlines()
     assert said == [
-        "tiny does not know most words of the prompt: Purple, elephants, dance, wildly; "
-        "it draws as if they were one and the same"
+        "tiny does not know most words of the prompt: Purple, elephants, dance, wildly; it cannot draw what they say"
     ]
     generate(base, PROMPTS[0] + " Elephants.", [photo], crop=False)
     assert capsys.readouterr().err == "", "most words are known"
