@@ -5,7 +5,7 @@ from pathlib import Path
 
 from umo.errors import BadInput
 
-_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)
+_NAME = re.compile(r"(?!models/)[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)  # models: this project's folder
 _WANTED = ["model_index.json", "customizer.json", "README.md", "LICENSE*", "*/*"]  # not the same weights in one file
 _UNWANTED = ["*.bin", "*.msgpack", "*.onnx*", "*.fp16.*"]
 

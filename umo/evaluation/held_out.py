@@ -9,7 +9,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from umo import flow
-from umo.customizers.base import Customizer, seed_of, seeded_noise, training_size
+from umo.customizers.base import Customizer, seed_of, seeded_noise
+from umo.customizers.buckets import training_size
 from umo.customizers.references import fill
 from umo.errors import WorkFailed
 from umo.evaluation.cases import Case

@@ -12,7 +12,8 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from umo.customizers.base import Customizer, Size, training_size
+from umo.customizers.base import Customizer, Size
+from umo.customizers.buckets import training_size
 from umo.customizers.references import fill
 from umo.errors import BadInput
 from umo.faces.base import Face

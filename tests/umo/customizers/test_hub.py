@@ -56,7 +56,9 @@ def test_a_name_is_fetched_without_what_is_not_drawn_with(hub: list, tmp_path: P
     assert found == set(FILES[:5])
 
 
-@pytest.mark.parametrize("name", ["here/base", "here/none", "/no/where", "one", "a/b/c", "../a/b", "org/two words"])
+@pytest.mark.parametrize(
+    "name", ["here/base", "here/none", "/no/where", "one", "a/b/c", "models/tiny-uno", "../a/b", "org/two words"]
+)
 def test_a_path_is_a_path(hub: list, tmp_path: Path, name: str) -> None:
     (tmp_path / "here/base").mkdir(parents=True)
     assert local_folder(name) == Path(name) and not hub

@@ -13,7 +13,8 @@ from PIL import ExifTags, Image
 
 from tests.conftest import BandJudge
 from tests.umo.training.conftest import TRAIN, photo, sample, small_base
-from umo.customizers.base import Size, buckets_around, training_size
+from umo.customizers.base import Size
+from umo.customizers.buckets import buckets_around, training_size
 from umo.customizers.build import TINY
 from umo.customizers.flux_uno import FLUX, FluxUno
 from umo.customizers.references import fill
