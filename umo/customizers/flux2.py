@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, Mistral3ForConditionalGeneration, Qwen3F
 
 from umo.customizers import flux2_lora
 from umo.customizers.base import Reference, Settings, Size
+from umo.customizers.buckets import buckets_around
 from umo.customizers.condition import NEGATIVE, REFERENCE, Condition
 from umo.customizers.diffusers_customizer import DiffusersCustomizer
 from umo.customizers.flux2_tokens import fit, picture_ids, text_ids
@@ -41,7 +42,13 @@ class Flux2Settings(Settings):
 
 
 KLEIN_BASE = Flux2Settings(
-    max_references=4, sizes=((1024, 1024),), min_side=256, max_side=2048, steps=50, guidance=Guidance(text=4.0)
+    max_references=4,
+    sizes=((1024, 1024),),
+    min_side=256,
+    max_side=2048,
+    buckets=buckets_around(1024),
+    steps=50,
+    guidance=Guidance(text=4.0),
 )
 KLEIN_DISTILLED = KLEIN_BASE.model_copy(update={"steps": 4, "guidance": CONDITIONAL})
 DEV = KLEIN_BASE.model_copy(update={"max_references": 6})

@@ -13,9 +13,10 @@ from PIL import ExifTags, Image
 
 from tests.conftest import BandJudge
 from tests.umo.training.conftest import TRAIN, photo, sample, small_base
-from umo.customizers.base import Size
+from umo.customizers.base import Settings, Size
 from umo.customizers.buckets import buckets_around, training_size
 from umo.customizers.build import TINY
+from umo.customizers.flux2 import DEV, KLEIN_BASE
 from umo.customizers.flux_uno import FLUX, FluxUno
 from umo.customizers.references import fill
 from umo.errors import BadInput
@@ -281,6 +282,13 @@ def test_buckets_around_a_side_have_its_area_and_both_ways(side: int, step: int)
 def test_flux_has_unos_buckets() -> None:
     upright = {(256, 768), (320, 768), (320, 704), (384, 640), (448, 576)}
     assert set(FLUX.buckets) == upright | {(512, 512)} | {size[::-1] for size in upright}
+
+
+@pytest.mark.parametrize("settings", [FLUX, KLEIN_BASE, DEV], ids=["flux-uno", "klein", "dev"])
+def test_every_bucket_of_a_family_can_be_drawn(settings: Settings) -> None:
+    for size in settings.buckets:
+        assert all(side % 16 == 0 and settings.min_side <= side <= settings.max_side for side in size)
+    assert set(settings.sizes) < set(settings.buckets)
 
 
 BLACK = encode_png(np.zeros((40, 40, 3), np.uint8))
