@@ -13,21 +13,13 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from umo import drawing
 from umo.customizers import Condition, Customizer, Drawing, load
 from umo.customizers.base import Size, default_size, draw_embedded
 from umo.customizers.folder import model_files
 from umo.customizers.hub import local_folder
 from umo.devices import Precision, dtype_of, precision_on
-from umo.drawing import (
-    Asked,
-    Batches,
-    Progress,
-    at_once,
-    cropped,
-    find_references,
-    pixels,
-    warn_of_unknown_words,
-)
+from umo.drawing import Asked, Batches, Progress
 from umo.errors import BadInput
 from umo.evaluation.cases import Case, read_cases, write_cases
 from umo.photographs import Photograph, face_square, read_photograph
@@ -89,7 +81,7 @@ def generate(
     if crop:
         factor = customizer.settings.reference_crop
         pictures = [one[face_square(one, factor, name)] for one, name in zip(pictures, names, strict=True)]
-    warn_of_unknown_words(customizer, {"the prompt": prompt})
+    drawing.warn_of_unknown_words(customizer, {"the prompt": prompt})
     with torch.no_grad():
         condition = customizer.condition([prompt], [pictures], how.guidance, how.negative)
     return _drawn(customizer, condition, seeds, size, how.steps, progress)
@@ -103,7 +95,7 @@ def _drawn(
     steps: int | None,
     progress: Progress | None,
 ) -> Iterator[Image.Image]:
-    batch = at_once(customizer)
+    batch = drawing.at_once(customizer)
     of = (steps or customizer.settings.steps) * math.ceil(len(seeds) / batch)
     done = count(1)
 
@@ -114,7 +106,7 @@ def _drawn(
     for start in range(0, len(seeds), batch):
         part = seeds[start : start + batch]
         drawn = draw_embedded(customizer, condition.take([0] * len(part)), part, size, steps, on_step)
-        yield from map(Image.fromarray, pixels(customizer, drawn))
+        yield from map(Image.fromarray, drawing.pixels(customizer, drawn))
 
 
 def generate_one(
@@ -190,14 +182,14 @@ def generate_cases(
     to_draw = read_cases(cases, drawn=False)
     people = {case.case_id: tuple(cases.parent / photos[0] for photos in case.references) for case in to_draw}
     folder = local_folder(model_dir)
-    known = find_references(cases, people)
+    known = drawing.find_references(cases, people)
     customizer = customizer or load(folder, lora, device, dtype_of(precision_on(device, dtype)))
     how = Drawing(size, steps, guidance)
     for case in to_draw:
         _check(customizer, case, how)
     factor = customizer.settings.reference_crop
-    known = cropped(known, factor) if crop else known
-    warn_of_unknown_words(customizer, {f"the prompt of {case.case_id}": case.prompt for case in to_draw})
+    known = drawing.cropped(known, factor) if crop else known
+    drawing.warn_of_unknown_words(customizer, {f"the prompt of {case.case_id}": case.prompt for case in to_draw})
     base = [files_digest(folder, model_files(folder)), lora_digest(lora) if lora else None]
     if customizer.dtype != torch.float32:
         base.append(str(customizer.dtype))
@@ -216,7 +208,7 @@ def generate_cases(
         shapes = () if customizer.mixes_references else tuple(known[path].shape for path in people[case.case_id])
         shape = (size or default_size(customizer.settings, len(case.references)), *shapes)
         alike.setdefault(shape, []).extend(asked[case.case_id])
-    batch = batch or at_once(customizer)
+    batch = batch or drawing.at_once(customizer)
     batches = [same[start : start + batch] for same in alike.values() for start in range(0, len(same), batch)]
     drawn = Batches(customizer, how, batches, known).draw(progress)
     whole = all(read_key(one.path) == one.key for pictures in asked.values() for one in pictures)

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 from umo import flow
 from umo.customizers.base import Reference, Settings, Size
+from umo.customizers.buckets import buckets_around
 from umo.customizers.condition import NEGATIVE, REFERENCE, Condition
 from umo.customizers.diffusers_customizer import DiffusersCustomizer
 from umo.customizers.folder import load_model, load_other, read_settings
@@ -56,6 +57,7 @@ OMNIGEN2 = OmniGen2Settings(
     sizes=((1024, 1024),),
     min_side=256,
     max_side=2048,
+    buckets=buckets_around(1024),
     steps=50,
     guidance=Guidance(text=5.0, image=2.0),
     negative=NEGATIVE_PROMPT,
