@@ -129,9 +129,10 @@ def test_photographs_are_cut_where_they_are_a_users_own(
     folder: Path, umo, monkeypatch: pytest.MonkeyPatch, flags: list[str], one: bool, many: bool
 ) -> None:
     asked = []
-    monkeypatch.setattr("umo.generate.generate_one", lambda *given: asked.append(given[-1]))
+    monkeypatch.setattr("umo.generate.generate_one", lambda *given: asked.append(given[10]))
     monkeypatch.setattr(
-        "umo.generate.generate_cases", lambda *_, crop, shard: asked.append((crop, shard)) or Counts(1, 2, whole=False)
+        "umo.generate.generate_cases",
+        lambda *_, crop, shard, dtype: asked.append((crop, shard)) or Counts(1, 2, whole=False),
     )
     assert umo("generate", "--prompt", "a man", "--reference", "r.png", "--out", "o.png", *flags)[0] == 0
     code, out, _ = umo("generate", "CASES.jsonl", "--out", "o", "--shard", "2/3", *flags)
