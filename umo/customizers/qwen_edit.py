@@ -24,6 +24,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer, Qwe
 from umo import flow
 from umo.customizers import qwen_lora
 from umo.customizers.base import Reference, Settings, Size
+from umo.customizers.buckets import buckets_around
 from umo.customizers.condition import NEGATIVE, REFERENCE, Condition
 from umo.customizers.diffusers_customizer import DiffusersCustomizer
 from umo.customizers.flux_tokens import PACK, pack, unpack
@@ -73,6 +74,7 @@ QWEN = QwenSettings(
     sizes=((1024, 1024),),
     min_side=256,
     max_side=2048,
+    buckets=buckets_around(1024),
     steps=40,
     guidance=Guidance(text=4.0),
     negative=" ",

@@ -19,6 +19,7 @@ from umo.customizers.build import TINY
 from umo.customizers.flux2 import DEV, KLEIN_BASE
 from umo.customizers.flux_uno import FLUX, FluxUno
 from umo.customizers.omnigen2.adapter import OMNIGEN2
+from umo.customizers.qwen_edit import QWEN
 from umo.customizers.references import fill
 from umo.errors import BadInput
 from umo.guidance import Guidance
@@ -285,7 +286,9 @@ def test_flux_has_unos_buckets() -> None:
     assert set(FLUX.buckets) == upright | {(512, 512)} | {size[::-1] for size in upright}
 
 
-@pytest.mark.parametrize("settings", [FLUX, KLEIN_BASE, DEV, OMNIGEN2], ids=["uno", "klein", "dev", "omnigen2"])
+@pytest.mark.parametrize(
+    "settings", [FLUX, KLEIN_BASE, DEV, OMNIGEN2, QWEN], ids=["uno", "klein", "dev", "omnigen2", "qwen"]
+)
 def test_every_bucket_of_a_family_can_be_drawn(settings: Settings) -> None:
     for size in settings.buckets:
         assert all(side % 16 == 0 and settings.min_side <= side <= settings.max_side for side in size)
