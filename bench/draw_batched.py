@@ -24,7 +24,7 @@ from pipelines.core.bases import chosen
 from pipelines.core.executors import limit_threads
 from umo import customizers
 from umo.customizers import Customizer, draw
-from umo.drawing import BATCH
+from umo.drawing.batches import BATCH
 from umo.errors import BadInput
 from umo.images import read_image
 from umo.training.samples import Sample

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-PURE = {"records", "matching", "flow", "images", "formats", "colour", "errors", "quality"}
+PURE = {"records", "matching", "flow", "guidance", "images", "formats", "colour", "errors", "quality"}
 ADAPTERS = {"faces", "customizers"}
-USES = {"evaluation", "training", "generate", "cli"}
+USES = {"evaluation", "training", "drawing", "planning", "generate", "cli"}
 
 
 def imports(path: Path) -> set[str]:

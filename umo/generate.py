@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
@@ -13,17 +13,18 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from umo import drawing
 from umo.customizers import Condition, Customizer, Drawing, load
 from umo.customizers.base import Size, default_size, draw_embedded
 from umo.customizers.folder import model_files
 from umo.customizers.hub import local_folder
 from umo.devices import Precision, dtype_of, precision_on
-from umo.drawing import Asked, Batches, Progress
+from umo.drawing import batches as drawing
+from umo.drawing.batches import Asked, Batches, Progress
+from umo.drawing.files import digest, files_digest, lora_digest, read_key, write_picture
+from umo.drawing.photographs import Photograph, face_square, read_photograph
 from umo.errors import BadInput
 from umo.evaluation.cases import Case, read_cases, write_cases
-from umo.photographs import Photograph, face_square, read_photograph
-from umo.picture_files import digest, files_digest, lora_digest, read_key, write_picture
+from umo.guidance import Guidance
 
 CASES_FILE = "CASES.jsonl"
 IMAGES = "images"
@@ -117,7 +118,7 @@ def generate_one(
     seed: int = 0,
     size: Size | None = None,
     steps: int | None = None,
-    guidance: float | None = None,
+    guidance: Guidance | float | None = None,
     lora: Path | None = None,
     device: str = "cpu",
     crop: bool = True,
@@ -144,7 +145,7 @@ def generate_cases(
     seeds: int = 1,
     size: Size | None = None,
     steps: int | None = None,
-    guidance: float | None = None,
+    guidance: Guidance | float | None = None,
     lora: Path | None = None,
     device: str = "cpu",
     customizer: Customizer | None = None,
@@ -197,7 +198,7 @@ def generate_cases(
     asked: dict[str, list[Asked]] = {}
     for case in to_draw:
         photos = people[case.case_id]
-        what: list[object] = [base, case.prompt, [known[path].digest for path in photos], asdict(how), case.case_id]
+        what: list[object] = [base, case.prompt, [known[path].digest for path in photos], _said(how), case.case_id]
         what += [factor] if crop else []
         names = enumerate(_names(case.case_id, seeds))
         pictures = [Asked(case, photos, rank, out / name, digest([what, rank])) for rank, name in names]
@@ -215,6 +216,13 @@ def generate_cases(
     if whole:
         write_cases(out / CASES_FILE, [_as_drawn(case, cases.parent, out, seeds) for case in to_draw])
     return Counts(drawn, len(own) * seeds - drawn, whole)
+
+
+def _said(how: Drawing) -> dict[str, object]:
+    """What a picture's key holds of how it is drawn; a guidance that is a number, as one."""
+    guidance = how.guidance.model_dump() if isinstance(how.guidance, Guidance) else how.guidance
+    said: dict[str, object] = {"size": how.size, "steps": how.steps, "guidance": guidance}
+    return said if how.negative is None else said | {"negative": how.negative}
 
 
 def _check(customizer: Customizer, case: Case, how: Drawing) -> None:

@@ -256,7 +256,7 @@ def test_it_is_refused_when_it_is_asked_for(base: Path, cases: Path) -> None:
 def test_a_users_photograph_is_cut_to_the_face(base: Path, tmp_path: Path, orl, capsys) -> None:
     """As the export cuts references; one that is cut already stays as it is, but for a pixel or two."""
     from umo import faces
-    from umo.photographs import face_square
+    from umo.drawing.photographs import face_square
     from umo.quality import square_crop
 
     photo = np.pad(orl(8, 1), ((300, 50), (100, 400), (0, 0)), mode="edge")

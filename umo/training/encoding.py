@@ -95,7 +95,8 @@ class Encoder:
         references = [self._picture(data, sample, f"reference {k}") for k, data in enumerate(sample.references)]
         target, anchors = self._target(sample, size), self._embed(sample)
         settings = self.customizer.settings
-        negative = settings.negative if self.droppable else None
+        # An empty prompt stands for a dropped one, also where a base is drawn away from something else.
+        negative = (settings.negative if settings.negative.isspace() else "") if self.droppable else None
         condition = self.customizer.condition([sample.prompt], [references], settings.training_guidance, negative)
         latents = self.customizer.encode(target.to(self.customizer.device))[0]
         state = condition.state() | {"target": latents, "anchors": anchors}

@@ -16,11 +16,11 @@ from tqdm import tqdm
 from umo.customizers import Condition, Customizer, Drawing
 from umo.customizers.base import default_size, draw_embedded, seed_of
 from umo.customizers.words import unknown_words
+from umo.drawing.files import read_key, write_picture
+from umo.drawing.photographs import face_square
 from umo.errors import WorkFailed
 from umo.evaluation.cases import Case
 from umo.images import require_image
-from umo.photographs import face_square
-from umo.picture_files import read_key, write_picture
 
 BATCH = 4  # more at once leave a core's cache and are no faster
 LARGE = 10**9  # weights of a transformer that one picture keeps busy; several would only cost memory
