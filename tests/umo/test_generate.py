@@ -10,9 +10,9 @@ from PIL import Image
 
 from tests.umo.customizers.conftest import PROMPTS, smooth
 from tests.umo.training.conftest import small_base
-from umo import drawing
 from umo.customizers import Drawing, load
 from umo.customizers.flux_uno import FluxUno
+from umo.drawing import batches as drawing
 from umo.errors import BadInput, WorkFailed
 from umo.evaluation.cases import read_cases
 from umo.generate import Counts, generate, generate_cases, generate_one
