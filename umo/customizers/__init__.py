@@ -56,6 +56,7 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     attention: devices.Kernel | None = None,
+    encode_first: bool = False,
 ) -> Customizer:
     """A base from a diffusers folder, frozen and ready to draw.
 
@@ -63,6 +64,8 @@ def load(
         lora: a .safetensors file or the folder of one, in any naming of its family.
         dtype: of the weights; None takes bfloat16 on CUDA and float32 elsewhere.
         attention: see `umo.devices.set_attention`; None leaves the choice to PyTorch, but for cuDNN's on CUDA.
+        encode_first: leave the transformer where it was loaded, so that a card need not hold it beside the text
+            encoders; `to` moves it.
 
     BadInput says what is unfit: the folder, its family, a component, a LoRA that is not whole or for another base, a
     device that is not here or has no such dtype.
@@ -77,4 +80,4 @@ def load(
     customizer = CUSTOMIZERS[family]().load(Path(folder), index, None if lora is None else Path(lora), dtype)
     if attention:
         devices.set_attention(customizer.transformer, attention, customizer.name)
-    return customizer.to(device)
+    return customizer.to_encode(device) if encode_first else customizer.to(device)

@@ -148,6 +148,9 @@ class Customizer(Protocol):
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """Move the weights; returns itself."""
 
+    def to_encode(self, device: torch.device | str) -> Self:
+        """Move what embeds and encodes, and leave the transformer; returns itself."""
+
     def add_lora(self, rank: int) -> None:
         """Put a LoRA (alpha = rank, its effect 0) on `lora_targets`, or take the one that is there, to be trained.
 

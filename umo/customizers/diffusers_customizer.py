@@ -59,7 +59,7 @@ class DiffusersCustomizer:
 
     @property
     def device(self) -> torch.device:
-        return self.transformer.device
+        return self.vae.device
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -74,6 +74,11 @@ class DiffusersCustomizer:
             if module is not None:
                 module.to(**where)
         vars(self).pop("dtype", None)
+        return self
+
+    def to_encode(self, device: torch.device | str) -> Self:
+        for module in (self.vae, *(getattr(self, name) for name in self.encoders)):
+            module.to(device)
         return self
 
     def save(self, folder: Path) -> None:

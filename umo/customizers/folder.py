@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from umo.customizers.base import Settings
+from umo.customizers.frozen import quantization
 from umo.errors import BadInput
 from umo.model_index import AGAIN, model_files, read_index
 from umo.texts import read_json
@@ -53,7 +54,7 @@ def load_model(folder: Path, name: str, kind: Any, dtype: torch.dtype) -> Any:
     path = _component(folder, name)
     _check_weights(path)
     try:
-        options = {"output_loading_info": True, "local_files_only": True, "use_safetensors": True}
+        options = {"output_loading_info": True, "local_files_only": True, "use_safetensors": True, **quantization(name)}
         with no_bars():
             model, info = kind.from_pretrained(str(path), torch_dtype=dtype, **options)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:

@@ -66,6 +66,8 @@ def check_sharding(recipe: Recipe, processes: int) -> None:
         raise BadInput("FSDP is asked for in its first version: set fsdp_version to 2")
     if parse_flag_from_env("FSDP_OFFLOAD_PARAMS"):
         raise BadInput("FSDP is asked for with weights in main memory: set fsdp_offload_params to false")
+    if recipe.weights != "full":
+        raise BadInput(f"FSDP and weights {recipe.weights}: shares are of full weights; set weights to full")
     if recipe.micro_batch != 1:  # references of mixed sizes take a family several calls, which must be alike in number
         raise BadInput(f"FSDP and micro_batch {recipe.micro_batch}: processes call the network in step; set it to 1")
 

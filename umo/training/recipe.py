@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from umo.devices import Kernel, Precision
 from umo.guidance import Guidance
 
+Frozen = Literal["full", "fp8", "int8", "nf4"]
+Optimizer = Literal["adamw", "adamw8bit"]
 Anchor = Literal["references", "target", "pool"]
 Method = Literal["sft", "sir", "mimr"]
 Positive = Annotated[float, Field(gt=0)]
@@ -48,6 +50,10 @@ class Recipe(BaseModel):
         time_mu: of the uniform sigma; FLUX.1's line has 0.63 at 512x512 pixels.
         text_dropout: share of the samples whose prompt is replaced by the base's negative one (an empty one, where it
             says no other), in both losses. Not in the paper.
+        weights: how the frozen transformer is stored: `full`, as `precision` says; `fp8`, in 8 bits, each layer cast
+            while it computes (saves memory with checkpoint_gradients only); `int8` and `nf4`, by bitsandbytes on a GPU.
+            Not in the paper.
+        optimizer: `adamw`, or bitsandbytes' `adamw8bit`, whose state has 8 bits a number. Not in the paper.
         precision: bf16 keeps the frozen weights in bf16 and computes under autocast; the LoRA stays float32.
         checkpoint_gradients: recompute activations of transformer and decoder in the backward pass: less memory, one
             more forward.
@@ -92,6 +98,8 @@ class Recipe(BaseModel):
     time_std: Positive = 1.0
     time_mu: float = 0.0
     text_dropout: float = Field(default=0.0, ge=0, lt=1)
+    weights: Frozen = "full"
+    optimizer: Optimizer = "adamw"
     precision: Precision = "fp32"
     checkpoint_gradients: bool = False
     attention: Kernel | None = None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from umo import customizers, devices, faces, licences
+from umo.customizers.frozen import loading
 from umo.errors import BadInput
 from umo.rewards import Kind, MatchingReward
 from umo.rows import Rows
@@ -66,7 +67,9 @@ def fit(job: Job, rows: Mapping[str, Rows[Sample]], folder: Path, encoded: Path,
     if accelerator.num_processes > 1 and not folder.is_dir():
         raise BadInput(f"{folder} is not seen from {platform.node()}: train into a folder that all machines share")
     place, dtype = processes.place(accelerator, job.device), devices.dtype_of(recipe.precision)
-    customizer = customizers.load(job.base, job.lora, place, dtype, recipe.attention)
+    alone = accelerator.num_processes == 1
+    with loading(recipe.weights):
+        customizer = customizers.load(job.base, job.lora, place, dtype, recipe.attention, encode_first=alone)
     model = faces.load_reward(job.reward)
     kind: Kind = "sir" if job.method == "sir" else "mimr"
     reward = MatchingReward(model, kind, recipe.lambda_match, recipe.lambda_mismatch)
@@ -84,6 +87,8 @@ def fit(job: Job, rows: Mapping[str, Rows[Sample]], folder: Path, encoded: Path,
         if one.unusable and accelerator.is_main_process:
             print(f"{split}: {one.left_out}", file=sys.stderr)
     customizer.drop_encoders()
+    if alone:
+        customizer.to(place)
     progress = trainer.run()
     curves.end()
     if not accelerator.is_main_process:

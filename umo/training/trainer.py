@@ -16,6 +16,7 @@ from diffusers.optimization import get_scheduler
 from tqdm import tqdm
 
 from umo.customizers.base import Customizer, Drawing
+from umo.customizers.frozen import cast_storage, make_optimizer
 from umo.errors import BadInput, WorkFailed
 from umo.rewards import MatchingReward
 from umo.training import checkpoints, processes
@@ -92,6 +93,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             customizer.add_lora(recipe.rank)
+        cast_storage(customizer.transformer, recipe.weights)
         several = self.accelerator.num_processes > 1
         if several:
             processes.distribute(customizer, self.accelerator)
@@ -104,7 +106,9 @@ class Trainer:
         trained = [weight for weight in customizer.transformer.parameters() if weight.requires_grad]
         self.gradients = processes.Gradients(trained) if several else None
         self.weights = Weights(trained, recipe.ema)
-        self.optimizer = torch.optim.AdamW(self.weights, recipe.learning_rate, weight_decay=recipe.weight_decay)
+        self.optimizer = make_optimizer(
+            recipe.optimizer, self.weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
         self.schedule = get_scheduler(
             "cosine" if recipe.schedule == "cosine" else "constant_with_warmup",
             self.optimizer,

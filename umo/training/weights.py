@@ -25,6 +25,7 @@ class Weights(list[nn.Parameter]):
     def average(self) -> None:
         """Take the present weights into the average."""
         if self.ema is not None:
+            self.ema.to(self[0].device)  # the network may have been moved since
             self.ema.step(self)
 
     @contextmanager

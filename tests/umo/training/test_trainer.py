@@ -158,6 +158,17 @@ def test_micro_batches_and_recomputed_activations_give_the_same_gradient(tmp_pat
     assert gradients["whole"].abs().min() > 0
 
 
+def test_fp8_weights_are_a_recipes_value_and_train(tmp_path: Path) -> None:
+    trainer = build(tmp_path, "sft", weights="fp8", steps=2)
+    weights = dict(trainer.customizer.transformer.named_parameters())
+    before = {name: weight.detach().float().clone() for name, weight in weights.items()}
+    assert any(weight.dtype == torch.float8_e4m3fn for weight in weights.values())
+    trainer.run()
+    after = dict(trainer.customizer.transformer.named_parameters())
+    changed = {name for name, weight in after.items() if not torch.equal(weight.float(), before[name])}
+    assert changed and all(".lora_" in name for name in changed)
+
+
 def test_bf16_keeps_the_lora_in_float32_and_about_the_gradient(tmp_path: Path) -> None:
     base = small_base().to(dtype=torch.bfloat16)
     (tmp_path / "half").mkdir()
