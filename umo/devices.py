@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "bf16"]
 Kernel = Literal["flash", "efficient", "math"]
+Frozen = Literal["full", "fp8", "int8", "nf4"]
+Optimizer = Literal["adamw", "adamw8bit"]
 
 
 def dtype_of(precision: Precision) -> torch.dtype:

@@ -4,15 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
+from umo.devices import Frozen, Optimizer
 from umo.errors import BadInput
 
-Frozen = Literal["full", "fp8", "int8", "nf4"]
-Optimizer = Literal["adamw", "adamw8bit"]
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: a scale for 64 of them, and one for 256 scales
 REMEDY = "pip install 'umo[quantised]'"
 

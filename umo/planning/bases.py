@@ -18,8 +18,9 @@ from transformers import AutoConfig
 
 from umo.customizers import CUSTOMIZERS
 from umo.customizers.base import Customizer, Size
-from umo.customizers.condition import CONDITIONAL, REFERENCE, Condition
+from umo.customizers.condition import REFERENCE, Condition
 from umo.errors import BadInput
+from umo.guidance import CONDITIONAL
 from umo.model_index import AGAIN, read_index
 from umo.planning.published import PUBLISHED
 from umo.texts import read_json

@@ -9,7 +9,8 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from umo.customizers.base import Size
-from umo.customizers.frozen import Frozen, Optimizer, cast_storage, stored_bytes
+from umo.customizers.frozen import cast_storage, stored_bytes
+from umo.devices import Frozen, Optimizer
 from umo.planning.bases import Base
 from umo.planning.counting import Live, NewLora, count_pass, give_gradients
 

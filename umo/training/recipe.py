@@ -4,11 +4,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from umo.devices import Kernel, Precision
+from umo.devices import Frozen, Kernel, Optimizer, Precision
 from umo.guidance import Guidance
 
-Frozen = Literal["full", "fp8", "int8", "nf4"]
-Optimizer = Literal["adamw", "adamw8bit"]
 Anchor = Literal["references", "target", "pool"]
 Method = Literal["sft", "sir", "mimr"]
 Positive = Annotated[float, Field(gt=0)]
