@@ -11,9 +11,9 @@ import torch
 from tests.umo.customizers.conftest import PROMPTS, people, smooth
 from umo.customizers import load
 from umo.customizers.base import Customizer
-from umo.customizers.condition import CONDITIONAL
 from umo.customizers.frozen import cast_storage, loading, make_optimizer, stored_bytes
 from umo.errors import BadInput
+from umo.guidance import CONDITIONAL
 
 TINY_UNO = Path(__file__).resolve().parents[3] / "models" / "tiny-uno"
 
