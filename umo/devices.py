@@ -1,11 +1,11 @@
-"""What a device computes with: number formats, and the kernels of attention, chosen once for the whole process.
+"""What a device computes with: number formats, and what is switched off there once for the whole process.
 
 torch is imported when it is asked for: commands read these names before they load it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from umo.errors import BadInput
 
@@ -67,24 +67,3 @@ def check_dtype(device: torch.device | str, dtype: torch.dtype) -> None:
         if not torch.cuda.is_bf16_supported(including_emulation=False):
             name = torch.cuda.get_device_name()
             raise BadInput(f"device {device}: {name} has no bfloat16: give --dtype fp32 (precision: fp32 in a recipe)")
-
-
-def set_attention(transformer: Any, kernel: Kernel, base: str) -> None:
-    """Let a transformer's attention use one of PyTorch's kernels only, instead of its choice at every call.
-
-    `flash` takes neither masks nor, on CUDA, float32; `efficient` takes both; `math` is slow and takes everything.
-
-    Raises BadInput for a transformer that does not attend through diffusers; `base` is its name, for the message.
-    """
-    if not hasattr(transformer, "set_attention_backend"):
-        raise BadInput(f"attention {kernel}: {base} leaves the choice to PyTorch; leave `attention` out")
-    transformer.set_attention_backend(f"_native_{kernel}")
-
-
-def attention() -> dict[str, Any]:
-    """What attends in this process, for its report: diffusers' kernel, and whether cuDNN is among PyTorch's."""
-    import torch
-    from diffusers.models.attention_dispatch import _AttentionBackendRegistry
-
-    backend, _ = _AttentionBackendRegistry.get_active_backend()
-    return {"kernel": backend.value.removeprefix("_native_"), "cudnn": torch.backends.cuda.cudnn_sdp_enabled()}

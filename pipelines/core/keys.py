@@ -29,6 +29,7 @@ MACHINERY = (
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 # Imported name -> what pip calls it, where that is not the same.
 DISTRIBUTIONS = {
+    "huggingface_hub": "huggingface-hub",
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
     "dlib": "dlib-bin",

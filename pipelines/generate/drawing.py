@@ -44,8 +44,8 @@ def draw(base: Base, lora: Path | None, device: str, shard: Shard, folder: Path)
     All is made in a folder of its own, where a killed run finds pictures again by the key inside each, and moved at
     the end.
     """
+    from umo.drawing.cases import generate_cases
     from umo.evaluation.held_out import held_out_losses
-    from umo.generate import generate_cases
 
     piece = shard.task
     assert isinstance(piece, Piece)

@@ -69,7 +69,7 @@ class Customized:
         return {"base": own, "precision": self.base.precision, "weights": weights, "references": digest(_export())}
 
     def draw(self, asked: Sequence[Asked], kept: Path) -> Iterator[list[tuple[np.ndarray, ...]]]:
-        from umo.generate import generate_cases  # with torch and transformers it takes seconds
+        from umo.drawing.cases import generate_cases  # with torch and transformers it takes seconds
 
         cases = kept / "asked.jsonl"
         write_cases(cases, [_case(case, kept) for case in asked])

@@ -131,8 +131,8 @@ def test_photographs_are_cut_where_they_are_a_users_own(
     asked = []
     monkeypatch.setattr("umo.generate.generate_one", lambda *given: asked.append(given[10]))
     monkeypatch.setattr(
-        "umo.generate.generate_cases",
-        lambda *_, crop, shard, dtype: asked.append((crop, shard)) or Counts(1, 2, whole=False),
+        "umo.drawing.cases.generate_cases",
+        lambda *_, crop, shard, dtype: asked.append((crop is not None, shard)) or Counts(1, 2, whole=False),
     )
     assert umo("generate", "--prompt", "a man", "--reference", "r.png", "--out", "o.png", *flags)[0] == 0
     code, out, _ = umo("generate", "CASES.jsonl", "--out", "o", "--shard", "2/3", *flags)

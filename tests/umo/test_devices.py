@@ -13,6 +13,7 @@ from PIL import Image
 
 from umo import customizers, devices
 from umo.cli import main
+from umo.customizers.attention import attention, set_attention
 from umo.errors import BadInput
 from umo.generate import generate_one
 
@@ -46,9 +47,9 @@ def attending(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_loading_on_a_gpu_takes_cudnn_out_of_the_choice_and_bf16(card: dict[str, bool], attending: None) -> None:
     assert customizers.load(TINY_UNO).dtype == torch.float32
-    assert devices.attention() == {"kernel": "native", "cudnn": True}, "nothing of a GPU's on a CPU"
+    assert attention() == {"kernel": "native", "cudnn": True}, "nothing of a GPU's on a CPU"
     assert customizers.load(TINY_UNO, device="cuda").dtype == torch.bfloat16
-    assert devices.attention() == {"kernel": "native", "cudnn": False}
+    assert attention() == {"kernel": "native", "cudnn": False}
     assert customizers.load(TINY_UNO, device="cuda", dtype=torch.float32).dtype == torch.float32
 
 
@@ -112,7 +113,7 @@ def test_drawing_in_bfloat16_is_drawing(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), (200, 150, 120)).save(face)
     for dtype in ("fp32", "bf16"):
         path = tmp_path / f"{dtype}.png"
-        generate_one(TINY_UNO, "A photo of one person.", [face], path, steps=2, dtype=dtype)  # type: ignore[arg-type]
+        generate_one(TINY_UNO, "A photo of one person.", [face], path, steps=2, crop=False, dtype=dtype)  # type: ignore[arg-type]
         pictures.append(np.asarray(Image.open(path)).astype(int))
     difference = np.abs(pictures[0] - pictures[1])
     assert 0 < difference.mean() < 8 and pictures[0].std() > 8
@@ -123,7 +124,7 @@ def test_a_kernel_that_is_named_is_the_one_that_attends(
     attending: None, monkeypatch: pytest.MonkeyPatch, kernel: str
 ) -> None:
     base = customizers.load(TINY_UNO, attention=kernel)
-    assert devices.attention()["kernel"] == kernel
+    assert attention()["kernel"] == kernel
     called, real = [], torch.nn.attention.sdpa_kernel
     monkeypatch.setattr(
         "diffusers.models.attention_dispatch.torch.nn.attention.sdpa_kernel",
@@ -138,7 +139,7 @@ def test_a_kernel_that_is_named_is_the_one_that_attends(
 
 def test_a_transformer_that_leaves_the_choice_to_pytorch_says_so() -> None:
     with pytest.raises(BadInput, match="attention flash: mine leaves the choice to PyTorch; leave `attention` out"):
-        devices.set_attention(torch.nn.Linear(1, 1), "flash", "mine")
+        set_attention(torch.nn.Linear(1, 1), "flash", "mine")
 
 
 def test_naming_formats_loads_no_torch() -> None:

@@ -13,6 +13,7 @@ from tests.umo.training.conftest import small_base
 from umo.customizers import Drawing, load
 from umo.customizers.flux_uno import FluxUno
 from umo.drawing import batches as drawing
+from umo.drawing.photographs import face_square
 from umo.errors import BadInput, WorkFailed
 from umo.evaluation.cases import read_cases
 from umo.generate import Counts, generate, generate_cases, generate_one
@@ -256,7 +257,6 @@ def test_it_is_refused_when_it_is_asked_for(base: Path, cases: Path) -> None:
 def test_a_users_photograph_is_cut_to_the_face(base: Path, tmp_path: Path, orl, capsys) -> None:
     """As the export cuts references; one that is cut already stays as it is, but for a pixel or two."""
     from umo import faces
-    from umo.drawing.photographs import face_square
     from umo.quality import square_crop
 
     photo = np.pad(orl(8, 1), ((300, 50), (100, 400), (0, 0)), mode="edge")
@@ -304,7 +304,7 @@ def test_bad_input_is_refused_before_any_drawing(base: Path, cases: Path, tmp_pa
     with pytest.raises(BadInput, match=r"reference .*not an image"):
         generate_one(base, PROMPTS[0], [cases], tmp_path / "x.png")
     with pytest.raises(BadInput, match=r"reference .*0\.png: no face found"):
-        generate_cases(base, cases, out, crop=True)
+        generate_cases(base, cases, out, crop=face_square)
 
 
 def test_a_picture_that_is_not_finite_fails_the_work(

@@ -7,6 +7,7 @@ import typer
 
 from umo.devices import Precision
 from umo.errors import BadInput
+from umo.guidance import Guidance
 
 MOST = 2**63 - 1  # that torch takes
 
@@ -28,7 +29,14 @@ def generate(
     seeds: Annotated[int, typer.Option(min=1, help="Pictures a case.")] = 1,
     size: Annotated[str | None, typer.Option(metavar="HEIGHTxWIDTH", help="In pixels; the base's own without.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps; the base's own without.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="The base's own without.")] = None,
+    guidance: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT[,IMAGE]",
+            help="How strongly it follows the prompt and, in OmniGen2, the references, such as 5,2; the base's own "
+            "without.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     dtype: Annotated[Precision | None, typer.Option(help="Of the weights; bf16 on cuda, fp32 on cpu without.")] = None,
     crop: Annotated[
@@ -47,9 +55,11 @@ def generate(
     """Draw people from their photographs: one picture, or every case of a file."""
     from umo import licences
     from umo.customizers.hub import local_folder
-    from umo.generate import generate_cases, generate_one
+    from umo.drawing.cases import generate_cases
+    from umo.drawing.photographs import face_square
+    from umo.generate import generate_one
 
-    shape, part = _size(size), _shard(shard)
+    shape, part, strength = _size(size), _shard(shard), _guidance(guidance)
     if cases is not None and (prompt is not None or reference):
         raise BadInput("a CASES.jsonl has its own prompts and references: leave --prompt and --reference out")
     if cases is None and (prompt is None or not reference):
@@ -59,11 +69,23 @@ def generate(
     base = local_folder(model)
     if cases is None:
         assert prompt is not None and reference is not None
-        generate_one(base, prompt, reference, out, seed, shape, steps, guidance, lora, device, crop is not False, dtype)
+        generate_one(base, prompt, reference, out, seed, shape, steps, strength, lora, device, crop is not False, dtype)
         print(f"{out}: drawn by {model}; {licences.line(base, lora)}")
         return
+    cut = face_square if crop else None
     counts = generate_cases(
-        base, cases, out, seeds, shape, steps, guidance, lora, device, crop=bool(crop), shard=part, dtype=dtype
+        base,
+        cases,
+        out,
+        seeds,
+        shape,
+        steps,
+        strength,
+        lora,
+        device,
+        crop=cut,
+        shard=part,
+        dtype=dtype,
     )
     whole = f" -> {out}/CASES.jsonl" if counts.whole else f"; {out}/CASES.jsonl comes with the last shard"
     print(f"{counts.drawn} pictures drawn, {counts.kept} were there already{whole}")
@@ -77,6 +99,16 @@ def _size(text: str | None) -> tuple[int, int] | None:
     if not (height.isdecimal() and width.isdecimal()):
         raise BadInput(f"--size {text}: give HEIGHTxWIDTH in pixels, such as 64x128")
     return int(height), int(width)
+
+
+def _guidance(text: str | None) -> Guidance | float | None:
+    if text is None:
+        return None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+        return numbers[0] if len(numbers) == 1 else Guidance(**dict(zip(("text", "image"), numbers, strict=True)))
+    except ValueError as error:
+        raise BadInput(f"--guidance {text}: give a number, or two such as 5,2") from error
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -10,7 +10,9 @@ from umo.errors import BadInput
 
 
 def train(
-    base: Annotated[Path, typer.Option(help="What is trained: a diffusers folder.")],
+    base: Annotated[
+        str, typer.Option(help="What is trained: a diffusers folder, or its name on the Hub, ORG/NAME[@REVISION].")
+    ],
     data: Annotated[
         str, typer.Option(help="Reference sets: a folder as exported, or what Hugging Face's datasets loads.")
     ],
@@ -36,13 +38,15 @@ def train(
     """Tune a base on reference sets; a run that was killed goes on when it is started again."""
     given = _recipe(recipe, values or [])  # what is wrong in it is said before torch is loaded
     from umo import licences
+    from umo.customizers.hub import local_folder
     from umo.training import folder
     from umo.training.recipe import Recipe
 
     given["precision"] = precision_on(device, dtype or given.get("precision"))
-    job = folder.Job(base, base.resolve().name, method, Recipe.model_validate(given), reward, lora, device)
+    there = local_folder(base)
+    job = folder.Job(there, there.resolve().name, method, Recipe.model_validate(given), reward, lora, device)
     folder.train(job, data, out)
-    print(licences.line(base, lora))
+    print(licences.line(there, lora))
     print(f"{method} on {base} -> {out}")
 
 

@@ -63,7 +63,7 @@ def load(
     Args:
         lora: a .safetensors file or the folder of one, in any naming of its family.
         dtype: of the weights; None takes bfloat16 on CUDA and float32 elsewhere.
-        attention: see `umo.devices.set_attention`; None leaves the choice to PyTorch, but for cuDNN's on CUDA.
+        attention: see `umo.customizers.attention`; None leaves the choice to PyTorch, but for cuDNN's on CUDA.
         encode_first: leave the transformer where it was loaded, so that a card need not hold it beside the text
             encoders; `to` moves it.
 
@@ -79,5 +79,7 @@ def load(
     devices.check_dtype(device, dtype)
     customizer = CUSTOMIZERS[family]().load(Path(folder), index, None if lora is None else Path(lora), dtype)
     if attention:
-        devices.set_attention(customizer.transformer, attention, customizer.name)
+        from umo.customizers.attention import set_attention  # with diffusers
+
+        set_attention(customizer.transformer, attention, customizer.name)
     return customizer.to_encode(device) if encode_first else customizer.to(device)

@@ -17,7 +17,6 @@ from umo.customizers import Condition, Customizer, Drawing
 from umo.customizers.base import default_size, draw_embedded, seed_of
 from umo.customizers.words import unknown_words
 from umo.drawing.files import read_key, write_picture
-from umo.drawing.photographs import face_square
 from umo.errors import WorkFailed
 from umo.evaluation.cases import Case
 from umo.images import require_image
@@ -27,6 +26,7 @@ LARGE = 10**9  # weights of a transformer that one picture keeps busy; several w
 NAMED = 8  # unknown words that a warning names
 
 Progress = Callable[[int, int], None]
+Cut = Callable[[np.ndarray, float, str], tuple[slice, slice]]  # see `photographs.face_square`
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,10 @@ def find_references(cases: Path, people: Mapping[str, Sequence[Path]]) -> dict[P
     return known
 
 
-def cropped(known: Mapping[Path, Photo], factor: float) -> dict[Path, Photo]:
+def cropped(known: Mapping[Path, Photo], factor: float, cut: Cut) -> dict[Path, Photo]:
     """The same, each cut around its face; squares count as of one shape, for a base takes them at one size."""
     return {
-        path: replace(one, shape=(), part=face_square(require_image(path, str(path)), factor, f"reference {path}"))
+        path: replace(one, shape=(), part=cut(require_image(path, str(path)), factor, f"reference {path}"))
         for path, one in known.items()
     }
 

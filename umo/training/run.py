@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from umo import customizers, devices, faces, licences
+from umo.customizers.attention import attention
 from umo.customizers.frozen import loading
 from umo.errors import BadInput
 from umo.rewards import Kind, MatchingReward
@@ -111,7 +112,7 @@ def _report(job: Job, reward: str, samples: Mapping[str, Samples], progress: Pro
         "base": job.name,
         "reward": reward,
         "recipe": job.recipe.model_dump(),
-        "attention": devices.attention(),
+        "attention": attention(),
         "samples": len(train),
         "people": sorted(train.people),
         "unusable": {split: {why: len(of) for why, of in one.unusable.items()} for split, one in samples.items()},

@@ -148,7 +148,7 @@ def test_a_lora_without_effect_draws_what_the_base_draws(studio):
 
 
 def test_a_trained_method_draws_with_its_lora(studio):
-    from umo.generate import generate_cases
+    from umo.drawing.cases import generate_cases
 
     train("mimr", strength=0.1)
     base, mimr = draw("base"), draw("mimr")
@@ -214,8 +214,8 @@ def test_only_what_a_method_depends_on_draws_it_again(studio, monkeypatch):
 
 def test_a_killed_stage_goes_on_where_it_stopped(studio, monkeypatch):
     """Killed in the last of its work, the losses: no picture is drawn twice, and the product is the same."""
+    import umo.drawing.cases
     import umo.evaluation.held_out
-    import umo.generate
 
     train("sft", strength=0)
     whole = pictures(draw("base"))
@@ -227,13 +227,13 @@ def test_a_killed_stage_goes_on_where_it_stopped(studio, monkeypatch):
         patch.setattr(umo.evaluation.held_out, "held_out_losses", killed)
         with pytest.raises(KeyboardInterrupt):
             draw("sft")
-    real, counts = umo.generate.generate_cases, []
+    real, counts = umo.drawing.cases.generate_cases, []
 
-    def counted(*args: object, **options: object) -> umo.generate.Counts:
+    def counted(*args: object, **options: object) -> umo.drawing.cases.Counts:
         counts.append(real(*args, **options))
         return counts[-1]
 
-    monkeypatch.setattr(umo.generate, "generate_cases", counted)
+    monkeypatch.setattr(umo.drawing.cases, "generate_cases", counted)
     assert pictures(draw("sft")) == whole
     assert [(count.drawn, count.kept) for count in counts] == [(0, 3), (4, 0)]
 

@@ -13,8 +13,9 @@ import polars as pl
 import pytest
 import torch
 import yaml
+from torch import Tensor
 
-import umo.generate
+import umo.drawing.cases
 from pipelines.core import products, store
 from pipelines.core.params import load
 from pipelines.core.shards import ROOT, WORK, Machine, tree_digest
@@ -25,6 +26,7 @@ from pipelines.synthesise.diffusion import Diffused
 from tests.pipelines.album import N_PEOPLE, write_album
 from tests.small_models import write_text_to_image
 from umo import faces, records
+from umo.drawing import batches
 from umo.errors import BadInput
 from umo.scenes.prompts import positions
 
@@ -142,7 +144,7 @@ def test_the_base_is_given_references_as_export_cuts_them(studio, monkeypatch):
     monkeypatch.setattr(
         customized, "write_cases", lambda path, cases: asked.extend((path.parent, one) for one in cases)
     )
-    monkeypatch.setattr(umo.generate, "generate_cases", never)
+    monkeypatch.setattr(umo.drawing.cases, "generate_cases", never)
     change(seeds=3)
     with pytest.raises(AssertionError):
         run()
@@ -162,7 +164,7 @@ def test_the_base_is_given_references_as_export_cuts_them(studio, monkeypatch):
 
 def test_a_threshold_draws_nothing_anew_and_a_seed_does(studio, monkeypatch):
     before = {row["path"]: row["status"] for row in attempts().to_dicts()}
-    monkeypatch.setattr(umo.generate, "generate_cases", never)
+    monkeypatch.setattr(umo.drawing.cases, "generate_cases", never)
     change(max_scenes=2)
     run()
     after = {row["path"]: row["status"] for row in attempts().to_dicts()}
@@ -179,18 +181,18 @@ def test_a_threshold_draws_nothing_anew_and_a_seed_does(studio, monkeypatch):
 def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(studio, monkeypatch):
     expected = tree_digest(products.SYNTHESISED)
     shutil.rmtree(WORK)
-    draw, drawn = umo.generate._draw, []
+    draw, drawn = batches.draw_embedded, []
 
-    def counted(*arguments: object) -> list[np.ndarray]:
+    def counted(*arguments: object) -> Tensor:
         if drawn:
             raise KeyboardInterrupt
-        drawn.extend(arguments[1])
+        drawn.extend(arguments[2])
         return draw(*arguments)
 
-    monkeypatch.setattr(umo.generate, "_draw", counted)
+    monkeypatch.setattr(batches, "draw_embedded", counted)
     with pytest.raises(KeyboardInterrupt):
         run()
-    monkeypatch.setattr(umo.generate, "_draw", lambda *arguments: drawn.extend(arguments[1]) or draw(*arguments))
+    monkeypatch.setattr(batches, "draw_embedded", lambda *given: drawn.extend(given[2]) or draw(*given))
     run()
     assert len(drawn) == 4 * 2, "what was drawn before it was killed is kept"
     assert tree_digest(products.SYNTHESISED) == expected
@@ -424,13 +426,13 @@ def test_a_photograph_that_goes_has_few_drawings_drawn_again(studio, monkeypatch
     gone = products.layout()["source_face_id"][0]
     rows = products.people_faces().with_columns(keep=pl.col("face_id") != gone)
     records.write(products.PEOPLE / products.PEOPLE_FACES_TABLE, rows.to_arrow(), records.PEOPLE_FACES)
-    generate = umo.generate.generate_cases
+    generate = umo.drawing.cases.generate_cases
 
     def counted(folder: Path, cases: Path, *arguments: object, **options: object) -> object:
         asked.extend(json.loads(line) for line in cases.read_text().splitlines())
         return generate(folder, cases, *arguments, **options)
 
-    monkeypatch.setattr(umo.generate, "generate_cases", counted)
+    monkeypatch.setattr(umo.drawing.cases, "generate_cases", counted)
     run()
     assert 0 < len(asked) < 4
 
