@@ -57,6 +57,7 @@ def load(
     dtype: torch.dtype | None = None,
     attention: devices.Kernel | None = None,
     encode_first: bool = False,
+    rank: int | None = None,
 ) -> Customizer:
     """A base from a diffusers folder, frozen and ready to draw.
 
@@ -66,6 +67,7 @@ def load(
         attention: see `umo.customizers.attention`; None leaves the choice to PyTorch, but for cuDNN's on CUDA.
         encode_first: leave the transformer where it was loaded, so that a card need not hold it beside the text
             encoders; `to` moves it.
+        rank: that the LoRA must have, to be trained on.
 
     BadInput says what is unfit: the folder, its family, a component, a LoRA that is not whole or for another base, a
     device that is not here or has no such dtype.
@@ -77,7 +79,9 @@ def load(
     devices.prepare(device)
     dtype = dtype or devices.dtype_of(devices.precision_on(device))
     devices.check_dtype(device, dtype)
-    customizer = CUSTOMIZERS[family]().load(Path(folder), index, None if lora is None else Path(lora), dtype)
+    adapter, lora = CUSTOMIZERS[family](), None if lora is None else Path(lora)
+    adapter.check(Path(folder), lora, rank)
+    customizer = adapter.load(Path(folder), index, lora, dtype)
     if attention:
         from umo.customizers.attention import set_attention  # with diffusers
 

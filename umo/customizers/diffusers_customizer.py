@@ -16,7 +16,7 @@ from umo import devices
 from umo.customizers import lora_file
 from umo.customizers.base import Reference, Settings, Size
 from umo.customizers.condition import Condition
-from umo.customizers.folder import no_bars
+from umo.customizers.folder import check_weights, empty_model, no_bars
 from umo.customizers.lora_file import Naming
 from umo.customizers.merging import merged
 from umo.customizers.references import to_tensor
@@ -30,10 +30,12 @@ class DiffusersCustomizer:
     """Most of `umo.customizers.base.Customizer`; a family adds its load, pixels, condition, velocity and sigmas.
 
     Attributes:
+        network: diffusers' class of the transformer.
         naming: of the family's LoRA files.
         encoders: the names of the fields that hold networks for text.
     """
 
+    network: ClassVar[Any]
     naming: ClassVar[Naming]
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     mixes_references: ClassVar[bool] = False
@@ -43,6 +45,16 @@ class DiffusersCustomizer:
     transformer: Any
     vae: Any
     scheduler: Any
+
+    @classmethod
+    def check(cls, folder: Path, lora: Path | None, rank: int | None) -> None:
+        """What can be known of a folder and a LoRA before minutes of loading.
+
+        Raises BadInput: weights are missing or cut short, or the LoRA is unfit or has another rank than is given.
+        """
+        check_weights(folder, "transformer", "vae", *cls.encoders)
+        if lora is not None:
+            cls.naming.fitting(empty_model(folder, "transformer", cls.network), lora, folder.resolve().name, rank)
 
     @property
     def multiple(self) -> int:

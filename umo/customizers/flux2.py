@@ -77,6 +77,7 @@ class Flux2(DiffusersCustomizer):
         distilled: whether it is a klein that is drawn without guidance, in few steps.
     """
 
+    network: ClassVar[Any] = Flux2Transformer2DModel
     naming: ClassVar[Naming] = flux2_lora.NAMING
 
     settings: Flux2Settings

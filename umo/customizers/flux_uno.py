@@ -69,6 +69,7 @@ FLUX = FluxSettings(
 class FluxUno(DiffusersCustomizer):
     """See `umo.customizers.base.Customizer`. The components are those of FluxPipeline, under its names."""
 
+    network: ClassVar[Any] = FluxTransformer2DModel
     naming: ClassVar[Naming] = flux_lora.NAMING
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
 

@@ -18,6 +18,7 @@ from umo.texts import read_json
 __all__ = [
     "AGAIN",
     "check_weights",
+    "empty_model",
     "load_model",
     "load_other",
     "model_files",
@@ -44,6 +45,17 @@ def check_weights(folder: Path, *names: str) -> None:
     """Raises BadInput, before minutes of loading, where one of some model components is missing or cut short."""
     for name in names:
         _check_weights(_component(folder, name))
+
+
+def empty_model(folder: Path, name: str, kind: Any) -> Any:
+    """A model component of a diffusers class without its weights, on the meta device."""
+    path = _component(folder, name)
+    try:
+        with torch.device("meta"):
+            return kind.from_config(kind.load_config(str(path), local_files_only=True))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise BadInput(f"{path}: cannot be loaded as {kind.__name__} ({reason}); {AGAIN}") from error
 
 
 def load_model(folder: Path, name: str, kind: Any, dtype: torch.dtype) -> Any:

@@ -94,8 +94,11 @@ class Naming:
         except ValueError as error:
             raise BadInput(f"{path}: {error}; give a whole, plain LoRA for {self.family}'s transformer") from error
 
-    def attach(self, transformer: nn.Module, path: Path, base: str) -> None:
-        """Put a LoRA on a transformer, active and frozen; BadInput where it was made for another base."""
+    def fitting(self, transformer: nn.Module, path: Path, base: str, rank: int | None = None) -> State:
+        """What `read` gives, for a transformer whose weights need not be there (the meta device).
+
+        Raises BadInput as `read` does, where it was made for another base, and where it has another rank than is given.
+        """
         state, metadata = self._read(lora_path(path))
         other = metadata.get("base", base)  # other tools' files say nothing
         if other != base:
@@ -110,6 +113,13 @@ class Naming:
             if found != side:
                 other = f"{name} is {side} wide there, {found} here"
                 raise BadInput(f"LoRA {path}: made for another base than {base}: {other}")
+            if half == "lora_A" and rank not in (None, len(tensor)):
+                raise _other_rank(base, len(tensor), rank)
+        return state
+
+    def attach(self, transformer: nn.Module, path: Path, base: str) -> None:
+        """Put a LoRA on a transformer, active and frozen; BadInput as `fitting` raises it."""
+        state = self.fitting(transformer, path, base)
         transformer.load_lora_adapter(state, prefix=None, adapter_name="default")  # type: ignore[operator]
         transformer.requires_grad_(False)
 
@@ -147,6 +157,10 @@ def lora_path(path: Path) -> Path:
     return files[0]
 
 
+def _other_rank(base: str, found: int, asked: int | None) -> BadInput:
+    return BadInput(f"{base} has a LoRA of rank {found}, and the recipe says {asked}: change the recipe")
+
+
 def add(transformer: nn.Module, targets: Sequence[str], rank: int, base: str) -> None:
     """See `umo.customizers.base.Customizer.add_lora`; `base` is the base's name, for the message."""
     found = getattr(transformer, "peft_config", {}).get("default")
@@ -154,7 +168,7 @@ def add(transformer: nn.Module, targets: Sequence[str], rank: int, base: str) ->
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets), init_lora_weights="gaussian")
         transformer.add_adapter(config, adapter_name="default")  # type: ignore[operator]
     elif found.r != rank:
-        raise BadInput(f"{base} has a LoRA of rank {found.r}, and the recipe says {rank}: change the recipe")
+        raise _other_rank(base, found.r, rank)
     for name, weight in transformer.named_parameters():
         is_lora = ".lora_" in name
         weight.requires_grad_(is_lora)

@@ -28,7 +28,7 @@ from umo.customizers.buckets import buckets_around
 from umo.customizers.condition import NEGATIVE, REFERENCE, Condition
 from umo.customizers.diffusers_customizer import DiffusersCustomizer
 from umo.customizers.flux_tokens import PACK, pack, unpack
-from umo.customizers.folder import check_weights, load_model, load_other, read_settings
+from umo.customizers.folder import load_model, load_other, read_settings
 from umo.customizers.lora_file import Naming
 from umo.customizers.references import to_tensor
 from umo.errors import BadInput
@@ -88,6 +88,7 @@ class QwenEdit(DiffusersCustomizer):
     2511 is 2509 whose references are always at sigma 0, which its transformer's config says (`zero_cond_t`).
     """
 
+    network: ClassVar[Any] = QwenImageTransformer2DModel
     naming: ClassVar[Naming] = qwen_lora.NAMING
 
     settings: QwenSettings
@@ -99,7 +100,6 @@ class QwenEdit(DiffusersCustomizer):
     def load(cls, folder: Path, index: dict[str, Any], lora: Path | None, dtype: torch.dtype) -> Self:
         """See `umo.customizers.load`; `index` is the folder's `model_index.json`."""
         name = folder.resolve().name
-        check_weights(folder, "vae", "text_encoder", "transformer")
         loaded = cls(
             name=name,
             settings=read_settings(folder, QWEN),

@@ -70,7 +70,9 @@ def fit(job: Job, rows: Mapping[str, Rows[Sample]], folder: Path, encoded: Path,
     place, dtype = processes.place(accelerator, job.device), devices.dtype_of(recipe.precision)
     alone = accelerator.num_processes == 1
     with loading(recipe.weights):
-        customizer = customizers.load(job.base, job.lora, place, dtype, recipe.attention, encode_first=alone)
+        customizer = customizers.load(
+            job.base, job.lora, place, dtype, recipe.attention, encode_first=alone, rank=recipe.rank
+        )
     model = faces.load_reward(job.reward)
     kind: Kind = "sir" if job.method == "sir" else "mimr"
     reward = MatchingReward(model, kind, recipe.lambda_match, recipe.lambda_mismatch)

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from safetensors.torch import save_file
 
-from tests.umo.customizers.conftest import FAMILIES, PROMPTS, people, smooth
+from tests.umo.customizers.conftest import FAMILIES, PROMPTS, people, smooth, write
 from umo import flow
 from umo.customizers import CONDITIONAL, Condition, Drawing, draw, load
 from umo.customizers.base import default_size, seeded_noise
@@ -67,8 +67,10 @@ def test_training_on_one_picture_turns_noise_into_it(customizer: Any, family: st
 
 def test_references_of_different_sizes_share_a_batch(customizer: Any, family: str) -> None:
     size = FAMILIES[family].size
-    condition = customizer.condition(PROMPTS[:3], people())
-    assert [len(condition.references(row)) for row in range(3)] == [1, 2, 3]
+    one, two, three = people()
+    many = [*two, *three][: min(4, customizer.settings.max_references)]
+    condition = customizer.condition(PROMPTS[:3], [one, two, many])
+    assert [len(condition.references(row)) for row in range(3)] == [1, 2, len(many)]
     noise = seeded_noise(customizer, [1, 2, 3], size)
     sigma = torch.tensor([0.9, 0.5, 0.2])
     with torch.no_grad():
@@ -200,6 +202,19 @@ def test_a_loaded_lora_is_trained_on_with_its_own_rank(
     assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in weights)
     again.add_lora(3)
     assert torch.equal(answer(again, family), expected), "taken a second time it is still the same"
+
+
+def test_an_unfit_lora_is_told_before_weights_are_loaded(
+    customizer: Any, folders: dict[str, Path], family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = trained(customizer).save_lora(tmp_path / "lora")
+    halves = {"nowhere.lora_A.weight": torch.ones(2, 4), "nowhere.lora_B.weight": torch.ones(4, 2)}
+    other = write(halves, tmp_path / "other.safetensors")
+    monkeypatch.setattr(type(customizer), "load", lambda *_: pytest.fail("weights are loaded"))
+    with pytest.raises(BadInput, match=f"{family}.* has a LoRA of rank 3, and the recipe says 4"):
+        load(folders[family], lora=path, rank=4)
+    with pytest.raises(BadInput, match=r"other\.safetensors: .*give a whole, plain LoRA for"):
+        load(folders[family], lora=other)
 
 
 def test_recomputed_activations_give_the_same_gradient(customizer: Any, family: str) -> None:

@@ -101,6 +101,7 @@ def branches(row: int, guidance: Guidance, has_references: bool, progress: float
 class OmniGen2(DiffusersCustomizer):
     """See `umo.customizers.base.Customizer`. Of the folder's `processor`, which needs torchvision, the tokenizer."""
 
+    network: ClassVar[Any] = OmniGen2Transformer2DModel
     naming: ClassVar[Naming] = names.NAMING
     encoders: ClassVar[tuple[str, ...]] = ("mllm",)
     mixes_references: ClassVar[bool] = True
