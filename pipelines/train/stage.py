@@ -76,7 +76,8 @@ def _train(machine: Machine, shard: Shard, folder: Path) -> Counts:
     shutil.copytree(live_folder(method, kept), folder / products.LIVE)
     shutil.rmtree(kept)
     made = json.loads((folder / products.TRAINING).read_text())
-    return Counts({"updates": made["updates"]}, {"skipped updates": made["skipped"]})
+    unusable = sum(count for reasons in made["unusable"].values() for count in reasons.values())
+    return Counts({"updates": made["updates"]}, {"skipped updates": made["skipped"], "sets without use": unusable})
 
 
 def _launcher(machine: Machine) -> list[str]:

@@ -5,8 +5,6 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -15,7 +13,6 @@ from safetensors.torch import load_file
 from pipelines.core import products
 from umo import customizers
 from umo.errors import BadInput
-from umo.images import encode_png
 from umo.training import checkpoints
 
 METHODS = products.TRAINED_METHODS
@@ -133,19 +130,6 @@ def test_unfit_sets_are_refused_before_the_first_update(workspace):
     for path in (workspace.path / products.EXPORTED).glob("validation-*.parquet"):
         path.unlink()
     refused(workspace, "no split 'validation'")
-
-
-def test_a_reference_without_a_face_is_refused_by_name(workspace):
-    def blank(table):
-        blank.name = table["set_id"][0].as_py()
-        references = table["references"].to_pylist()
-        references[0][0]["bytes"] = encode_png(np.full((64, 64, 3), 128, np.uint8))
-        field = table.schema.field("references")
-        return table.set_column(table.schema.get_field_index("references"), field, pa.array(references, field.type))
-
-    rewrite(workspace, "train", blank)
-    refused(workspace, f"sample {blank.name}: no face in a photograph of person 0")
-    assert not list((workspace.path / ".work/train").glob("*.partial/checkpoints/*"))
 
 
 @pytest.mark.parametrize(
