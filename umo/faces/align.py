@@ -13,6 +13,7 @@ from umo.faces.base import Face
 if TYPE_CHECKING:
     from torch import Tensor
 
+AS_NEXT = 0.25  # of a pixel: so little below a whole number counts as that
 CROP = 112
 
 # The five points of ArcFace and SFace in a 112x112 crop, in the order of `Face.landmarks`
@@ -99,9 +100,10 @@ def crops_of(
 ) -> Tensor:
     """The aligned crops of all faces, picture by picture, differentiably in the pixels and without aliasing.
 
-    Where a face is larger than its crop, bilinear sampling reads a few of its pixels and the others would get no
-    gradient: such a face is cut out of the picture averaged over blocks of k x k pixels, k being the pixels that lie
-    between two of the crop's, rounded. k is 1 for any smaller face, and the picture what it is.
+    Bilinear sampling reads all pixels of a face up to twice as large as its crop, and ever fewer of a larger one's, the
+    others of which would get no gradient. So a face is cut out of the picture averaged over blocks of k x k pixels, k
+    being the pixels that lie between two of the crop's, rounded up from .75 on and down below; 1 leaves the picture
+    what it is.
 
     Args:
         images: (B, C, H, W), any float type and device, black is 0.
@@ -118,7 +120,7 @@ def crops_of(
     index = np.repeat(np.arange(len(images)), [len(found) for found in faces])
     matrices = similarity(landmarks_of([face for found in faces for face in found]), template)
     scales = np.sqrt(np.abs(np.linalg.det(matrices[:, :, :2])))
-    blocks = np.rint(1 / scales.clip(1 / min(images.shape[-2:]), 1)).astype(int)
+    blocks = np.floor(1 / scales.clip(1 / min(images.shape[-2:]), 1) + AS_NEXT).astype(int)
     if (blocks == 1).all():
         return warp(images, index, matrices, size)
     crops = images.new_empty((len(index), images.shape[1], size, size))

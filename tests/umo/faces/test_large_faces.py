@@ -41,6 +41,8 @@ def test_a_large_face_is_embedded_as_the_picture_made_smaller(zoo, portrait, ten
     """With grain too fine for the crop, which sampling a few pixels would take for features."""
     picture = tensor_of(portrait(1, 1)[::2, ::2])
     ((face,),) = zoo.detect(picture)
+    linear = similarity(face.landmarks[None])[0, :, :2]
+    picture, face = enlarged(picture, face, abs(np.linalg.det(linear)) ** 0.5)  # as large as its crop
     large, there = enlarged(picture, face, by)
     large = large + 0.2 * torch.randn(large.shape, generator=torch.Generator().manual_seed(0))
     smaller = F.avg_pool2d(large, by)

@@ -198,11 +198,11 @@ def test_what_yunet_alone_believes_in_is_no_face(raw, portrait):
     assert raw.detect([picture]) == [[]]
 
 
-def test_an_attack_on_the_reward_gains_nothing_under_the_judge(zoo, orl, tensor_of):
+def test_an_attack_on_the_reward_gains_nothing_under_the_judge(zoo, portrait, tensor_of):
     """Twenty steps towards another person by the gradient of the rewarding network, each pixel by 2 at most."""
     judge, gains = faces.load("dlib"), {"zoo": 0.0, "judge": 0.0}
     for person, stranger in ((1, 9), (3, 5), (10, 8)):
-        picture, other = orl(person, 1), orl(stranger, 1)
+        picture, other = portrait(person, 1), portrait(stranger, 1)
         found = [zoo.detect([picture])[0][:1]]
         wanted = torch.from_numpy(zoo.embed([other], [zoo.detect([other])[0][:1]]))
         start = tensor_of(picture)
