@@ -1,34 +1,39 @@
-"""`python -m bench.gpu --size flux`: speed and peak memory of a ReReFL update at FLUX.1-dev's real size.
+"""`python -m bench.gpu --size flux1`: speed and peak memory of a ReReFL update at a published base's real size.
 
 Weights, pictures and text embeddings are random, so nothing is downloaded; the losses are those of `umo.training`. An
 update is one sample with two references on one device, as the paper's eight devices have one each. Random pictures
 show no faces: the detector looks at them, and the embedder is then given two fixed faces.
 
 Every cell of the table starts from nothing. Target and references are encoded once, as training does; text is random,
-so T5 is in no cell.
+so no text encoder is in any cell. Beside each peak stands what `umo plan` estimates.
 """
 
 import argparse
 import gc
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from bench.result import machine
 from bench.timing import Stopwatch
 from umo import devices, faces
+from umo.customizers.base import Settings
 from umo.customizers.condition import REFERENCE, Condition
-from umo.customizers.flux_uno import FLUX, FluxUno
+from umo.customizers.flux2 import KLEIN_BASE
+from umo.customizers.flux_uno import FLUX
+from umo.customizers.qwen_edit import QWEN
 from umo.errors import BadInput
 from umo.faces import Face
 from umo.faces.align import CROP, TEMPLATE
+from umo.planning.bases import Base, find
+from umo.planning.memory import GIB, Switches, Work, estimate
 from umo.rewards import MatchingReward
 from umo.training.draws import draw_randomness
 from umo.training.objectives.rerefl import drawn, late_latents
@@ -47,82 +52,53 @@ class Scale:
     """How large everything is.
 
     Attributes:
-        transformer: of FluxTransformer2DModel, where it differs from FLUX.1-dev, which the class's defaults are.
-        autoencoder: of AutoencoderKL, where it differs from FLUX.1's.
+        base: its configurations.
+        settings: of the family.
+        scheduler: of the family.
         picture: the side of the picture in pixels.
         reference: the side of each reference in pixels.
-        text_tokens: of a prompt.
         rank: of the LoRA.
     """
 
-    transformer: dict[str, Any]
-    autoencoder: dict[str, Any]
+    base: Base
+    settings: Settings
+    scheduler: FlowMatchEulerDiscreteScheduler
     picture: int
     reference: int
-    text_tokens: int
     rank: int
 
 
+_DYNAMIC = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+_QWEN = FlowMatchEulerDiscreteScheduler(
+    use_dynamic_shifting=True, max_shift=0.9, max_image_seq_len=8192, shift_terminal=0.02
+)
+_FLUX1 = find("flux1")
+_TOY = {
+    "transformer": {
+        "num_layers": 1,
+        "num_single_layers": 2,
+        "attention_head_dim": 16,
+        "num_attention_heads": 4,
+        "joint_attention_dim": 32,
+        "pooled_projection_dim": 16,
+        "axes_dims_rope": (4, 6, 6),
+        "guidance_embeds": True,
+    },
+    "vae": _FLUX1.configs["vae"] | {"block_out_channels": (8, 8, 16, 16), "layers_per_block": 1, "norm_num_groups": 4},
+}
 SCALES = {
-    "flux": Scale({}, {}, picture=512, reference=FLUX.references_side, text_tokens=512, rank=512),
-    "toy": Scale(
-        transformer={
-            "num_layers": 1,
-            "num_single_layers": 2,
-            "attention_head_dim": 16,
-            "num_attention_heads": 4,
-            "joint_attention_dim": 32,
-            "pooled_projection_dim": 16,
-            "axes_dims_rope": (4, 6, 6),
-        },
-        autoencoder={"block_out_channels": (8, 8, 16, 16), "layers_per_block": 1, "norm_num_groups": 4},
-        picture=64,
-        reference=48,
-        text_tokens=8,
-        rank=4,
-    ),
+    "flux1": Scale(_FLUX1, FLUX, _DYNAMIC, picture=512, reference=FLUX.references_side, rank=512),
+    "flux2-klein-4b": Scale(find("flux2-klein-4b"), KLEIN_BASE, _DYNAMIC, picture=1024, reference=1024, rank=64),
+    "qwen-image-edit": Scale(find("qwen-image-edit"), QWEN, _QWEN, picture=1024, reference=1024, rank=128),
+    "toy": Scale(Base("toy", _FLUX1.index, _TOY, {}), FLUX, _DYNAMIC, picture=64, reference=48, rank=4),
 }
 
 
-def build(scale: Scale, device: torch.device) -> FluxUno:
-    """FLUX.1 with random bfloat16 weights made on the device, frozen, without text encoders."""
-    autoencoder: dict[str, Any] = {
-        "down_block_types": ("DownEncoderBlock2D",) * 4,
-        "up_block_types": ("UpDecoderBlock2D",) * 4,
-        "block_out_channels": (128, 256, 512, 512),
-        "layers_per_block": 2,
-        "latent_channels": 16,
-        "scaling_factor": 0.3611,
-        "shift_factor": 0.1159,
-        "use_quant_conv": False,
-        "use_post_quant_conv": False,
-    }
-    with torch.device(device), _default_dtype():
-        transformer: Any = FluxTransformer2DModel(**{"guidance_embeds": True} | scale.transformer)
-        vae: Any = AutoencoderKL(**autoencoder | scale.autoencoder)
-    for module in (transformer, vae):
-        module.requires_grad_(False).eval()
-    return FluxUno(
-        name="random-flux",
-        settings=FLUX,
-        transformer=transformer,
-        vae=vae,
-        text_encoder=None,
-        text_encoder_2=None,
-        tokenizer=None,
-        tokenizer_2=None,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-    )
-
-
-@contextmanager
-def _default_dtype() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(DTYPE)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+def build(scale: Scale, device: str) -> Any:
+    """A base with random bfloat16 weights made on the device, frozen, without text encoders."""
+    built: Any = scale.base.build({}, device)
+    built.settings, built.scheduler = scale.settings, scale.scheduler
+    return built
 
 
 class Update:
@@ -145,7 +121,7 @@ class Update:
             merge_rollout=merged,
         )
         devices.prepare(device)
-        self.customizer = build(scale, device)
+        self.customizer = build(scale, str(device))
         with torch.device(device):
             self.customizer.add_lora(self.recipe.rank)
         if self.recipe.checkpoint_gradients:
@@ -155,9 +131,6 @@ class Update:
         self.reward = MatchingReward(faces.load("opencv_zoo"))
         self.target = _noise(1, 3, scale.picture, scale.picture, device=device).clamp(-1, 1)
         self.references = _noise(REFERENCES, 3, scale.reference, scale.reference, device=device).clamp(-1, 1)
-        config = self.customizer.transformer.config
-        self.text = _noise(1, scale.text_tokens, config.joint_attention_dim, device=device)
-        self.pooled = _noise(1, config.pooled_projection_dim, device=device)
         self.anchors = F.normalize(_noise(REFERENCES, self.reward.faces.dimension, device=device), dim=1)
         self.faces = given_faces(scale.picture)
         self.batch = self.encode()
@@ -166,7 +139,8 @@ class Update:
     def encode(self) -> Batch:
         """The sample as the network takes it."""
         references = [self.customizer.encode(reference[None])[0] for reference in self.references]
-        named = {"text": self.text[0], "pooled": self.pooled[0]}
+        (shapes,) = self.scale.base.condition(self.customizer, 0, self.scale.reference, batch=1).samples
+        named = {name: _noise(*empty.shape, device=self.device) for name, empty in shapes.items()}
         named |= {f"{REFERENCE}{k}": latents for k, latents in enumerate(references)}
         return Batch(
             names=("random",),
@@ -237,6 +211,7 @@ class Cell:
         seconds: of each part, a mean over the measured updates; empty where memory ran out.
         losses: of all updates, those of the warm-up first.
         peak: bytes of GPU memory at most; None without a GPU.
+        planned: the same as `umo plan` estimates it, without its reserve.
     """
 
     checkpointing: bool
@@ -244,15 +219,17 @@ class Cell:
     seconds: dict[str, float]
     losses: list[float]
     peak: int | None
+    planned: int
 
     def row(self) -> str:
         """In Markdown."""
         head = ["on" if self.checkpointing else "off", "merged" if self.merged else "beside"]
+        planned = f"{self.planned / GIB:.1f}"
         if not self.seconds:
-            return _row([*head, *["out of memory"] + [""] * (len(PARTS) + 1)])
+            return _row([*head, *["out of memory"] + [""] * (len(PARTS) + 1), planned])
         seconds = [f"{self.seconds[part]:.3f}" for part in PARTS]
-        peak = "not measured" if self.peak is None else f"{self.peak / 2**30:.1f}"
-        return _row([*head, *seconds, f"{1 / sum(self.seconds.values()):.3f}", peak])
+        peak = "not measured" if self.peak is None else f"{self.peak / GIB:.1f}"
+        return _row([*head, *seconds, f"{1 / sum(self.seconds.values()):.3f}", peak, planned])
 
 
 def measure(scale: Scale, device: torch.device, checkpointing: bool, merged: bool, updates: int) -> Cell:
@@ -266,7 +243,10 @@ def measure(scale: Scale, device: torch.device, checkpointing: bool, merged: boo
         seconds = {name: value / updates for name, value in watch.seconds.items()}
     except torch.OutOfMemoryError:
         seconds, losses = {}, []
-    return Cell(checkpointing, merged, seconds, losses, torch.cuda.max_memory_allocated(device) if on_gpu else None)
+    peak = torch.cuda.max_memory_allocated(device) if on_gpu else None
+    work = Work((scale.picture, scale.picture), REFERENCES, scale.reference, merged=merged)
+    planned = estimate(scale.base, work, Switches(scale.rank, checkpointing)).update
+    return Cell(checkpointing, merged, seconds, losses, peak, planned)
 
 
 def grid(scale: Scale, device: torch.device, updates: int = UPDATES) -> Iterator[Cell]:
@@ -281,10 +261,10 @@ def grid(scale: Scale, device: torch.device, updates: int = UPDATES) -> Iterator
 def header(scale: Scale) -> str:
     """What is measured, and the table's head."""
     columns = ["gradient checkpointing", "LoRA in rollouts", *(f"{part}, s" for part in PARTS)]
-    columns += ["updates/s", "peak memory, GiB"]
+    columns += ["updates/s", "peak memory, GiB", "planned, GiB"]
     what = (
-        f"{machine()}. One sample, {REFERENCES} references of {scale.reference} px, a picture of {scale.picture} px, "
-        f"LoRA of rank {scale.rank}, bfloat16; seconds an update."
+        f"{machine()}. {scale.base.name}: one sample, {REFERENCES} references of {scale.reference} px, a picture of "
+        f"{scale.picture} px, LoRA of rank {scale.rank}, bfloat16; seconds an update."
     )
     return "\n".join([what, "", _row(columns), _row(["---"] * len(columns))])
 
@@ -296,12 +276,12 @@ def _row(cells: Sequence[str]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Print the table, a row as soon as it is measured."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__.partition("\n")[0])
-    parser.add_argument("--size", choices=SCALES, required=True, help="toy runs everywhere, flux needs a large GPU")
+    parser.add_argument("--size", choices=SCALES, required=True, help="toy runs everywhere, the others on a large GPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     scale, device = SCALES[options.size], torch.device(options.device)
-    if options.size == "flux" and device.type == "cpu":
-        print("bench.gpu: --size flux has 12 billion weights and needs a GPU: give --device cuda", file=sys.stderr)
+    if options.size != "toy" and device.type == "cpu":
+        print(f"bench.gpu: {options.size} has billions of weights and needs a GPU: give --device cuda", file=sys.stderr)
         return BadInput.exit_code
     print(header(scale), flush=True)
     for cell in grid(scale, device):

@@ -29,8 +29,8 @@ def test_the_table_has_a_row_for_each_cell_of_the_grid(
         ["on", "beside"],
         ["on", "merged"],
     ]
-    assert {len(row) for row in table} == {rule.count("---")} == {len(gpu.PARTS) + 4}
-    assert all(float(number) >= 0 for row in table[1:] for number in row[2:-1])
+    assert {len(row) for row in table} == {rule.count("---")} == {len(gpu.PARTS) + 5}
+    assert all(float(number) >= 0 for row in table[1:] for number in (*row[2:-2], row[-1]))
 
 
 def test_checkpointing_changes_no_loss_and_merging_rounds_it(cells: list[gpu.Cell]) -> None:
@@ -74,12 +74,21 @@ def test_a_cell_that_runs_out_of_memory_costs_no_other(monkeypatch: pytest.Monke
 
 def test_the_real_size_is_flux_1_dev() -> None:
     """The numbers of weights of the published transformer and autoencoder."""
-    flux = gpu.build(gpu.SCALES["flux"], torch.device("meta"))
+    flux = gpu.build(gpu.SCALES["flux1"], "meta")
     weights = [sum(weight.numel() for weight in module.parameters()) for module in (flux.transformer, flux.vae)]
     assert weights == [11_901_408_320, 83_819_683]
     assert flux.transformer.config.guidance_embeds
 
 
 def test_the_real_size_is_refused_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
-    assert gpu.main(["--size", "flux", "--device", "cpu"]) == 2
+    assert gpu.main(["--size", "flux1", "--device", "cpu"]) == 2
     assert "needs a GPU" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["flux2-klein-4b", "qwen-image-edit"])
+def test_other_bases_are_of_their_published_size(size: str) -> None:
+    base = gpu.build(gpu.SCALES[size], "meta")
+    billions = sum(weight.numel() for weight in base.transformer.parameters()) / 1e9
+    assert billions == pytest.approx({"flux2-klein-4b": 3.88, "qwen-image-edit": 20.43}[size], abs=0.005)
+    sigmas = base.sigmas(4, (1024, 1024))
+    assert sigmas[0] == 1 and sigmas[-1] == 0 and (sigmas.diff() < 0).all()

@@ -67,17 +67,20 @@ class Base:
             return own or 1024
         return 512 if references == 1 else 320
 
-    def build(self, depth: Mapping[str, int]) -> Customizer:
-        """The family's adapter on networks of so many blocks without numbers, and without text encoders; frozen.
+    def build(self, depth: Mapping[str, int], device: str = "meta") -> Customizer:
+        """The family's adapter on networks of so many blocks, and without text encoders; frozen, in bfloat16.
+
+        On the meta device they have no numbers, on another random ones. It has no scheduler, and of settings only what
+        decides about memory.
 
         Raises BadInput where a configuration is not of its class.
         """
         parts = {
             "name": self.name,
-            "transformer": self._network("transformer", **depth),
-            "vae": self._network("vae"),
+            "transformer": self._network("transformer", device, **depth),
+            "vae": self._network("vae", device),
             "pipeline_class": self.index["_class_name"],
-            "settings": SimpleNamespace(as_uno=self._as_uno),  # what of them decides about memory
+            "settings": SimpleNamespace(as_uno=self._as_uno),
         }
         if self._as_uno:
             parts["vae"].float()
@@ -129,13 +132,13 @@ class Base:
     def _adapter(self) -> Any:
         return CUSTOMIZERS[self.index["_class_name"]]()
 
-    def _network(self, part: str, **changed: Any) -> Any:
+    def _network(self, part: str, device: str = "meta", **changed: Any) -> Any:
         name = self.index[part][1]
         kind = getattr(diffusers, name, None) or getattr(sys.modules[self._adapter.__module__], name, None)
         if kind is None:
             raise BadInput(f"{self.name}: {part} is a {name}, which no library here has; give another base")
         try:
-            with torch.device("meta"), _default_dtype(torch.bfloat16):
+            with torch.device(device), _default_dtype(torch.bfloat16):
                 return kind.from_config({**self.configs[part], **changed})
         except Exception as error:  # as above
             raise self._unfit(part, kind, error) from error
