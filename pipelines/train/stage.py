@@ -15,7 +15,7 @@ from pipelines.core.bases import Base, chosen, weights_digest
 from pipelines.core.params import Section, load
 from pipelines.core.shards import WORK, Counts, Machine, Shard, digest, file_digest, scratch, tree_digest
 from pipelines.core.shards import run as run_shards
-from umo import faces
+from umo import faces, licences
 from umo.errors import BadInput, WorkFailed
 from umo.training.recipe import Method, Recipe
 
@@ -51,10 +51,15 @@ def run(params: Params, machine: Machine, method: str) -> None:
     reward = faces.load(params.reward)
     if not reward.differentiable:
         raise BadInput(f"params.yaml: train.reward '{params.reward}' has no gradient: choose another face model")
-    inputs = {"exported": tree_digest(products.EXPORTED), "weights": weights_digest(base)}
+    inputs = {"exported": tree_digest(products.EXPORTED), "weights": weights_digest(base), "licences": _licences(base)}
     shards = [Shard("", inputs | {"base": base.model_dump_json(), "method": method}, method)]
     work, out = partial(_train, machine), products.TRAINED / method
     run_shards("train", work, shards, out, params=params, files=reward.files, machine=machine)
+
+
+def _licences(base: Base) -> str:
+    """As the result will state them."""
+    return "; ".join([licences.of_base(base.folder), *([licences.of_lora(base.lora)] if base.lora else [])])
 
 
 def _train(machine: Machine, shard: Shard, folder: Path) -> Counts:
