@@ -1,13 +1,15 @@
 """`umo generate`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from umo.devices import Precision
 from umo.errors import BadInput
-from umo.guidance import Guidance
+
+if TYPE_CHECKING:
+    from umo.guidance import Guidance
 
 MOST = 2**63 - 1  # that torch takes
 
@@ -101,7 +103,9 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
-def _guidance(text: str | None) -> Guidance | float | None:
+def _guidance(text: str | None) -> "Guidance | float | None":
+    from umo.guidance import Guidance
+
     if text is None:
         return None
     try:
