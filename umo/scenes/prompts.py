@@ -71,8 +71,13 @@ def prompt(centres: Sequence[float], background: str | None = None) -> str:
         centres: horizontal centre of each face as a part of the width.
         background: such as "plain blue"; left out where it is not known.
     """
+    return f"{open_prompt(len(centres), background).removesuffix('.')}: {places(centres)}."
+
+
+def open_prompt(n: int, background: str | None = None) -> str:
+    """The prompt of n people that leaves open who stands where (see `prompt`): "A photo of two people."."""
     where = "" if background is None else f" in front of a {background} background"
-    return f"A photo of {people(len(centres))}{where}: {places(centres)}."
+    return f"A photo of {people(n)}{where}."
 
 
 def scene_prompt(style: str, scene: str, centres: Sequence[float]) -> str:

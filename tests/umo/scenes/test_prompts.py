@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from umo.scenes.captions import caption
-from umo.scenes.prompts import diptych_prompt, places, prompt, read_places, scene_prompt
+from umo.scenes.prompts import diptych_prompt, open_prompt, places, prompt, read_places, scene_prompt
 
 
 @pytest.mark.parametrize("n", range(1, 7))
@@ -44,3 +44,13 @@ def test_another_number_of_people_is_not_read():
     assert read_places(prompt([0.1, 0.9]), 1) is None
     seven = ", ".join(["the first person on the left"] * 7)
     assert read_places(f"Seven people: {seven}.", 7) is None
+
+
+@pytest.mark.parametrize("n", range(1, 7))
+def test_an_open_prompt_says_the_same_but_for_who_stands_where(n):
+    centres = np.linspace(0.1, 0.9, n).tolist()
+    for background in (None, "striped yellow"):
+        said = open_prompt(n, background)
+        assert prompt(centres, background) == f"{said[:-1]}: {places(centres)}."
+        assert all(read_places(said, count) is None for count in range(1, 7))
+    assert open_prompt(2, "plain blue") == "A photo of two people in front of a plain blue background."
