@@ -81,7 +81,9 @@ def load(
     devices.check_dtype(device, dtype)
     adapter, lora = CUSTOMIZERS[family](), None if lora is None else Path(lora)
     adapter.check(Path(folder), lora, rank)
-    customizer = adapter.load(Path(folder), index, lora, dtype)
+    customizer = adapter.load(Path(folder), index, dtype)
+    if lora is not None:
+        adapter.naming.attach(customizer.transformer, lora, base=customizer.name)
     if attention:
         from umo.customizers.attention import set_attention  # with diffusers
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from umo import devices
 from umo.customizers import lora_file
 from umo.customizers.base import Reference, Settings, Size
-from umo.customizers.condition import Condition
+from umo.customizers.condition import REFERENCE, Condition
 from umo.customizers.folder import check_weights, empty_model, no_bars
 from umo.customizers.lora_file import Naming
 from umo.customizers.merging import merged
@@ -55,6 +55,9 @@ class DiffusersCustomizer:
         check_weights(folder, "transformer", "vae", *cls.encoders)
         if lora is not None:
             cls.naming.fitting(empty_model(folder, "transformer", cls.network), lora, folder.resolve().name, rank)
+
+    def encode(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
 
     @property
     def multiple(self) -> int:
@@ -163,3 +166,7 @@ class DiffusersCustomizer:
         if (many := max(map(len, references), default=0)) > most:
             raise BadInput(f"{many} references: {self.name} takes at most {most}; leave some out")
         return [[to_tensor(reference) for reference in sample] for sample in references]
+
+    def encode_references(self, fitted: Sequence[Tensor]) -> dict[str, Tensor]:
+        """A sample's references (3, h, w) in [-1, 1] -> their latents (C, h, w), under their names in a condition."""
+        return {f"{REFERENCE}{k}": self.encode(one[None].to(self.device))[0] for k, one in enumerate(fitted)}

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, Mistral3ForConditionalGeneration, Qwen3F
 from umo.customizers import flux2_lora
 from umo.customizers.base import Reference, Settings, Size
 from umo.customizers.buckets import buckets_around
-from umo.customizers.condition import NEGATIVE, REFERENCE, Condition
+from umo.customizers.condition import NEGATIVE, Condition
 from umo.customizers.diffusers_customizer import DiffusersCustomizer
 from umo.customizers.flux2_tokens import fit, picture_ids, text_ids
 from umo.customizers.flux_tokens import PACK
@@ -88,15 +88,15 @@ class Flux2(DiffusersCustomizer):
     _negatives: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def load(cls, folder: Path, index: dict[str, Any], lora: Path | None, dtype: torch.dtype) -> Self:
+    def load(cls, folder: Path, index: dict[str, Any], dtype: torch.dtype) -> Self:
         """See `umo.customizers.load`; `index` is the folder's `model_index.json`."""
-        name, pipeline_class = folder.resolve().name, index["_class_name"]
+        pipeline_class = index["_class_name"]
         kind, distilled = KINDS[pipeline_class], bool(index.get("is_distilled"))
         encoder, expected = (index.get("text_encoder") or [None, None])[1], kind.encoder.__name__
         if encoder != expected:
             raise BadInput(f"{folder}: text encoder {encoder} is not {pipeline_class}'s, which is {expected}")
-        loaded = cls(
-            name=name,
+        return cls(
+            name=folder.resolve().name,
             settings=read_settings(folder, kind.distilled if distilled else kind.settings),
             pipeline_class=pipeline_class,
             distilled=distilled,
@@ -106,9 +106,6 @@ class Flux2(DiffusersCustomizer):
             text_encoder=load_model(folder, "text_encoder", kind.encoder, dtype),
             transformer=load_model(folder, "transformer", Flux2Transformer2DModel, dtype),
         )
-        if lora is not None:
-            cls.naming.attach(loaded.transformer, lora, base=name)
-        return loaded
 
     def pipeline(self) -> Any:
         """diffusers' own pipeline on the same weights; dev's has the tokenizer alone, not its image processor."""
@@ -178,8 +175,7 @@ class Flux2(DiffusersCustomizer):
                 self._negatives[negative] = self.embed_prompts([negative])
             texts[NEGATIVE + TEXT] = self._negatives[negative].to(self.device).expand_as(texts[TEXT])
         samples = [
-            {name: value[row] for name, value in texts.items()}
-            | {f"{REFERENCE}{k}": self.encode(one[None].to(self.device))[0] for k, one in enumerate(sample)}
+            {name: value[row] for name, value in texts.items()} | self.encode_references(sample)
             for row, sample in enumerate(pictures)
         ]
         return Condition(tuple(samples), (self.settings.guidance.at(guidance),) * len(prompts))

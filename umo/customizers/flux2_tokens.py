@@ -6,10 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
-from umo.customizers.references import to_tensor
+from umo.customizers.references import cut, scaled_in_8_bits, to_tensor, too_thin
 from umo.errors import BadInput
 
 MIN_SIDE, MAX_RATIO = 64, 8  # of a reference
@@ -24,17 +23,14 @@ def fit(reference: Tensor, area: int, multiple: int) -> Tensor:
     """
     height, width = reference.shape[1:]
     if max(height, width) > MAX_RATIO * min(height, width):
-        raise BadInput(f"reference {width}x{height} px is too long and thin: cut it to the face")
+        raise too_thin(height, width)
     if min(height, width) < MIN_SIDE:
         raise BadInput(f"reference {width}x{height} px is too small: both sides need at least {MIN_SIDE} px")
     if height * width > area:
         scale = math.sqrt(area / (height * width))
-        pixels = ((reference.detach() + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
-        image = Image.fromarray(pixels).resize((int(width * scale), int(height * scale)), Image.Resampling.LANCZOS)
+        image = scaled_in_8_bits(reference, (int(width * scale), int(height * scale)))
         reference = to_tensor(np.asarray(image)).to(reference.device)
-    top, left = (side % multiple // 2 for side in reference.shape[1:])
-    rows, columns = (side // multiple * multiple for side in reference.shape[1:])
-    return reference[:, top : top + rows, left : left + columns]
+    return cut(reference, multiple)
 
 
 def picture_ids(grids: Sequence[tuple[int, int]]) -> Tensor:

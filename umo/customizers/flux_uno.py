@@ -17,9 +17,9 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
 from umo import flow
-from umo.customizers import flux_lora
+from umo.customizers import autoencoder_kl, flux_lora
 from umo.customizers.base import Reference, Settings, Size
-from umo.customizers.condition import NEGATIVE, REFERENCE, Condition
+from umo.customizers.condition import NEGATIVE, Condition
 from umo.customizers.diffusers_customizer import DiffusersCustomizer
 from umo.customizers.flux_tokens import PACK, diagonal_ids, pack, unpack
 from umo.customizers.folder import load_model, load_other, read_settings
@@ -80,9 +80,8 @@ class FluxUno(DiffusersCustomizer):
     tokenizer_2: Any
 
     @classmethod
-    def load(cls, folder: Path, index: dict[str, Any], lora: Path | None, dtype: torch.dtype) -> Self:
+    def load(cls, folder: Path, index: dict[str, Any], dtype: torch.dtype) -> Self:
         """See `umo.customizers.load`; `index` is the folder's `model_index.json`."""
-        name = folder.resolve().name
         vae_class = (index.get("vae") or [None, None])[1]
         if vae_class not in AUTOENCODERS:
             raise BadInput(f"{folder}: autoencoder {vae_class} is not FLUX.1's; known: {', '.join(AUTOENCODERS)}")
@@ -90,8 +89,8 @@ class FluxUno(DiffusersCustomizer):
         defaults = FLUX.model_copy(update={"as_uno": vae_class == "AutoencoderKL"})
         settings = read_settings(folder, defaults)
         vae_dtype = torch.float32 if settings.as_uno else dtype
-        loaded = cls(
-            name=name,
+        return cls(
+            name=folder.resolve().name,
             settings=settings,
             tokenizer=load_other(folder, "tokenizer", AutoTokenizer),
             tokenizer_2=load_other(folder, "tokenizer_2", AutoTokenizer),
@@ -101,9 +100,6 @@ class FluxUno(DiffusersCustomizer):
             text_encoder_2=load_model(folder, "text_encoder_2", T5EncoderModel, dtype),
             transformer=load_model(folder, "transformer", FluxTransformer2DModel, dtype),
         )
-        if lora is not None:
-            cls.naming.attach(loaded.transformer, lora, base=name)
-        return loaded
 
     def pipeline(self) -> Any:
         """diffusers' own FluxPipeline on the same weights; draws without references."""
@@ -140,16 +136,12 @@ class FluxUno(DiffusersCustomizer):
         return self.transformer.config.in_channels // PACK**2, *cells
 
     def encode(self, images: Tensor) -> Tensor:
-        config = self.vae.config
         with self._autoencoder_precision():
-            mean = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mode()
-        return ((mean - (config.shift_factor or 0)) * config.scaling_factor).float()
+            return autoencoder_kl.encode(self.vae, images)
 
     def decode(self, latents: Tensor) -> Tensor:
-        config = self.vae.config
-        scaled = latents / config.scaling_factor + (config.shift_factor or 0)
         with self._autoencoder_precision():
-            return self.vae.decode(scaled.to(self.vae.dtype), return_dict=False)[0].float()
+            return autoencoder_kl.decode(self.vae, latents)
 
     def _autoencoder_precision(self) -> AbstractContextManager[Any]:
         """Its weights' own, where training's autocast would lower it."""
@@ -186,8 +178,7 @@ class FluxUno(DiffusersCustomizer):
     def _encode_references(self, references: Sequence[Tensor]) -> dict[str, Tensor]:
         settings = self.settings
         side = settings.reference_side if len(references) == 1 else settings.references_side
-        fitted = [fit(reference, side, self.multiple) for reference in references]
-        return {f"{REFERENCE}{k}": self.encode(one[None].to(self.device))[0] for k, one in enumerate(fitted)}
+        return self.encode_references([fit(reference, side, self.multiple) for reference in references])
 
     def velocity(self, latents: Tensor, sigma: Tensor | float, condition: Condition) -> Tensor:
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=latents.device).expand(len(latents))

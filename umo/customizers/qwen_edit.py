@@ -25,13 +25,12 @@ from umo import flow
 from umo.customizers import qwen_lora
 from umo.customizers.base import Reference, Settings, Size
 from umo.customizers.buckets import buckets_around
-from umo.customizers.condition import NEGATIVE, REFERENCE, Condition
+from umo.customizers.condition import NEGATIVE, Condition
 from umo.customizers.diffusers_customizer import DiffusersCustomizer
 from umo.customizers.flux_tokens import PACK, pack, unpack
 from umo.customizers.folder import load_model, load_other, read_settings
 from umo.customizers.lora_file import Naming
-from umo.customizers.references import to_tensor
-from umo.errors import BadInput
+from umo.customizers.references import scaled_in_8_bits, to_tensor, too_thin
 from umo.guidance import Guidance
 
 SIDE = 32  # a scaled reference's sides are multiples of it
@@ -97,11 +96,10 @@ class QwenEdit(DiffusersCustomizer):
     image_processor: Any
 
     @classmethod
-    def load(cls, folder: Path, index: dict[str, Any], lora: Path | None, dtype: torch.dtype) -> Self:
+    def load(cls, folder: Path, index: dict[str, Any], dtype: torch.dtype) -> Self:
         """See `umo.customizers.load`; `index` is the folder's `model_index.json`."""
-        name = folder.resolve().name
-        loaded = cls(
-            name=name,
+        return cls(
+            name=folder.resolve().name,
             settings=read_settings(folder, QWEN),
             tokenizer=load_other(folder, "tokenizer", Qwen2Tokenizer),
             # Its other class needs torchvision, and scales to other numbers than PIL does.
@@ -111,9 +109,6 @@ class QwenEdit(DiffusersCustomizer):
             text_encoder=load_model(folder, "text_encoder", Qwen2_5_VLForConditionalGeneration, dtype),
             transformer=load_model(folder, "transformer", QwenImageTransformer2DModel, dtype),
         )
-        if lora is not None:
-            cls.naming.attach(loaded.transformer, lora, base=name)
-        return loaded
 
     def pipeline(self) -> Any:
         """diffusers' own pipeline on the same weights.
@@ -184,9 +179,8 @@ class QwenEdit(DiffusersCustomizer):
         for prompt, pictures in zip(prompts, self.checked_references(prompts, references), strict=True):
             seen = [scaled(picture, self.settings.encoder_area) for picture in pictures]
             kept = [to_tensor(np.asarray(scaled(picture, self.settings.reference_area))) for picture in pictures]
-            latents = {f"{REFERENCE}{k}": self.encode(one[None].to(self.device))[0] for k, one in enumerate(kept)}
             text, negative_text = (self.embed(words, seen).to(self.device) for words in (prompt, away))
-            samples.append({"text": text, NEGATIVE + "text": negative_text, **latents})
+            samples.append({"text": text, NEGATIVE + "text": negative_text} | self.encode_references(kept))
         return Condition(tuple(samples), (self.settings.guidance.at(guidance),) * len(prompts))
 
     def embed(self, prompt: str, pictures: Sequence[Image.Image]) -> Tensor:
@@ -255,6 +249,5 @@ def scaled(reference: Tensor, area: int) -> Image.Image:
     across = math.sqrt(area * width / height)
     size = [round(side / SIDE) * SIDE for side in (across, across * height / width)]
     if min(size) == 0 or max(size) > LONGEST * min(size):
-        raise BadInput(f"reference {width}x{height} px is too long and thin: cut it to the face")
-    pixels = ((reference + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray(pixels).resize((size[0], size[1]), Image.Resampling.LANCZOS)
+        raise too_thin(height, width)
+    return scaled_in_8_bits(reference, (size[0], size[1]))

@@ -35,11 +35,9 @@ def fit(reference: Tensor, longest: int, multiple: int) -> Tensor:
         # int, not round: UNO's own preprocessing truncates.
         size = (longest, int(height * scale)) if width >= height else (int(width * scale), longest)
         reference = _resize(reference, size) if min(size) > 0 else reference[:, :0]
-    top, left = (side % multiple // 2 for side in reference.shape[1:])
-    rows, columns = (side // multiple * multiple for side in reference.shape[1:])
-    if not rows or not columns:
-        raise BadInput(f"reference {width}x{height} px is too long and thin: cut it to the face")
-    return reference[:, top : top + rows, left : left + columns]
+    if min(reference.shape[1:]) < multiple:
+        raise too_thin(height, width)
+    return cut(reference, multiple)
 
 
 def shrunk(reference: Tensor, area: int, longest: int, multiple: int) -> Tensor:
@@ -52,12 +50,27 @@ def shrunk(reference: Tensor, area: int, longest: int, multiple: int) -> Tensor:
     scale = min(1.0, (area / (height * width)) ** 0.5, longest / max(height, width))
     rows, columns = (int(side * scale) // multiple * multiple for side in (height, width))
     if not rows or not columns:
-        raise BadInput(f"reference {width}x{height} px is too long and thin: cut it to the face")
+        raise too_thin(height, width)
     if (rows, columns) == (height, width):
         return reference
+    return to_tensor(np.asarray(scaled_in_8_bits(reference, (columns, rows)))).to(reference.device)
+
+
+def cut(reference: Tensor, multiple: int) -> Tensor:
+    """The middle of (3, H, W), its sides rounded down to multiples."""
+    top, left = (side % multiple // 2 for side in reference.shape[1:])
+    rows, columns = (side // multiple * multiple for side in reference.shape[1:])
+    return reference[:, top : top + rows, left : left + columns]
+
+
+def scaled_in_8_bits(reference: Tensor, size: tuple[int, int]) -> Image.Image:
+    """(3, H, W) in [-1, 1] at a size (width, height), by Lanczos as PIL does it for pictures; off the graph."""
     pixels = ((reference.detach() + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
-    resized = Image.fromarray(pixels).resize((columns, rows), Image.Resampling.LANCZOS)
-    return to_tensor(np.asarray(resized)).to(reference.device)
+    return Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
+
+
+def too_thin(height: int, width: int) -> BadInput:
+    return BadInput(f"reference {width}x{height} px is too long and thin: cut it to the face")
 
 
 def fill(picture: np.ndarray, size: Size) -> Tensor:

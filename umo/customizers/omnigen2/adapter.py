@@ -16,9 +16,10 @@ from torch import Tensor
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 from umo import flow
+from umo.customizers import autoencoder_kl
 from umo.customizers.base import Reference, Settings, Size
 from umo.customizers.buckets import buckets_around
-from umo.customizers.condition import NEGATIVE, REFERENCE, Condition
+from umo.customizers.condition import NEGATIVE, Condition
 from umo.customizers.diffusers_customizer import DiffusersCustomizer
 from umo.customizers.folder import load_model, load_other, read_settings
 from umo.customizers.lora_file import Naming
@@ -111,11 +112,10 @@ class OmniGen2(DiffusersCustomizer):
     tokenizer: Any
 
     @classmethod
-    def load(cls, folder: Path, index: dict[str, Any], lora: Path | None, dtype: torch.dtype) -> Self:
+    def load(cls, folder: Path, index: dict[str, Any], dtype: torch.dtype) -> Self:
         """See `umo.customizers.load`. Modules that `index` names are not looked at: no package has them."""
-        name = folder.resolve().name
-        loaded = cls(
-            name=name,
+        return cls(
+            name=folder.resolve().name,
             settings=read_settings(folder, OMNIGEN2),
             tokenizer=load_other(folder, "processor", AutoTokenizer),
             scheduler=load_other(folder, "scheduler", FlowMatchEulerDiscreteScheduler),
@@ -123,9 +123,6 @@ class OmniGen2(DiffusersCustomizer):
             mllm=load_model(folder, "mllm", Qwen2_5_VLForConditionalGeneration, dtype),
             transformer=load_model(folder, "transformer", OmniGen2Transformer2DModel, dtype),
         )
-        if lora is not None:
-            cls.naming.attach(loaded.transformer, lora, base=name)
-        return loaded
 
     def pipeline(self) -> Any:
         """What writes the folder: OmniGen2's own pipeline is in no package."""
@@ -151,14 +148,10 @@ class OmniGen2(DiffusersCustomizer):
         return self.transformer.config.in_channels, size[0] // self._cell, size[1] // self._cell
 
     def encode(self, images: Tensor) -> Tensor:
-        config = self.vae.config
-        mean = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mode()
-        return ((mean - (config.shift_factor or 0)) * config.scaling_factor).float()
+        return autoencoder_kl.encode(self.vae, images)
 
     def decode(self, latents: Tensor) -> Tensor:
-        config = self.vae.config
-        scaled = latents / config.scaling_factor + (config.shift_factor or 0)
-        return self.vae.decode(scaled.to(self.vae.dtype), return_dict=False)[0].float()
+        return autoencoder_kl.decode(self.vae, latents)
 
     def condition(
         self,
@@ -195,7 +188,7 @@ class OmniGen2(DiffusersCustomizer):
     def _encode_references(self, references: Sequence[Tensor]) -> dict[str, Tensor]:
         settings = self.settings
         fitted = [shrunk(one, settings.reference_pixels, settings.reference_side, self.multiple) for one in references]
-        return {f"{REFERENCE}{k}": self.encode(one[None].to(self.device))[0] for k, one in enumerate(fitted)}
+        return self.encode_references(fitted)
 
     def velocity(self, latents: Tensor, sigma: Tensor | float, condition: Condition) -> Tensor:
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=latents.device).expand(len(latents))
