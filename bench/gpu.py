@@ -36,8 +36,8 @@ from umo.planning.bases import Base, find
 from umo.planning.memory import GIB, Switches, Work, estimate
 from umo.rewards import MatchingReward
 from umo.training.draws import draw_randomness
+from umo.training.objectives.base import diffusion_loss
 from umo.training.objectives.rerefl import drawn, late_latents
-from umo.training.objectives.sft import diffusion_loss
 from umo.training.recipe import Recipe
 from umo.training.samples import Batch
 

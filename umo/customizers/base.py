@@ -172,6 +172,9 @@ class Customizer(Protocol):
     def merged(self) -> AbstractContextManager[None]:
         """A context without gradient in which the LoRA is part of the weights (see `umo.customizers.merging`)."""
 
+    def without_lora(self) -> AbstractContextManager[None]:
+        """A context in which the transformer computes as if it had no LoRA."""
+
     def drop_encoders(self) -> None:
         """Free the text encoders: everything that will be asked for is embedded already."""
 

@@ -1,8 +1,8 @@
 """What the adapters of all families have in common: components of a diffusers folder, and a LoRA on one of them."""
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -123,6 +123,14 @@ class DiffusersCustomizer:
 
     def merged(self) -> AbstractContextManager[None]:
         return merged(self.transformer)
+
+    @contextmanager
+    def without_lora(self) -> Iterator[None]:
+        self.transformer.disable_adapters()
+        try:
+            yield
+        finally:
+            self.transformer.enable_adapters()
 
     def drop_encoders(self) -> None:
         for name in self.encoders:

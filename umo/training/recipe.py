@@ -9,6 +9,7 @@ from umo.guidance import Guidance
 
 Anchor = Literal["references", "target", "pool"]
 Method = Literal["sft", "sir", "mimr"]
+ObjectiveName = Literal["rerefl", "nft", "grpo"]
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -28,7 +29,14 @@ class Recipe(BaseModel):
             takes the last ones. Not in the paper.
         rank: of the LoRA, alpha the same (paper 512); that of the LoRA that the base has already, which is trained on.
         diffusion_weight: lambda of Algorithm 1 (paper 1).
-        reward_weight: of the reward (paper 1).
+        objective: how a reward moves the weights: `rerefl` (the paper), `nft` or `grpo`
+            (`umo.training.objectives`); the method sft has none.
+        reward_weight: of the reward (paper 1); of the loss that takes its place in `nft` and `grpo`.
+        reward_ceiling: a reward above it counts as this much, and pulls no further; null has no ceiling. Not in the
+            paper.
+        velocity_kl: weight of the mean squared distance between the velocity and that of the frozen base, its LoRA
+            off, at the inputs of the objective's own velocity: the KL of the two, but for a factor that depends on
+            sigma. 0 leaves it out. Not in the paper.
         lambda_match, lambda_mismatch: of MIMR (paper 1, -1).
         anchor: what drawn faces are compared with (paper `references`, released code `target`).
         rollout_steps: T (paper 25 for UNO, 50 for OmniGen2).
@@ -80,7 +88,10 @@ class Recipe(BaseModel):
     ema: float = Field(default=0.0, ge=0, lt=1)
     rank: int = Field(default=512, ge=1)
     diffusion_weight: float = Field(default=1.0, ge=0)
+    objective: ObjectiveName = "rerefl"
     reward_weight: float = Field(default=1.0, ge=0)
+    reward_ceiling: float | None = None
+    velocity_kl: float = Field(default=0.0, ge=0)
     lambda_match: float = 1.0
     lambda_mismatch: float = -1.0
     anchor: Anchor = "references"

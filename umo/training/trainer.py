@@ -21,8 +21,8 @@ from umo.errors import BadInput, WorkFailed
 from umo.rewards import MatchingReward
 from umo.training import checkpoints, processes
 from umo.training.draws import BATCH, draw_randomness, generator
-from umo.training.objectives.rerefl import ReReFL
-from umo.training.objectives.sft import Row, Sft
+from umo.training.objectives import OBJECTIVES
+from umo.training.objectives.base import Row
 from umo.training.recipe import Method, Recipe
 from umo.training.samples import Samples
 from umo.training.validation import in_parts, measure
@@ -101,11 +101,11 @@ class Trainer:
             customizer.checkpoint_gradients()
         if recipe.compile_blocks:
             customizer.compile_blocks()
-        objective = Sft if method == "sft" else ReReFL
-        self.objective = objective(customizer, reward, recipe, self.accelerator)
         trained = [weight for weight in customizer.transformer.parameters() if weight.requires_grad]
         self.gradients = processes.Gradients(trained) if several else None
         self.weights = Weights(trained, recipe.ema)
+        objective = OBJECTIVES["sft" if method == "sft" else recipe.objective]
+        self.objective = objective(customizer, reward, recipe, self.accelerator, self.weights)
         self.optimizer = make_optimizer(
             recipe.optimizer, self.weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )

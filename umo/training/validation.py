@@ -13,8 +13,7 @@ from umo.customizers.base import Customizer, Drawing
 from umo.errors import WorkFailed
 from umo.rewards import MatchingReward
 from umo.training.draws import VALIDATION, draw_randomness, generator
-from umo.training.objectives.rerefl import REWARD_PARTS, parts_of
-from umo.training.objectives.sft import Row, diffusion_loss
+from umo.training.objectives.base import REWARD_PARTS, Row, diffusion_loss, parts_of
 from umo.training.recipe import Recipe
 from umo.training.samples import Batch, Samples
 

@@ -25,8 +25,7 @@ from umo.matching import assign
 from umo.rewards import Reward
 from umo.training import checkpoints, validation
 from umo.training.draws import draw_randomness
-from umo.training.objectives.rerefl import parts_of
-from umo.training.objectives.sft import diffusion_loss
+from umo.training.objectives.base import diffusion_loss, parts_of
 from umo.training.recipe import Recipe
 from umo.training.trainer import Trainer
 from umo.training.validation import VALIDATION_SEED

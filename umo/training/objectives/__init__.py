@@ -1,1 +1,7 @@
-"""How a method moves weights: an objective sends the losses of some samples backward and says what they were."""
+"""How a reward moves weights: an objective sends the losses of some samples backward and says what they were."""
+
+from umo.training.objectives.base import Objective
+from umo.training.objectives.rerefl import ReReFL
+from umo.training.objectives.sft import Sft
+
+OBJECTIVES: dict[str, type[Objective]] = {"sft": Sft, "rerefl": ReReFL}

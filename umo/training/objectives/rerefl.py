@@ -10,7 +10,6 @@ import math
 from contextlib import nullcontext
 from typing import ClassVar
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -18,26 +17,30 @@ from torch import Tensor
 from umo import flow
 from umo.customizers.base import Customizer, Size
 from umo.customizers.condition import Condition
-from umo.matching import NONE, NotFinite, assign
-from umo.rewards import MatchingReward, Reward
+from umo.matching import NotFinite
+from umo.rewards import MatchingReward
 from umo.training import processes
 from umo.training.draws import Draws
-from umo.training.objectives.sft import Row, Sft
+from umo.training.objectives.base import REWARD_PARTS, Objective, Row, parts_of
 from umo.training.recipe import Recipe
 from umo.training.samples import Batch
+from umo.training.weights import Weights
 
-REWARD_PARTS = ("reward", "matched", "unmatched", "no_face", "faces")
 
-
-class ReReFL(Sft):
+class ReReFL(Objective):
     """`diffusion_weight * diffusion_loss - reward_weight * reward`, by whichever reward it is given."""
 
-    rewarded: ClassVar[bool] = True
+    through_reward: ClassVar[bool] = True
 
     def __init__(
-        self, customizer: Customizer, reward: MatchingReward, recipe: Recipe, accelerator: Accelerator
+        self,
+        customizer: Customizer,
+        reward: MatchingReward,
+        recipe: Recipe,
+        accelerator: Accelerator,
+        weights: Weights,
     ) -> None:
-        super().__init__(customizer, reward, recipe, accelerator)
+        super().__init__(customizer, reward, recipe, accelerator, weights)
         self._kept_rollout = -1
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}  # by the first row of a part
 
@@ -48,12 +51,16 @@ class ReReFL(Sft):
         with self.accelerator.autocast():
             latents, sigma = self.late(batch, batch.condition.guided(guidance), draws, part)
             condition = batch.condition.guided(guidance.at(self.recipe.gradient_guidance))
-            pictures = drawn(self.customizer, latents, sigma, condition)
+            velocity = self.customizer.velocity(latents, sigma, condition)
+            pictures = self.customizer.decode(flow.one_step_x0(latents, sigma, velocity))
+            loss = self.kl(row, weight, velocity, latents, sigma, condition)
         figures, reward = self._rewarded(pictures, batch.anchors)
         if reward is not None:
-            self.accelerator.backward(-weight * self.recipe.reward_weight * reward)
+            loss = loss - weight * self.recipe.reward_weight * reward
         elif processes.sharded():  # its processes go through the network in step, backward too
-            self.accelerator.backward(0 * pictures.sum())
+            loss = loss + 0 * pictures.sum()
+        if isinstance(loss, Tensor):
+            self.accelerator.backward(loss)
         return row | figures
 
     def _rewarded(self, pictures: Tensor, anchors: list[Tensor]) -> tuple[Row, Tensor | None]:
@@ -63,7 +70,7 @@ class ReReFL(Sft):
             return unknown, None
         try:
             reward = self.reward(pictures.float(), anchors)
-            return parts_of(reward), None if reward.no_face.all() else reward.reward.mean()
+            return parts_of(reward), None if reward.no_face.all() else self.capped(reward.reward).mean()
         except NotFinite:  # embeddings of a picture out of all bounds
             return unknown, None
 
@@ -124,23 +131,3 @@ def drawn(customizer: Customizer, latents: Tensor, sigma: Tensor, condition: Con
     """
     clean = flow.one_step_x0(latents, sigma, customizer.velocity(latents, sigma, condition))
     return customizer.decode(clean)
-
-
-def parts_of(reward: Reward) -> Row:
-    """A reward's figures, means over its pictures.
-
-    `matched` is the cosine over the matching, a reference without a face counting 0; `unmatched` that of all other
-    pairs, 0 where there are none.
-    """
-    matched, unmatched = [], []
-    for cosines in reward.cosines:
-        numbers = cosines.double().cpu().numpy()
-        assignment = assign(numbers)
-        pairs = np.zeros(numbers.shape, bool)
-        (references,) = np.nonzero(assignment != NONE)
-        pairs[references, assignment[references]] = True
-        matched.append(numbers[pairs].sum() / len(numbers))
-        unmatched.append(numbers[~pairs].mean() if (~pairs).any() else 0.0)
-    values = (reward.reward.detach().mean(), np.mean(matched), np.mean(unmatched), reward.no_face.float().mean())
-    faces = reward.n_faces.float().mean()
-    return dict(zip(REWARD_PARTS, map(float, (*values, faces)), strict=True))
