@@ -25,8 +25,8 @@ class Recipe(BaseModel):
         warmup: updates over which the learning rate rises in a line. Not in the paper.
         weight_decay: of AdamW. Not in the paper.
         max_gradient: norm to which the gradient is clipped. Not in the paper.
-        ema: decay of the averaged weights, which are validated and saved; it is less while the average is young; 0
-            takes the last ones. Not in the paper.
+        ema: decay of the averaged weights, which are validated and saved, and which draw the pictures of `nft`; it is
+            less while the average is young; 0 takes the last ones. Not in the paper.
         rank: of the LoRA, alpha the same (paper 512); that of the LoRA that the base has already, which is trained on.
         diffusion_weight: lambda of Algorithm 1 (paper 1).
         objective: how a reward moves the weights: `rerefl` (the paper), `nft` or `grpo`
@@ -39,12 +39,24 @@ class Recipe(BaseModel):
             sigma. 0 leaves it out. Not in the paper.
         lambda_match, lambda_mismatch: of MIMR (paper 1, -1).
         anchor: what drawn faces are compared with (paper `references`, released code `target`).
+        group_size: of `nft` and `grpo`: pictures that are drawn for each sample of the batch and compared with one
+            another. DiffusionNFT and Flow-GRPO: 24.
+        advantage_clip: of `nft` and `grpo`: standard deviations within a group beyond which a reward counts no more
+            (5 in the code of both).
+        beta: of `nft`: how far the implicit positive and negative policies lie from the sampling policy, towards and
+            away from the trained one (DiffusionNFT: about 1 is stable, less learns faster).
+        clip_range: of `grpo`: the ratio of probabilities is clipped to 1 - clip_range and 1 + clip_range; of the mean
+            over all latents, so it is small (Flow-GRPO's code: 1e-4).
+        sde_steps: of `grpo`: steps of a rollout that are drawn with noise and trained, one after the other, at a random
+            place from gradient_last to gradient_first. Flow-GRPO trains all steps, MixGRPO 4.
+        sde_noise: of `grpo`: a of Flow-GRPO (0.7), how much noise they have.
         rollout_steps: T (paper 25 for UNO, 50 for OmniGen2).
         gradient_first, gradient_last: Ts and Te; the step with gradient is drawn from them, 1 the last of the rollout
-            (paper 1 and 10 for UNO, 1 and 20 for OmniGen2).
+            (paper 1 and 10 for UNO, 1 and 20 for OmniGen2). `nft` has no such step.
         rollout_start: `noise` is Algorithm 1; `target` starts from the noised target at that very step, without a
             rollout.
-        updates_per_rollout: updates made from one rollout, each at another of its late steps; 1 is Algorithm 1.
+        updates_per_rollout: updates made from one rollout, each at another of its late steps; 1 is Algorithm 1. `nft`
+            and `grpo` take any number, and learn from all of a rollout's pictures in each.
         rollout_guidance: of the rollout, a number or `{text: 5, image: 2}` (`umo.guidance`); null takes what the base
             was trained with. Not in the paper.
         gradient_guidance: of its step with gradient; null takes the rollout's. 1 is the conditional branch alone, which
@@ -95,6 +107,12 @@ class Recipe(BaseModel):
     lambda_match: float = 1.0
     lambda_mismatch: float = -1.0
     anchor: Anchor = "references"
+    group_size: int = Field(default=8, ge=1)
+    advantage_clip: Positive = 5.0
+    beta: Positive = 1.0
+    clip_range: Positive = 1e-4
+    sde_steps: int = Field(default=1, ge=1)
+    sde_noise: Positive = 0.7
     rollout_steps: int = Field(default=25, ge=1)
     gradient_first: int = Field(default=1, ge=1)
     gradient_last: int = Field(default=10, ge=1)
@@ -125,10 +143,23 @@ class Recipe(BaseModel):
     def _fits(self) -> Self:
         if not self.gradient_first <= self.gradient_last <= self.rollout_steps:
             raise ValueError("gradient_first <= gradient_last <= rollout_steps must hold")
-        if self.updates_per_rollout > self.gradient_last - self.gradient_first + 1:
+        window = self.gradient_last - self.gradient_first + 1
+        if self.objective == "rerefl" and self.updates_per_rollout > window:
             raise ValueError("updates_per_rollout must not exceed the number of steps that may have a gradient")
         if self.checkpoint_every % self.updates_per_rollout:
             raise ValueError("checkpoint_every must be a multiple of updates_per_rollout")
+        if self.objective != "rerefl":
+            self._fits_groups(window)
         if self.patience and not self.validate_every:
             raise ValueError("patience needs validate_every")
         return self
+
+    def _fits_groups(self, window: int) -> None:
+        if self.group_size < 2:
+            raise ValueError(f"{self.objective} compares the pictures of a group: group_size must be at least 2")
+        if self.rollout_start == "target":
+            raise ValueError(f"{self.objective} draws whole pictures: rollout_start must be noise")
+        if self.objective == "grpo" and self.sde_steps > window:
+            raise ValueError("sde_steps must not exceed the number of steps from gradient_first to gradient_last")
+        if self.objective == "grpo" and self.gradient_first < 2:
+            raise ValueError("grpo needs gradient_first of at least 2: the last step's noise would stay in the picture")

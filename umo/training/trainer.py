@@ -1,4 +1,4 @@
-"""The run around ReReFL and SFT: updates, averaged weights, validation, checkpoints, and going on after a kill.
+"""The run around an objective: updates, averaged weights, validation, checkpoints, and going on after a kill.
 
 An update is a function of the weights, the optimizer's state and its own number: what it draws comes from generators
 keyed by that number, so a run that is killed and goes on from a checkpoint is the run that was not killed, bit for bit.
@@ -6,9 +6,11 @@ Several processes (accelerate) share a batch; see `umo.training.processes`.
 """
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -38,6 +40,8 @@ class Progress:
 
     Attributes:
         step: updates done.
+        evaluations: samples that went forward through the transformer for them, of all processes; each branch of
+            guidance counts, a backward pass does not, nor validation.
         history: (update, figures) as logged.
         skipped: updates without a finite loss and gradient.
         bad: of them, those in a row up to now.
@@ -48,6 +52,7 @@ class Progress:
     """
 
     step: int = 0
+    evaluations: int = 0
     history: list[tuple[int, Row]] = field(default_factory=list)
     skipped: int = 0
     bad: int = 0
@@ -76,19 +81,23 @@ class Trainer:
     ) -> None:
         """
         Args:
-            reward: gives the reward of `sir` and `mimr`; measures only where the method is `sft`.
+            reward: of pictures, called as `MatchingReward` is; measures only where the method is `sft`. One without a
+                gradient says so by `differentiable = False`.
             folder: of checkpoints; a run that finds some goes on from the newest.
-            log: called after every update and every validation with its number and figures; what a resumed run had
-                logged before its checkpoint is given again first, so that a log can be written anew.
+            log: called after every update and every validation with its number and figures, `evaluations` and
+                `seconds` up to there among those of an update; what a resumed run had logged before its checkpoint is
+                given again first, so that a log can be written anew.
             how: steps and guidance that validation draws with, those that the result will be drawn with; None takes
                 the base's own.
             accelerator: of `processes.start`; None makes one for the customizer's device.
 
-        Raises BadInput: as `processes.start`, nobody to validate on, or people of the validation are trained on.
+        Raises BadInput: as `processes.start`; nobody to validate on, or people of the validation are trained on; a
+        reward without the gradient that the objective needs; a KL without a base to compare with.
         """
         self.accelerator = accelerator or processes.start(recipe, str(customizer.device))
         self.customizer, self.train, self.validation, self.reward = customizer, train, validation, reward
         self.recipe, self.method, self.folder, self.log, self.how = recipe, method, folder, log, how
+        self.kind = OBJECTIVES["sft" if method == "sft" else recipe.objective]
         self._check()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
@@ -104,8 +113,7 @@ class Trainer:
         trained = [weight for weight in customizer.transformer.parameters() if weight.requires_grad]
         self.gradients = processes.Gradients(trained) if several else None
         self.weights = Weights(trained, recipe.ema)
-        objective = OBJECTIVES["sft" if method == "sft" else recipe.objective]
-        self.objective = objective(customizer, reward, recipe, self.accelerator, self.weights)
+        self.objective = self.kind(customizer, reward, recipe, self.accelerator, self.weights)
         self.optimizer = make_optimizer(
             recipe.optimizer, self.weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
@@ -116,9 +124,23 @@ class Trainer:
             num_training_steps=recipe.steps,
         )
         self.progress = Progress()
+        self.seconds = {0: 0.0}  # of all updates up to one; beside the history, for no two runs have the same
         self._saved_step = -1
+        self._forwards = 0
+        customizer.transformer.register_forward_pre_hook(self._count, with_kwargs=True)
+
+    def _count(self, network: torch.nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self._forwards += len(inputs[0] if inputs else named["hidden_states"])
 
     def _check(self) -> None:
+        recipe = self.recipe
+        if self.kind.through_reward and not getattr(self.reward, "differentiable", True):
+            raise BadInput(f"{recipe.objective} needs a reward with a gradient: set objective to nft or grpo")
+        if recipe.velocity_kl and getattr(self.customizer.transformer, "peft_config", None):
+            raise BadInput(
+                f"velocity_kl has no base to compare with: {self.customizer.name} came with the LoRA that is trained "
+                "on, and is another base without it; set velocity_kl to 0"
+            )
         if self.recipe.validate_every and self.validation is None:
             raise BadInput("validate_every is set and there are no validation samples: give some, or set it to 0")
         if self.validation is not None and (both := sorted(self.train.people & self.validation.people)):
@@ -136,7 +158,9 @@ class Trainer:
         bar = tqdm(total=recipe.steps, initial=progress.step, desc=f"train {self.method}", disable=not main)
         with bar:
             while progress.step < recipe.steps and not progress.stopped:
-                row = self.update()
+                started = time.perf_counter() - max(self.seconds.values())
+                row = self.update() | {"evaluations": progress.evaluations}
+                self.seconds[progress.step] = time.perf_counter() - started
                 self._note(progress.step, row)
                 bar.update()
                 bar.set_postfix({key: f"{row[key]:.3f}" for key in ("reward", "diffusion_loss") if key in row})
@@ -157,7 +181,9 @@ class Trainer:
         progress, recipe = self.progress, self.recipe
         rows = self._choose(progress.step)
         self.optimizer.zero_grad(set_to_none=self.gradients is None)  # or they would leave DDP's buckets
+        forwards = self._forwards
         row = self._backward(rows)
+        progress.evaluations += self._over_all(self._forwards - forwards)
         self._average_gradients()
         norm = float(torch.nn.utils.clip_grad_norm_(self.weights, recipe.max_gradient))
         progress.step += 1
@@ -211,6 +237,10 @@ class Trainer:
         own = torch.tensor([sums[key] for key in keys], device=self.accelerator.device)
         return dict(zip(keys, self.accelerator.reduce(own, "mean").tolist(), strict=True))
 
+    def _over_all(self, count: int) -> int:
+        """The sum over all processes."""
+        return int(self.accelerator.reduce(torch.tensor(count, device=self.accelerator.device), "sum"))
+
     def _average_gradients(self) -> None:
         if self.gradients is not None:
             self.gradients.average()
@@ -235,8 +265,11 @@ class Trainer:
 
     def _note(self, step: int, row: Row) -> None:
         self.progress.history.append((step, row))
+        self._tell(step, row)
+
+    def _tell(self, step: int, row: Row) -> None:
         if self.log is not None and self.accelerator.is_main_process:
-            self.log(step, row)
+            self.log(step, row | {"seconds": self.seconds[step]} if "evaluations" in row else row)
 
     def _checkpoint(self) -> None:
         if not self.accelerator.is_main_process:
@@ -246,6 +279,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "progress": asdict(self.progress),
+            "seconds": self.seconds,
             "recipe": [self.method, self.recipe.model_dump_json()],
         }
         checkpoints.save(self.folder, self.progress.step, state, self.recipe.keep)
@@ -262,8 +296,7 @@ class Trainer:
         self.weights.take(state)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.progress = Progress(**state["progress"])
+        self.progress, self.seconds = Progress(**state["progress"]), state["seconds"]
         self._saved_step = self.progress.step
         for step, row in self.progress.history:
-            if self.log is not None and self.accelerator.is_main_process:
-                self.log(step, row)
+            self._tell(step, row)

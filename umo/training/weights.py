@@ -1,7 +1,7 @@
 """The weights that are trained, their running average, and the best of a run."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -28,22 +28,30 @@ class Weights(list[nn.Parameter]):
             self.ema.to(self[0].device)  # the network may have been moved since
             self.ema.step(self)
 
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
+    def averaged(self) -> AbstractContextManager[None]:
         """With the averaged weights in place."""
-        if self.ema is None:
+        return self.replaced(None if self.ema is None else self._result())
+
+    @contextmanager
+    def replaced(self, values: Sequence[torch.Tensor] | None) -> Iterator[None]:
+        """With others in place; None leaves these."""
+        if values is None:
             yield
             return
-        self.ema.store(self)
-        self.ema.copy_to(self)
+        present = [weight.detach().clone() for weight in self]
+        self._copy(values)
         try:
             yield
         finally:
-            self.ema.restore(self)
+            self._copy(present)
+
+    def copies(self) -> list[torch.Tensor]:
+        """Of the weights that count."""
+        return [weight.detach().clone() for weight in self._result()]
 
     def keep_best(self) -> None:
         """Remember the weights that count."""
-        self.best = [weight.detach().clone() for weight in self._result()]
+        self.best = self.copies()
 
     def install_result(self) -> None:
         """Put the best in place, or the last where none were kept."""

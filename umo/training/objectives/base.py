@@ -69,7 +69,14 @@ class Objective:
         return row | {"diffusion_loss": float(diffusion.detach())}
 
     def kl(
-        self, row: Row, weight: float, velocity: Tensor, latents: Tensor, sigma: Tensor, condition: Condition
+        self,
+        row: Row,
+        weight: float,
+        velocity: Tensor,
+        latents: Tensor,
+        sigma: Tensor,
+        condition: Condition,
+        share: float = 1.0,
     ) -> Tensor | float:
         """`weight * velocity_kl` times the mean squared distance of a velocity from the frozen base's, LoRA off.
 
@@ -77,15 +84,17 @@ class Objective:
         distance is noted in `row`. 0.0 where `velocity_kl` is 0.
 
         Args:
-            velocity: (B, C, h, w), with gradient, at the other arguments.
+            weight: of the samples, as in `backward`.
+            velocity: (B, C, h, w), with gradient, at the three arguments after it.
+            share: of this velocity among the samples' own; their shares add up to 1.
         """
         if not self.recipe.velocity_kl:
             return 0.0
         with torch.no_grad(), self.customizer.without_lora():
             base = self.customizer.velocity(latents, sigma, condition)
         distance = (velocity - base).float().square().mean()
-        row["velocity_kl"] = float(distance.detach())
-        return weight * self.recipe.velocity_kl * distance
+        row["velocity_kl"] = row.get("velocity_kl", 0.0) + share * float(distance.detach())
+        return weight * share * self.recipe.velocity_kl * distance
 
     def capped(self, reward: Tensor) -> Tensor:
         """Rewards, at most `reward_ceiling`: above it they have no gradient."""
