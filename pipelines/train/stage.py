@@ -35,7 +35,7 @@ def run(params: Params, machine: Machine, method: str) -> None:
 
     Raises BadInput where the base has no recipe or folder, the judge gives the reward, or the sets are unfit.
     """
-    from umo.training.sets import SPLITS, people_of, refuse_shared
+    from umo.training.sets import SPLITS, people_of, refuse_seen, refuse_shared
 
     base = chosen()
     if base.train is None:
@@ -44,6 +44,7 @@ def run(params: Params, machine: Machine, method: str) -> None:
         raise BadInput(f"params.yaml: train.reward is '{params.reward}', which also evaluates: choose another")
     people = {split: people_of(products.exported(split)) for split in SPLITS}
     refuse_shared(products.EXPORTED, people, "export again with splits by person (dvc repro export)")
+    refuse_seen(people["test"], base.folder, base.lora)
     if machine.accelerate is not None and not Path(machine.accelerate).is_file():
         raise BadInput(
             f"params.yaml: machine.accelerate '{machine.accelerate}' is no file: write it by accelerate config"

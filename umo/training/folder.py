@@ -15,8 +15,8 @@ from umo.faces.weights import sha256
 from umo.model_index import model_files
 from umo.training import checkpoints
 from umo.training.reading import open_sets
-from umo.training.run import LIVE, TRAINING, Job, fit
-from umo.training.sets import people_of, refuse_shared
+from umo.training.run import LIVE, Job, fit
+from umo.training.sets import TRAINING, people_of, refuse_seen, refuse_shared
 
 
 def train(job: Job, source: str, out: Path) -> None:
@@ -34,7 +34,9 @@ def train(job: Job, source: str, out: Path) -> None:
     reward = {file.name: sha256(file) for file in faces.load_reward(job.reward).files}
     files = model_files(job.base)
     sets = open_sets(source)
-    refuse_shared(source, {split: people_of(rows) for split, rows in sets.items()}, "split by person")
+    people = {split: people_of(rows) for split, rows in sets.items()}
+    refuse_shared(source, people, "split by person")
+    refuse_seen(people.get("test", ()), job.base, job.lora)
     splits = ("train", "validation") if job.recipe.validate_every else ("train",)
     rows = {split: sets[split] for split in splits if split in sets}
     partial = out / ".partial"

@@ -19,9 +19,10 @@ from umo.training.card import lora_card
 from umo.training.curves import Curves
 from umo.training.recipe import Method, Recipe
 from umo.training.samples import Sample, Samples
+from umo.training.sets import TRAINING
 from umo.training.trainer import Progress, Trainer
 
-TRAINING, LIVE = "training.json", "live"
+LIVE = "live"
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ def fit(job: Job, rows: Mapping[str, Rows[Sample]], folder: Path, encoded: Path,
 def _report(job: Job, reward: str, samples: Mapping[str, Samples], progress: Progress) -> dict[str, Any]:
     """What came of a run, for its card and for whoever must not evaluate on its people."""
     train = samples["train"]
+    spent = {0: 0} | {step: row["evaluations"] for step, row in progress.history if "evaluations" in row}
     validations = [(step, row) for step, row in progress.history if "validation/reward" in row]
     return {
         "method": job.method,
@@ -120,8 +122,9 @@ def _report(job: Job, reward: str, samples: Mapping[str, Samples], progress: Pro
         "unusable": {split: {why: len(of) for why, of in one.unusable.items()} for split, one in samples.items()},
         "licences": {"base": licences.of_base(job.base)} | ({"lora": licences.of_lora(job.lora)} if job.lora else {}),
         "updates": progress.step,
+        "evaluations": progress.evaluations,
         "skipped": progress.skipped,
         "stopped_early": progress.stopped,
         "chosen_update": progress.best_step if progress.chosen else progress.step,
-        "validation": [{"update": step, **row} for step, row in validations],
+        "validation": [{"update": step, "evaluations": spent[step], **row} for step, row in validations],
     }

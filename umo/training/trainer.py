@@ -64,7 +64,11 @@ class Progress:
 
 
 class Trainer:
-    """Tunes a customizer's LoRA by a method. After `run` the customizer carries the weights that are to be saved."""
+    """Tunes a customizer's LoRA by a method. After `run` the customizer carries the weights that are to be saved.
+
+    Attributes:
+        seconds: that all updates up to one took, by its number; part of a checkpoint and of nothing that is compared.
+    """
 
     def __init__(
         self,
@@ -84,9 +88,8 @@ class Trainer:
             reward: of pictures, called as `MatchingReward` is; measures only where the method is `sft`. One without a
                 gradient says so by `differentiable = False`.
             folder: of checkpoints; a run that finds some goes on from the newest.
-            log: called after every update and every validation with its number and figures, `evaluations` and
-                `seconds` up to there among those of an update; what a resumed run had logged before its checkpoint is
-                given again first, so that a log can be written anew.
+            log: called after every update and every validation with its number and figures; what a resumed run had
+                logged before its checkpoint is given again first, so that a log can be written anew.
             how: steps and guidance that validation draws with, those that the result will be drawn with; None takes
                 the base's own.
             accelerator: of `processes.start`; None makes one for the customizer's device.
@@ -124,7 +127,7 @@ class Trainer:
             num_training_steps=recipe.steps,
         )
         self.progress = Progress()
-        self.seconds = {0: 0.0}  # of all updates up to one; beside the history, for no two runs have the same
+        self.seconds = {0: 0.0}
         self._saved_step = -1
         self._forwards = 0
         customizer.transformer.register_forward_pre_hook(self._count, with_kwargs=True)
@@ -265,11 +268,8 @@ class Trainer:
 
     def _note(self, step: int, row: Row) -> None:
         self.progress.history.append((step, row))
-        self._tell(step, row)
-
-    def _tell(self, step: int, row: Row) -> None:
         if self.log is not None and self.accelerator.is_main_process:
-            self.log(step, row | {"seconds": self.seconds[step]} if "evaluations" in row else row)
+            self.log(step, row)
 
     def _checkpoint(self) -> None:
         if not self.accelerator.is_main_process:
@@ -299,4 +299,5 @@ class Trainer:
         self.progress, self.seconds = Progress(**state["progress"]), state["seconds"]
         self._saved_step = self.progress.step
         for step, row in self.progress.history:
-            self._tell(step, row)
+            if self.log is not None and self.accelerator.is_main_process:
+                self.log(step, row)

@@ -37,6 +37,10 @@ def shared(folder: str) -> None:
         trainer = build(root, method)  # type: ignore[arg-type]
         stir(trainer)
         seen[method] = gradient(trainer, BATCH)
+    for objective in ("nft", "grpo"):
+        trainer = build(root, **GROUPS, objective=objective)
+        stir(trainer)
+        seen[objective] = gradient(trainer, BATCH)
     assert trainer.accelerator.num_processes == 2 and trainer.accelerator.process_index == rank
     seen["real"] = gradient(build_real(root, pickle.loads((root / "samples.pickle").read_bytes())), [0, 1, 0, 1])
     if rank == 1:
@@ -50,6 +54,10 @@ def shared(folder: str) -> None:
     if rank == 1:
         trainer.reward.faces.detect = lambda images: [[] for _ in images]  # type: ignore[method-assign]
     fsdp = {"gradient": gradient(trainer, BATCH)}
+    for objective in ("nft", "grpo"):
+        grouped = build(root, **GROUPS | SHARDED, objective=objective)
+        stir(grouped)
+        fsdp[objective] = gradient(grouped, BATCH)
     frozen = [weight for weight in trainer.customizer.transformer.parameters() if not weight.requires_grad]
     fsdp["here"] = sum(weight.to_local().numel() for weight in frozen) / sum(weight.numel() for weight in frozen)
     (root / "fsdp").mkdir(exist_ok=True)
@@ -74,6 +82,7 @@ def twice(root: Path, rank: int, recipe: dict) -> dict:
 
 
 SHARDED = {"micro_batch": 1, "checkpoint_gradients": True}
+GROUPS = {"group_size": 2, "gradient_first": 2, "rollout_steps": 3, "velocity_kl": 0.1}
 RUN = {"steps": 6, "checkpoint_every": 2, "ema": 0.5, "validate_every": 2, "micro_batch": 2}
 
 

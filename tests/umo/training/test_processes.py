@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.umo.training.child import BATCH, RUN, SHARDED
+from tests.umo.training.child import BATCH, GROUPS, RUN, SHARDED
 from tests.umo.training.conftest import SMALL, build, build_real, distance, gradient, stir
 from umo.errors import BadInput
 from umo.training import processes
@@ -43,6 +43,17 @@ def test_the_gradient_is_that_of_one_process(seen: list[dict], tmp_path: Path, m
     stir(trainer)
     expected = gradient(trainer, BATCH)
     assert all(distance(process[method], expected) < 1e-5 for process in seen)
+    assert distance(gradient(trainer, BATCH[:2] * 2), expected) > 0.1, "any batch would do"
+
+
+@pytest.mark.parametrize("objective", ["nft", "grpo"])
+def test_the_gradient_of_groups_is_that_of_one_process(seen: list[dict], tmp_path: Path, objective: str) -> None:
+    trainer = build(tmp_path, **GROUPS, objective=objective)
+    stir(trainer)
+    expected = gradient(trainer, BATCH)
+    for process in seen:
+        assert distance(process[objective], expected) < 1e-4
+        assert distance(process["fsdp"][objective], expected) < 1e-4
     assert distance(gradient(trainer, BATCH[:2] * 2), expected) > 0.1, "any batch would do"
 
 

@@ -1,6 +1,7 @@
 """A run that was killed is the run that was not; damaged and foreign checkpoints; what lies in the folder."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -27,12 +28,23 @@ RICH = {
     "validate_every": 5,
     "checkpoint_every": 5,
 }
+GROUPS = {
+    "steps": 8,
+    "batch": 2,
+    "micro_batch": 1,
+    "group_size": 2,
+    "rollout_steps": 3,
+    "gradient_first": 2,
+    "updates_per_rollout": 2,
+    "checkpoint_every": 4,
+    "velocity_kl": 0.1,
+}
 
 
 def state(trainer: Trainer) -> dict:
     """Everything of a run that must not differ, as a checkpoint has it."""
     found = checkpoints.newest(trainer.folder)
-    assert found is not None
+    assert found is not None and found.pop("seconds")
     return found | {"result": [weight.detach() for weight in trainer.weights]}
 
 
@@ -62,11 +74,17 @@ def kill_9(folder: Path, recipe: dict, last: int) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "last", "kept"),
-    [({}, 13, 10), ({"updates_per_rollout": 3, "checkpoint_every": 6}, 11, 6)],
-    ids=["a rollout an update", "kept rollouts"],
+    [
+        ({}, 13, 10),
+        ({"updates_per_rollout": 3, "checkpoint_every": 6}, 11, 6),
+        (GROUPS | {"objective": "nft"}, 6, 4),
+        (GROUPS | {"objective": "grpo"}, 6, 4),
+    ],
+    ids=["a rollout an update", "kept rollouts", "nft", "grpo"],
 )
 def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path, changes: dict, last: int, kept: int) -> None:
     recipe = RICH | changes
+    steps = recipe["steps"]
     folders = {name: tmp_path / name for name in ("whole", "killed")}
     logs: dict[str, list] = {name: [] for name in folders}
     for folder in folders.values():
@@ -76,9 +94,9 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path, changes: di
     trainers = {}
     for name, folder in folders.items():
         trainers[name] = build(folder, log=lambda *given, name=name: logs[name].append(given), **recipe)
-        assert trainers[name].run().step == 20
+        assert trainers[name].run().step == steps
     assert_same(state(trainers["killed"]), state(trainers["whole"]))
-    assert len(state(trainers["whole"])["progress"]["history"]) == 20 + 5
+    assert len(state(trainers["whole"])["progress"]["history"]) == steps + 1 + math.ceil(steps / 5)
     assert logs["killed"] == logs["whole"], "a resumed run tells its log what was before"
 
 
@@ -122,6 +140,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_taken(
     lines = [line for line in capsys.readouterr().err.splitlines() if "cut short or damaged" in line]
     assert len(lines) == len(damaged) and all(str(path) in "\n".join(lines) for path in damaged)
     trained = checkpoints.newest(folder / "checkpoints")
+    assert trained is not None and trained.pop("seconds")
     assert_same(trained, {key: value for key, value in expected.items() if key != "result"})
 
 
