@@ -17,10 +17,11 @@ from umo.rows import Rows
 from umo.training import processes
 from umo.training.card import lora_card
 from umo.training.curves import Curves
+from umo.training.progress import Progress
 from umo.training.recipe import Method, Recipe
 from umo.training.samples import Sample, Samples
 from umo.training.sets import TRAINING
-from umo.training.trainer import Progress, Trainer
+from umo.training.trainer import Trainer
 
 LIVE = "live"
 

@@ -8,7 +8,7 @@ Several processes (accelerate) share a batch; see `umo.training.processes`.
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from umo.training import checkpoints, processes
 from umo.training.draws import BATCH, draw_randomness, generator
 from umo.training.objectives import OBJECTIVES
 from umo.training.objectives.base import Row
+from umo.training.progress import Progress
 from umo.training.recipe import Method, Recipe
 from umo.training.samples import Samples
 from umo.training.validation import in_parts, measure
@@ -32,35 +33,6 @@ from umo.training.weights import Weights
 
 Log = Callable[[int, Row], None]
 MAX_BAD = 3  # updates in a row without a finite gradient
-
-
-@dataclass
-class Progress:
-    """What a run knows beside its weights; part of a checkpoint.
-
-    Attributes:
-        step: updates done.
-        evaluations: samples that went forward through the transformer for them, of all processes; each branch of
-            guidance counts, a backward pass does not, nor validation.
-        history: (update, figures) as logged.
-        skipped: updates without a finite loss and gradient.
-        bad: of them, those in a row up to now.
-        best: the best validation reward so far, and the update it was measured after.
-        stale: validations since then.
-        stopped: the run stopped early.
-        chosen: the weights of `best_step` are the result, not the last.
-    """
-
-    step: int = 0
-    evaluations: int = 0
-    history: list[tuple[int, Row]] = field(default_factory=list)
-    skipped: int = 0
-    bad: int = 0
-    best: float = -math.inf
-    best_step: int = 0
-    stale: int = 0
-    stopped: bool = False
-    chosen: bool = False
 
 
 class Trainer:

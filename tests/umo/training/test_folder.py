@@ -237,6 +237,16 @@ def changed(split: str = "train", **values: object) -> dict[str, list[dict]]:
     return ROWS | {split: [{**first, "prompt": "Two people.", **values}, *others]}
 
 
+def test_people_of_the_test_split_whom_the_base_has_seen_are_refused(umo, world: Path, tmp_path: Path) -> None:
+    data = export(tmp_path / "sets", ROWS | {"test": [row("fay")]})
+    seen = world / "base/people.json"
+    seen.write_text('{"fay": []}')
+    code, err = umo(tmp_path / "out", data=str(data))
+    seen.unlink()
+    assert code == 2 and "1 people of the test split were trained on there (first fay" in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_was_begun_and_has_no_checkpoint_gives_way(umo, tmp_path: Path) -> None:
     code, err = umo(tmp_path / "out", "--set", "batch=3", "--set", "micro_batch=2")
     assert code == 2 and "batch 3 does not divide" in err

@@ -13,11 +13,11 @@ from umo.customizers.condition import Condition
 from umo.matching import NONE, assign
 from umo.rewards import MatchingReward, Reward
 from umo.training.draws import Draws
+from umo.training.progress import Row
 from umo.training.recipe import Recipe
 from umo.training.samples import Batch
 from umo.training.weights import Weights
 
-Row = dict[str, float]
 REWARD_PARTS = ("reward", "matched", "unmatched", "no_face", "faces")
 
 
