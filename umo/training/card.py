@@ -13,6 +13,7 @@ WHAT = {
     "sir": "ReReFL with the single identity reward (SIR) of arXiv 2509.06818.",
     "mimr": "ReReFL with the multi-identity matching reward (MIMR) of arXiv 2509.06818.",
 }
+HOW = {"rerefl": "ReReFL", "nft": "Negative-aware fine-tuning (DiffusionNFT)", "grpo": "GRPO (Flow-GRPO)"}
 
 
 def lora_card(run: Mapping[str, Any], base: str, licences: Sequence[str]) -> str:
@@ -28,7 +29,7 @@ tags: [lora, text-to-image, image-customization, umo]
 ---
 # {run["method"]} on {base}
 
-{WHAT[run["method"]]}
+{WHAT[run["method"]].replace("ReReFL", HOW[run["recipe"]["objective"]])}
 
 ```python
 pipeline.load_lora_weights("path/to/this/folder")  # diffusers, on the same base; draws without references

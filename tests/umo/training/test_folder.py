@@ -238,12 +238,12 @@ def changed(split: str = "train", **values: object) -> dict[str, list[dict]]:
 
 
 def test_people_of_the_test_split_whom_the_base_has_seen_are_refused(umo, world: Path, tmp_path: Path) -> None:
-    data = export(tmp_path / "sets", ROWS | {"test": [row("fay")]})
+    data = export(tmp_path / "sets", ROWS | {"test": [row("bob") | {"person_ids": ["zoe"]}]})
     seen = world / "base/people.json"
-    seen.write_text('{"fay": []}')
+    seen.write_text('{"zoe": []}')
     code, err = umo(tmp_path / "out", data=str(data))
     seen.unlink()
-    assert code == 2 and "1 people of the test split were trained on there (first fay" in err
+    assert code == 2 and "1 people of the test split were trained on there (first zoe" in err
     assert not (tmp_path / "out").exists()
 
 
@@ -353,8 +353,9 @@ def test_columns_are_those_of_the_export() -> None:
 def test_the_card_names_a_base_whatever_it_is_called(name: str) -> None:
     run = {"method": "mimr", "updates": 1, "samples": 1, "people": ["ann"], "skipped": 0, "chosen_update": 1}
     run |= {"licences": {"base": "apache-2.0", "lora": "unknown"}}
-    card = lora_card(run | {"reward": "dlib", "validation": [], "recipe": {"steps": 1}}, name, ["CC0"])
+    run |= {"reward": "dlib", "validation": [], "recipe": {"steps": 1, "objective": "grpo"}}
+    card = lora_card(run, name, ["CC0"])
     shown = name.replace("\udce9", "\\udce9")
     assert yaml.safe_load(card.encode().split(b"---")[1])["base_model"] == shown
-    assert f"# mimr on {shown}\n" in card
+    assert f"# mimr on {shown}\n\nGRPO (Flow-GRPO) with the multi-identity" in card
     assert "Licence of the base: apache-2.0. Licence of the LoRA that it goes on from: unknown.\n" in card

@@ -1,6 +1,6 @@
 """ReReFL (arXiv 2509.06818, Algorithm 1): the diffusion loss, and the reward of one late step.
 
-1. `sft.diffusion_loss`: the base's ordinary flow-matching loss on the target, conditioned on the references.
+1. `Objective.backward`: the base's ordinary flow-matching loss on the target, conditioned on the references.
 2. `late_latents`: from pure noise, steps without gradient down to the step that will have one.
 3. `drawn`: that one step with gradient, the clean picture it points to, decoded.
 4. the loss is `diffusion_weight * diffusion_loss - reward_weight * mean reward of the drawn pictures`.
