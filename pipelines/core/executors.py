@@ -12,8 +12,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +36,7 @@ THREADS_OF = (
 
 Job = Any
 Do = Callable[[Job], None]
+Executor = Callable[[str, Do, Mapping[str, Job], "Machine"], Iterator[None]]
 
 
 class Machine(Section):
@@ -69,21 +71,25 @@ class Machine(Section):
         return address
 
 
-def do_all(title: str, do: Do, jobs: Mapping[str, Job], machine: Machine, light: bool = False) -> None:
+def do_all(
+    title: str, do: Do, jobs: Mapping[str, Job], machine: Machine, light: bool = False, threads: int = 1
+) -> None:
     """Do each job once, in any order; progress is shown under a title.
 
     Args:
         do: must be picklable for `process` and `ray`, as the jobs.
         jobs: by the names that a failure is reported under.
         light: they are likely to be done before other processes would have started.
+        threads: jobs that are done beside each other in this process, where the machine is `serial`.
 
     Raises:
         WorkFailed: a job failed, or workers died again and again.
         BadInput, OSError: as the job raised it.
     """
-    executors = {"serial": _serially, "process": _in_processes, "ray": _in_ray}
+    serially = partial(_serially, threads=threads)
+    executors: dict[str, Executor] = {"serial": serially, "process": _in_processes, "ray": _in_ray}
     one = len(jobs) < 2 or (machine.executor == "process" and machine.device != "cpu")  # who would share one GPU
-    chosen = _serially if one else executors[machine.executor]
+    chosen = serially if one else executors[machine.executor]
     if light and chosen is _in_processes:
         chosen = _here_first
     done = chosen(title, do, jobs, machine)
@@ -91,10 +97,17 @@ def do_all(title: str, do: Do, jobs: Mapping[str, Job], machine: Machine, light:
         pass
 
 
-def _serially(title: str, do: Do, jobs: Mapping[str, Job], machine: Machine) -> Iterator[None]:
-    for job in jobs.values():
-        do(job)
-        yield
+def _serially(title: str, do: Do, jobs: Mapping[str, Job], machine: Machine, threads: int = 1) -> Iterator[None]:
+    if threads == 1:
+        yield from map(do, jobs.values())
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        futures = [pool.submit(do, job) for job in jobs.values()]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _here_first(title: str, do: Do, jobs: Mapping[str, Job], machine: Machine) -> Iterator[None]:

@@ -1,6 +1,8 @@
 """How a product reaches its place: as hard links, whole, at one instant, by one writer a stage."""
 
+import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,8 +47,10 @@ def publish(places: Mapping[Path, str], out: Path) -> None:
         return
     clear(out)
     there = {str(path.relative_to(out)): path for path in _files(out)}
-    pairs = ((name, wanted[name], there[name]) for name in wanted.keys() & there.keys())
-    kept = {name: old for name, new, old in pairs if new.samefile(old) or file_digest(new) == file_digest(old)}
+    pairs = {name: (wanted[name], there[name]) for name in wanted.keys() & there.keys()}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        same = dict(zip(pairs, pool.map(_same, pairs.values()), strict=True))
+    kept = {name: there[name] for name in pairs if same[name]}
     if kept.keys() == wanted.keys() == there.keys():
         return
     with replacing(out) as temporary:
@@ -54,6 +58,11 @@ def publish(places: Mapping[Path, str], out: Path) -> None:
         for name, path in wanted.items():
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             link(kept.get(name, path), temporary / name)
+
+
+def _same(files: tuple[Path, Path]) -> bool:
+    new, old = files
+    return new.samefile(old) or file_digest(new) == file_digest(old)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -41,6 +41,7 @@ __all__ = [  # and what the stages need beside it
     "digest",
     "file_digest",
     "published_last",
+    "read_marker",
     "run",
     "scratch",
     "tree_digest",
@@ -65,13 +66,13 @@ class Shard:
 
     def has_pieces(self) -> bool:
         """Whether there is something to take over."""
-        return self.before is not None and bool(json.loads((self.before / MARKER).read_text())["pieces"])
+        return self.before is not None and bool(read_marker(self.before)["pieces"])
 
     def kept_pieces(self, pieces: Mapping[str, str]) -> set[str]:
         """Which of these pieces (name -> digest of what it depends on) were in the product before, and the same."""
         if self.before is None:
             return set()
-        known = json.loads((self.before / MARKER).read_text())["pieces"]
+        known = read_marker(self.before)["pieces"]
         return {name for name, value in pieces.items() if known.get(name) == value}
 
 
@@ -97,6 +98,7 @@ def run(
     params: BaseModel,
     files: Iterable[Path] = (),
     machine: Machine = ONE_PROCESS,
+    threads: int = 1,
 ) -> Counts:
     """Do the shards that are not done yet, then publish all of them to `out`.
 
@@ -106,6 +108,7 @@ def run(
         params: the stage's section of params.yaml, part of every key.
         files: data files that the stage's code reads (weights, calibrations, templates), part of every key.
         machine: serial in this process, or several processes.
+        threads: shards that are done beside each other where this process does them.
 
     Raises:
         BadInput: there is no shard.
@@ -125,7 +128,7 @@ def run(
         anew = out.exists() and not any(shard.before for shard, _ in jobs.values())
         _start(stage, len(shards), len(shards) - len(pending), anew)
         light = bool(jobs) and all(shard.has_pieces() for shard, _ in jobs.values())
-        do_all(stage, partial(_do, work, common), jobs, machine, light)
+        do_all(stage, partial(_do, work, common), jobs, machine, light, threads)
         _sweep(WORK / stage)
         for name in pending:
             _remember(folders[name])
@@ -155,7 +158,7 @@ def _start(stage: str, n: int, n_done: int, anew: bool) -> None:
 def _finished(folder: Path) -> bool:
     """Whether the marker's key is the folder's and every product has the marker's checksum."""
     try:
-        marker = json.loads((folder / MARKER).read_text())
+        marker = read_marker(folder)
     except (FileNotFoundError, json.JSONDecodeError):
         return False
     products = marker.get("sha256", {})
@@ -167,6 +170,11 @@ def _finished(folder: Path) -> bool:
 def published_last(stage: str, out: Path) -> dict[str, Path]:
     """Name -> folder in .work of the shards that were published last to `out`; some may have gone since."""
     return {name: WORK / stage / key for name, key in _Latest(stage, out, "").keys.items()}
+
+
+def read_marker(folder: Path) -> dict:
+    """What is known of a finished shard: its key, its counts, and the `sha256` of its files by their names."""
+    return json.loads((folder / MARKER).read_text())
 
 
 class _Latest:
@@ -183,7 +191,7 @@ class _Latest:
         """The finished product of this name, if the same code, libraries and params made it."""
         folder = self._stage / self.keys.get(name, "-")
         whole = _finished(folder)
-        return folder if whole and json.loads((folder / MARKER).read_text()).get("common") == self._common else None
+        return folder if whole and read_marker(folder).get("common") == self._common else None
 
     def write(self, folders: Mapping[str, Path]) -> None:
         """These are the latest now."""
@@ -233,7 +241,7 @@ def _remember(folder: Path) -> None:
     """Spare the next run the reading of what has just been made, and not been written to since."""
     marker = folder / MARKER
     written = marker.stat().st_mtime_ns
-    for name, value in json.loads(marker.read_text())["sha256"].items():
+    for name, value in read_marker(folder)["sha256"].items():
         if (folder / name).stat().st_mtime_ns <= written:
             remember_digest(folder / name, value)
 
@@ -242,7 +250,7 @@ def _report(stage: str, folders: Mapping[str, Path], out: Path) -> Counts:
     """Sum the markers, print them, and tell how large the work folder has grown."""
     total = Counts()
     for folder in folders.values():
-        marker = json.loads((folder / MARKER).read_text())
+        marker = read_marker(folder)
         for sums, part in ((total.made, marker["counts"]), (total.rejects, marker["rejects"])):
             for key, count in part.items():
                 sums[key] = sums.get(key, 0) + count

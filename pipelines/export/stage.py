@@ -20,7 +20,7 @@ from pipelines.core import products
 from pipelines.core.ledger import SPLITS
 from pipelines.core.params import Section
 from pipelines.core.publish import publish, writing
-from pipelines.core.shards import WORK, Counts, Machine, Shard, digest, file_digest
+from pipelines.core.shards import WORK, Counts, Machine, Shard, digest, file_digest, published_last, read_marker
 from pipelines.core.shards import run as run_shards
 from pipelines.core.sources import SOURCES, read_sources
 from pipelines.export.card import data_set_card
@@ -69,7 +69,8 @@ def run(params: Params, machine: Machine) -> None:
         crops = crop_shards(references)
         run_shards("export", partial(cut_references, cut, threads), crops, CROPS, params=cut, machine=machine)
         parts = plan(numbered(sets, params.rows_per_file), references)
-        run_shards("export", partial(write_part, params.formats, CROPS), parts, PARTS, params=params, machine=machine)
+        write = partial(write_part, params.formats, CROPS)
+        run_shards("export", write, parts, PARTS, params=params, machine=machine, threads=threads)
         described = {"parts": digest([(part.name, part.inputs) for part in parts])}
         described |= {path.name: file_digest(path) for path in (products.CURATED / products.FUNNEL, SOURCES)}
         whole = Shard("", described)
@@ -83,24 +84,22 @@ def _write_whole(params: Params, sets: pl.DataFrame, shard: Shard, folder: Path)
     present = set(sets["sources"].explode())
     sources = {name: source for name, source in read_sources().items() if name in present}
     # By name in the data set; a picture that several parts hold is there once.
-    made = sorted(path for path in PARTS.rglob("*") if path.is_file())
-    files = {str(Path(*path.relative_to(PARTS).parts[1:])): path for path in made}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        sums = dict(zip(files, pool.map(file_digest, files.values()), strict=True))
+    parts = published_last("export", PARTS).values()
+    sums = {name: value for part in parts for name, value in read_marker(part)["sha256"].items()}
     contents = digest(sorted(sums.items()))[:16]
-    for split in SPLITS:
-        if first := min(PARTS.glob(f"*/{split}-*.parquet"), default=None):
-            _write_sheet(first, folder / f"contact_sheet_{split}.jpg")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(partial(_write_sheet, folder), SPLITS))
     if "webdataset" in params.formats:
         (folder / webdataset.FOLDER).mkdir()
-        (folder / webdataset.FOLDER / "README.md").write_text(webdataset.card(files, contents))
+        (folder / webdataset.FOLDER / "README.md").write_text(webdataset.card(sums, contents))
     if "uno" in params.formats:
         (folder / uno.FOLDER).mkdir()
         for split in sorted(set(sets["split"])):
             rows = sets.filter(pl.col("split") == split).iter_rows(named=True)
             uno.write_records(folder / uno.FOLDER / f"{split}.json", rows)
     if "croissant" in params.formats:
-        tables = {name: (files[name].stat().st_size, sums[name]) for name in files if name.endswith(".parquet")}
+        found = sorted(PARTS.glob("*/*.parquet"))
+        tables = {path.name: (path.stat().st_size, sums[path.name]) for path in found}
         (folder / croissant.FILE).write_text(croissant.describe(sets.height, tables, sources))
     (folder / "README.md").write_text(data_set_card(sets, funnel, sources, params.formats, contents))
     sums |= {str(path.relative_to(folder)): file_digest(path) for path in folder.rglob("*") if path.is_file()}
@@ -108,8 +107,11 @@ def _write_whole(params: Params, sets: pl.DataFrame, shard: Shard, folder: Path)
     return Counts({"files": len(sums)})
 
 
-def _write_sheet(file: Path, path: Path) -> None:
-    """The first sets of a Parquet file: references, and last the target."""
-    rows = next(pq.ParquetFile(file).iter_batches(SHEET_ROWS, columns=["references", "target"])).to_pylist()
+def _write_sheet(folder: Path, split: str) -> None:
+    """The first sets of a split: references, and last the target."""
+    first = min(PARTS.glob(f"*/{split}-*.parquet"), default=None)
+    if not first:
+        return
+    rows = next(pq.ParquetFile(first).iter_batches(SHEET_ROWS, columns=["references", "target"])).to_pylist()
     lines = [[read_image(image["bytes"]) for image in (*row["references"], row["target"])] for row in rows]
-    path.write_bytes(encode_jpeg(contact_sheet(lines), 90))
+    (folder / f"contact_sheet_{split}.jpg").write_bytes(encode_jpeg(contact_sheet(lines), 90))

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -14,7 +15,7 @@ from pipelines.core import executors, shards
 from pipelines.core.executors import Machine
 from tests.pipelines.core import shard_work
 from tests.pipelines.core.shard_work import ERRORS, WHOLE, go, published, told_by_workers
-from umo.errors import WorkFailed
+from umo.errors import BadInput, WorkFailed
 
 TWO = Machine(executor="process", workers=2)
 
@@ -43,6 +44,25 @@ def test_light_work_starts_no_process_unless_it_takes_long(alone, monkeypatch):
     executors.do_all("ingest", done.append, {name: name for name in "abc"}, TWO, light=True)
     assert (done, started) == ((["a", "b", "c"], []) if alone else (done, [list("abc")[len(done) :]]))
     assert len(done) + sum(map(len, started)) == 3
+
+
+def test_threads_work_beside_each_other():
+    meeting = threading.Barrier(2, timeout=30)
+    executors.do_all("x", lambda _: meeting.wait(), dict.fromkeys("abcd"), Machine(), threads=2)
+
+
+def test_a_failure_in_a_thread_ends_the_work():
+    done: list[int] = []
+
+    def work(k: int) -> None:
+        if k == 1:
+            raise BadInput("one")
+        done.append(k)
+        time.sleep(0.01)
+
+    with pytest.raises(BadInput, match="one"):
+        executors.do_all("x", work, {str(k): k for k in range(500)}, Machine(), threads=2)
+    assert len(done) < 400, "what had not begun is left"
 
 
 def test_a_shard_that_kills_every_worker_is_given_up_and_the_others_are_kept(monkeypatch):
