@@ -12,6 +12,7 @@ same.
 """
 
 import json
+import math
 import os
 import shutil
 import time
@@ -25,7 +26,7 @@ from uuid import uuid4
 from pydantic import BaseModel
 
 from pipelines.core.digests import WORK, digest, file_digest, read_digest, remember_digest, tree_digest
-from pipelines.core.executors import Machine, do_all
+from pipelines.core.executors import ALONE, Machine, do_all
 from pipelines.core.keys import ROOT, code, versions
 from pipelines.core.publish import MARKER, publish, writing
 from umo.errors import BadInput
@@ -63,10 +64,6 @@ class Shard:
     inputs: Mapping[str, str]
     task: object = None
     before: Path | None = None
-
-    def has_pieces(self) -> bool:
-        """Whether there is something to take over."""
-        return self.before is not None and bool(read_marker(self.before)["pieces"])
 
     def kept_pieces(self, pieces: Mapping[str, str]) -> set[str]:
         """Which of these pieces (name -> digest of what it depends on) were in the product before, and the same."""
@@ -127,7 +124,7 @@ def run(
         jobs = {name: (replace(shard, before=latest.of(name)), folders[name]) for name, shard in pending.items()}
         anew = out.exists() and not any(shard.before for shard, _ in jobs.values())
         _start(stage, len(shards), len(shards) - len(pending), anew)
-        light = bool(jobs) and all(shard.has_pieces() for shard, _ in jobs.values())
+        light = _light([shard for shard, _ in jobs.values()])
         do_all(stage, partial(_do, work, common), jobs, machine, light, threads)
         _sweep(WORK / stage)
         for name in pending:
@@ -198,6 +195,17 @@ class _Latest:
         keys = {name: folder.name for name, folder in folders.items()}
         if keys != self.keys:
             write_text(self._path, json.dumps(keys))
+
+
+def _light(shards: Sequence[Shard]) -> bool:
+    """Whether they are likely to be done before other processes would have started.
+
+    One with pieces to take over is done at once, another takes as long as it did before, and a new one as the longest.
+    """
+    before = [read_marker(shard.before) for shard in shards if shard.before]
+    anew = [marker["seconds"] for marker in before if not marker["pieces"]]
+    longest = max((marker["seconds"] for marker in before), default=math.inf)
+    return sum(anew) + longest * (len(shards) - len(before)) < ALONE
 
 
 def _do(work: Work, common: str, job: tuple[Shard, Path]) -> None:

@@ -1,5 +1,6 @@
 """Several processes: nothing lost, nothing doubled, whoever dies."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from pipelines.core import executors, shards
 from pipelines.core.executors import Machine
+from pipelines.core.shards import Shard, run
 from tests.pipelines.core import shard_work
 from tests.pipelines.core.shard_work import ERRORS, WHOLE, go, published, told_by_workers
 from umo.errors import BadInput, WorkFailed
@@ -44,6 +46,29 @@ def test_light_work_starts_no_process_unless_it_takes_long(alone, monkeypatch):
     executors.do_all("ingest", done.append, {name: name for name in "abc"}, TWO, light=True)
     assert (done, started) == ((["a", "b", "c"], []) if alone else (done, [list("abc")[len(done) :]]))
     assert len(done) + sum(map(len, started)) == 3
+
+
+@pytest.mark.parametrize("took, in_processes", [(0.1, []), (100.0, list("abd"))])
+def test_what_took_a_moment_before_starts_no_process(took, in_processes, monkeypatch):
+    def in_a_pool(do, jobs, _):
+        for name in list(jobs):
+            executors._one(do, name, jobs[name])
+            started.append(name)
+            yield name
+
+    def go_with(names: str, **versions: str) -> None:
+        pieces = [Shard(name, {"x": versions.get(name, "1")}) for name in names]
+        run("ingest", shard_work.letter, pieces, Path("out"), params=shard_work.Knob(), machine=TWO)
+
+    started: list[str] = []
+    monkeypatch.setattr(executors, "_pool", in_a_pool)
+    go_with("abc")
+    assert started == list("abc"), "who knows how long they take?"
+    for path in shards.WORK.rglob(shards.MARKER):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": took}))
+    started.clear()
+    go_with("abcd", a="2", b="2")
+    assert started == in_processes and shard_work.done() == list("abcabd")
 
 
 def test_threads_work_beside_each_other():
