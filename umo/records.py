@@ -101,7 +101,7 @@ PEOPLE_FACES = _record(
 LAYOUT = _record(
     "layout",
     ("image_id", pa.string()),
-    ("position", pa.int32()),  # 0 is the leftmost person
+    ("position", pa.int32()),  # in the order of the references
     ("person_id", pa.string()),
     ("role", pa.string()),  # target | reference (the other half of a diptych, drawn for somebody who is no one)
     ("source_face_id", pa.string()),  # null for somebody who was drawn without a photograph
@@ -132,7 +132,8 @@ SETS = _record(
     "sets",
     ("set_id", pa.string()),  # s and the first 16 digits of target_image_id
     ("n", pa.int32()),  # people
-    ("person_ids", pa.list_(pa.string())),  # from left to right in the target
+    # In the order of the references: from left to right in the target, unless its prompt leaves open who stands where.
+    ("person_ids", pa.list_(pa.string())),
     ("target_image_id", pa.string()),  # image_id of the target
     ("target_kind", pa.string()),  # ingested | synthesised
     ("target_face_ids", pa.list_(pa.string())),  # an entry a person

@@ -23,6 +23,7 @@ from pipelines.core.store import PLACE
 from umo import records
 from umo.files import write_text
 from umo.scenes import captions
+from umo.scenes.prompts import read_places
 
 if TYPE_CHECKING:
     from umo.scenes.captioner import Captioner
@@ -50,7 +51,8 @@ class VisionLanguage(Section):
 class Params(Section):
     """
     captioner: `template`: the prompt from the measured layout as it is; `vlm`: a model's sentence in its place, before
-        who stands where. A sentence that could hold a name is refused (umo/scenes/captions.py), and the template stays.
+        who stands where, if that prompt says it. A sentence that could hold a name is refused
+        (umo/scenes/captions.py), and the template stays.
     shards: of the work; with more of them, sets that come or go caption fewer others again.
     vlm: the model; needed only by that captioner.
     """
@@ -74,7 +76,7 @@ def run(params: Params, machine: Machine) -> None:
         assert params.vlm
         common = {"model": tree_digest(params.vlm.model)}
         sets = sets.join(_pictures(sets), on="set_id", how="left", maintain_order="left")
-        columns += ["target_kind", *PLACE, "sha256", "centres", "names"]
+        columns += ["n", "target_kind", *PLACE, "sha256", "centres", "names"]
     bucket = pl.col("target_image_id").str.head(8).str.to_integer(base=16) % params.shards
     parts = sets.with_columns(bucket=bucket).partition_by("bucket", as_dict=True)
     shards = []
@@ -106,7 +108,8 @@ def _caption(params: Params, device: str, shard: Shard, folder: Path) -> Counts:
             if reason := captions.fault(sentence, row["names"]):
                 counts.rejects[reason] = counts.rejects.get(reason, 0) + 1
             else:
-                caption |= {"prompt": captions.caption(sentence, row["centres"]), "captioner": params.vlm.model.name}
+                centres = row["centres"] if read_places(row["prompt"], row["n"]) else None
+                caption |= {"prompt": captions.caption(sentence, centres), "captioner": params.vlm.model.name}
         shutil.rmtree(answered)
     written = sorted(written + new, key=lambda caption: caption["set_id"])
     by_models = Counter(caption["captioner"] for caption in written if caption["captioner"] != TEMPLATE)

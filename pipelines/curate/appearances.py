@@ -30,9 +30,10 @@ class Appearances:
         people: person, person_id, split: the kept ones, and those who were drawn without a photograph.
         faces: row, image, face_id, kind, box, landmarks, side_px, middle (x of the box's centre), yaw, pitch,
             person_id (null: nobody's), person (null: nobody's who is kept), reference (may stand for its person).
-        shown: image, row, person_id, person, lost, source_row, guide_row: a face in a target, or a person who was
-            placed there and is not found again (lost; row is null). The source is the photographed face that it was
-            made from, the guide the one that it was placed like.
+        shown: image, row, person_id, person, lost, position, source_row, guide_row: a face in a target, or a person who
+            was placed there and is not found again (lost; row is null). The position is that of the layout, null in a
+            photograph; the source is the photographed face that it was made from, the guide the one that it was placed
+            like.
         taken: image, clip: a scene and the clips of the photographs that it was made from.
         embeddings: (faces, d) float32.
         centres: (people, d) float32 unit vectors.
@@ -146,7 +147,7 @@ def _found_again(min_overlap: float, faces: pl.DataFrame, layout: pl.DataFrame) 
         .sort("overlap", "face_id", "person_id", descending=[True, False, False])
         .unique("row", keep="first", maintain_order=True)
         .unique(place, keep="first", maintain_order=True)
-        .select("row", "role", *place, "source_face_id", "guide_face_id")
+        .select("row", "role", *place, "position", "source_face_id", "guide_face_id")
         .collect()
     )
 
@@ -194,10 +195,10 @@ def _shown(
     row_of = faces.lazy().filter(pl.col("kind") == "ingested").select("face_id", "row")
     made_from = (
         placed.lazy()
-        .select("row", "source_face_id", "guide_face_id")
+        .select("row", "position", "source_face_id", "guide_face_id")
         .join(row_of.rename({"face_id": "source_face_id", "row": "source_row"}), on="source_face_id", how="left")
         .join(row_of.rename({"face_id": "guide_face_id", "row": "guide_row"}), on="guide_face_id", how="left")
-        .select("row", "source_row", "guide_row")
+        .select("row", "position", "source_row", "guide_row")
     )
     targets = scenes.lazy().select("image", target=pl.lit(True))
     found = (

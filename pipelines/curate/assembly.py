@@ -16,7 +16,7 @@ def sets_table(found: Appearances, pictures: pl.DataFrame, faces: pl.DataFrame, 
 
     Args:
         pictures: image, kind, n, split, set_id, person_ids, cross_cosine, keep, reason.
-        faces: image, row, x; from left to right.
+        faces: image, row, x; in the order of the references.
         pools: image, row, reference (a row), cosine, recall; the best first.
     """
     pictures = pictures.sort("image")
@@ -83,7 +83,7 @@ def _with_prompts(rows: pl.DataFrame) -> pl.DataFrame:
     """
     third = pl.when(pl.col("n") == 1).then((pl.col("x").list.first() * 3).cast(pl.Int32))
     found = (pl.col("n") <= len(ORDINALS)) & (pl.col("x").list.drop_nulls().list.len() == pl.col("n"))
-    rows = rows.with_columns(third=third, found=found)
+    rows = rows.with_columns(third=third, found=found & pl.col("prompt").is_null())
     same = ["n", "third", "background", "found"]
     kinds = rows.filter("found").group_by(same).agg(pl.col("x").first())
     texts = [prompt(row["x"], row["background"]) for row in kinds.iter_rows(named=True)]

@@ -11,7 +11,8 @@ def targets(params: Params, found: Appearances) -> tuple[pl.DataFrame, pl.DataFr
 
     Returns:
         pictures: image, kind, n, split, person_ids, cross_cosine, reason (the first to turn it away, or null).
-        faces: image, row, person_id, person, source_row, guide_row, x (in [0, 1]), by image and from left to right.
+        faces: image, row, person_id, person, source_row, guide_row, x (in [0, 1]), by image; in the order of the
+            layout, in a photograph from left to right.
     """
     faces = _faces(params, found)
     pictures = (
@@ -50,8 +51,8 @@ def _faces(params: Params, found: Appearances) -> pl.DataFrame:
         .join(found.people.lazy().select("person", "split"), on="person", how="left")
         .join(known.lazy().select("row", person_cosine=cosine), on="row", how="left")
         .with_columns(x=pl.col("middle") / pl.col("width"), fault=_face_fault(params))
-        .drop("lost", "side_px", "middle", "width", "person_cosine")
-        .sort("image", "x", "row", "person", nulls_last=True)
+        .sort("image", "position", "x", "row", "person", nulls_last=True)
+        .drop("lost", "position", "side_px", "middle", "width", "person_cosine")
         .collect()
     )
 

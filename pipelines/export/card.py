@@ -67,7 +67,8 @@ sets[0]["target"], sets[0]["references"], sets[0]["pool"], sets[0]["prompt"]
 ## What is in it
 {_counts(sets)}
 
-People of one split are in no other. References stand in the order of the people from left to right in the target.
+People of one split are in no other. References stand in the order of the people from left to right in the target; where
+the prompt leaves open who stands where, in another.
 
 {forms}
 - `contact_sheet_*.jpg`: the first sets of each split, the target in the last column
@@ -79,6 +80,7 @@ People of one split are in no other. References stand in the order of the people
 | `references`, `reference_landmarks` | a square crop around each person's face, and five points in its pixels |
 | `pool`, `pool_landmarks` | further photographs of each person, never the one that the target was made from |
 | `reference_cosine` | similarity of reference and target face, by the network that curated |
+| `cross_cosine` | the highest similarity of two faces in the target; null for one person |
 | `reference_recall`, `pool_recall` | `group`: from the target's own album or video; `corpus`: from another one |
 | `prompt`, `background` | text from the measured layout; no names |
 | `person_ids`, `set_id`, `split` | pseudonyms |

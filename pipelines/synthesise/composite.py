@@ -29,7 +29,7 @@ from umo.images import encode_png
 from umo.quality import square_crop
 from umo.scenes import compositing
 from umo.scenes.compositing import Light
-from umo.scenes.prompts import COLOURS, TEXTURES, prompt
+from umo.scenes.prompts import COLOURS, TEXTURES, open_prompt, prompt
 
 # A photograph of somebody to be shown, and the one that guides where the head stands, if any.
 Chosen = tuple[dict, dict | None]
@@ -97,38 +97,52 @@ class Composite:
 
     def _add(self, made: Scenes, shard: str, asked: Scene, crop: float, pictures: store.Pictures) -> None:
         n, rng = scene_of(self.params, asked.split, asked.number)
-        scene, boxes, ground = _draw(self.params, crop, asked.chosen, pictures, rng)
+        is_open = _is_open(self.params, asked.number)
+        scene, boxes, ground = _draw(self.params, crop, asked.chosen, is_open, pictures, rng)
         taken = terms([face for face, _ in asked.chosen])
         origin = {"source": "composite", "path": asked.name, "group": f"composite/{asked.name}", **taken}
         image_id = made.add(shard, encode_png(scene), scene.shape[:2], **origin)
         centres = [float((box[0] + box[2]) / 2 / scene.shape[1]) for box in boxes]
-        described = {"generator": "composite", "background": ground, "prompt": prompt(centres, ground)}
+        text = open_prompt(n, ground) if is_open else prompt(centres, ground)
+        described = {"generator": "composite", "background": ground, "prompt": text}
         made.scenes.append({"image_id": image_id, "n": n, "split": asked.split, **described})
         for position, ((face, guide), box) in enumerate(zip(asked.chosen, boxes, strict=True)):
             made.layout.append(layout_row(image_id, position, face["person_id"], box, source=face, guide=guide))
 
 
+def _is_open(params: Params, number: int) -> bool:
+    """Whether a scene's prompt leaves open who stands where: of each number of people a share, evenly spread."""
+    turn = number // len(params.people)
+    return int((turn + 1) * params.open_prompts) > int(turn * params.open_prompts)
+
+
 def _draw(
-    params: Params, crop: float, chosen: Sequence[Chosen], pictures: store.Pictures, rng: np.random.Generator
+    params: Params,
+    crop: float,
+    chosen: Sequence[Chosen],
+    is_open: bool,
+    pictures: store.Pictures,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, list[np.ndarray], str]:
-    """A scene (H, W, 3) uint8, the box of each face from left to right, the background's name."""
+    """A scene (H, W, 3) uint8, the box of each chosen face, the background's name."""
     width = _width(params, len(chosen), rng)
     ground = f"{rng.choice(TEXTURES)} {rng.choice(list(COLOURS))}"
     scene = compositing.background(ground, (params.height, width), rng)
     n, boxes = len(chosen), []
-    for position, (face, guide) in enumerate(chosen):
+    places = rng.permutation(n) if is_open else range(n)
+    for place, (face, guide) in zip(places, chosen, strict=True):
         photo = pictures.read(face)
         landmarks = np.reshape(face["landmarks"], (5, 2))
         if guide:
             # One person stands left, in the middle or right; several fill the width.
-            slot = rng.integers(3) / 2 if n == 1 else position / (n - 1)
+            slot = rng.integers(3) / 2 if n == 1 else place / (n - 1)
             there = _in_square(guide, pictures.read(guide), crop, params.height)
             # The head takes the guide's place, scale and roll.
             centre, scale, roll = compositing.head_frame(there + np.array([slot * (width - params.height), 0]))
             turn = np.degrees(roll - compositing.head_frame(landmarks)[2])
             matrix = compositing.placement(landmarks, (float(centre[0]), float(centre[1])), scale, float(turn))
         else:
-            matrix = _anywhere(params, landmarks, (width * position / n, width * (position + 1) / n), rng)
+            matrix = _anywhere(params, landmarks, (width * place / n, width * (place + 1) / n), rng)
         gain, warmth, slope = rng.uniform(-params.max_light, params.max_light, 3)
         light = Light(1 + gain, (1 + warmth / 2, 1, 1 - warmth / 2), slope)
         scene = compositing.place_face(scene, photo, landmarks, matrix, light)

@@ -78,6 +78,8 @@ class Params(Section):
     placement: `slots`: side by side, each head in a square as high as the scene, where another photograph of the
         person has it when exported as a reference (`export.reference_crop`), which is how the embedded base draws;
         `free`: anywhere in its part of the width, at another scale and turned.
+    open_prompts: share of the scenes of each number of people whose prompt leaves open who stands where; there people
+        stand in a drawn order, elsewhere in that of their references.
     min_scale, max_scale: distance from the eyes to the mouth, as a part of the height; only for `free`.
     max_roll: a head is turned by up to so many degrees; only for `free`.
     max_light: brightness and the slope of the light vary by up to this part, warmth by up to half of it.
@@ -90,6 +92,7 @@ class Params(Section):
     widths: list[Side] = Field(min_length=1)
     people: list[Annotated[int, Field(ge=1, le=6)]] = Field(min_length=1)
     placement: Literal["slots", "free"]
+    open_prompts: float = Field(ge=0, le=1)
     min_scale: Fraction
     max_scale: Fraction
     max_roll: float = Field(ge=0, le=45)

@@ -57,6 +57,7 @@ def fault(sentence: str, forbidden: Collection[str] = ()) -> str | None:
     return None
 
 
-def caption(sentence: str, centres: Iterable[float]) -> str:
-    """The prompt: what is seen, then (`centres` as in `prompts.prompt`) who stands where, which training relies on."""
-    return f"{sentence[0].upper()}{sentence[1:].rstrip(' :;,')}: {places(list(centres))}."
+def caption(sentence: str, centres: Iterable[float] | None = None) -> str:
+    """The prompt: what is seen, then (`centres` as in `prompts.prompt`) who stands where; None leaves it open."""
+    where = "" if centres is None else f": {places(list(centres))}"
+    return f"{sentence[0].upper()}{sentence[1:].rstrip(' :;,')}{where}."

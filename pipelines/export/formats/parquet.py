@@ -21,7 +21,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "prompt": _TEXT,
     "background": _TEXT,
     "target": _IMAGE,
-    "references": _IMAGES,  # one a person, from left to right in the target
+    "references": _IMAGES,  # one a person
     "pool": pa.list_(_IMAGES),  # further photographs of each person
     "person_ids": _TEXTS,
     "target_boxes": pa.list_(_NUMBERS),
@@ -29,6 +29,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "reference_landmarks": pa.list_(_NUMBERS),  # in the reference's pixels
     "pool_landmarks": pa.list_(pa.list_(_NUMBERS)),
     "reference_cosine": _NUMBERS,
+    "cross_cosine": pa.float32(),
     "reference_recall": _TEXTS,  # group: from the target's own album or video; corpus: from another one
     "pool_recall": pa.list_(_TEXTS),
     "split": _TEXT,

@@ -18,7 +18,7 @@ from umo.images import encode_png, read_image
 FOLDER = "webdataset"
 JSON_COLUMNS = (
     *("set_id", "n", "prompt", "background", "person_ids", "target_boxes", "target_landmarks", "reference_landmarks"),
-    *("reference_cosine", "reference_recall", "split", "source", "sources", "licence", "consent"),
+    *("reference_cosine", "cross_cosine", "reference_recall", "split", "source", "sources", "licence", "consent"),
 )
 
 
