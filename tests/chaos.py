@@ -35,7 +35,7 @@ SMALL = {
     "identify": {"fractions": {"train": 0.34, "validation": 0.33, "test": 0.33}},
     "synthesise": {"scenes": {"train": 12, "validation": 6, "test": 6}, "shard_size": 6, "people": [1, 2]},
     "validate": {"min_sets": 1},
-    "cases": {"per_n": 2},
+    "cases": {"per_n": 2, "alike": 0},
 }
 MADE = ("ingested", "measured", "people", "synthesised", "curated", "validated", "exported", "splits.csv")
 # Of DVC where another DVC is at work, and of a stage that was left without its DVC.

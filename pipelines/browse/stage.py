@@ -30,7 +30,7 @@ ABOUT = {
     "doubtful ones last, by their cosine to the person's centre. split: this face is of somebody else. drop: not to be "
     "used. merge: the most alike other person is the same one. Two picked faces can be called the same person or not.",
     "rejected": "What is not used, by its reason, the most frequent first.",
-    "sets": "The target, and the reference of each person from left to right.",
+    "sets": "The target, and the reference of each person.",
 }
 
 

@@ -37,9 +37,9 @@ SMALL = {
         }
     },
     "ingest": {"shard_size": 100, "max_pixels": 50_000_000},
-    "synthesise": {"scenes": {"train": 18, "validation": 3, "test": 36}, "shard_size": 12},
+    "synthesise": {"scenes": {"train": 18, "validation": 3, "test": 36}, "shard_size": 12, "people": [1, 2, 3]},
     "validate": {"min_sets": 1},
-    "cases": {"per_n": 2, "seed": 1},
+    "cases": {"per_n": 2, "alike": 1, "seed": 1},
     "generate": {"variety_cases": 2, "variety_seeds": 2, "loss_draws": 2},
     "report": {"sheet_rows": 2},
 }

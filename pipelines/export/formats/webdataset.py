@@ -86,7 +86,7 @@ configs:
 # Multi-identity reference sets as WebDataset
 
 A configuration for each number of people; a sample's members are `txt` (the prompt), `json`, the target, and
-`ref_0.jpg`, `ref_1.jpg`, ... in the order of the people from left to right. The spare references are in the Parquet
+`ref_0.jpg`, `ref_1.jpg`, ... in the order of the people. The spare references are in the Parquet
 files alone. Licences, consent and what else holds for the data set: ../README.md.
 
 ```python

@@ -53,7 +53,7 @@ def write_sets(left_out: str = "") -> None:
         entry = {"face_id": f"{other['image_id'][:16]}-0", "image_id": other["image_id"], "cosine": 0.7}
         own = {"set_id": f"s{hashlib.sha256(name.encode()).hexdigest()[:16]}", "n": 1, "target_kind": "ingested"}
         own |= {"target_image_id": name, "target_boxes": [boxes[name]], "target_sources": [name]}
-        own |= {"pool": [[entry | {"recall": "corpus"}]], "prompt": f"template of {name[:2]}"}
+        own |= {"pool": [[entry | {"recall": "corpus"}]], "prompt": f"template of {name[:2]}: {places([0.5])}."}
         kept = name not in (images[5]["image_id"], left_out)
         sets.append(dict.fromkeys(records.SETS.names) | own | {"keep": kept})
     products.CURATED.mkdir(exist_ok=True)
@@ -109,6 +109,9 @@ def test_captions_are_the_prompts_of_the_kept_sets(studio, speaker):
         box = row["target_boxes"][0]
         where = places([(box[0] + box[2]) / 2 / width[row["target_image_id"]]])
         assert row["prompt"] == f"One person looks at the camera: {where}."
+    sets = products.sets().with_columns(prompt=pl.lit("A photo of one person."))
+    records.write(products.CURATED / products.SETS_TABLE, sets.to_dicts(), records.SETS)
+    assert set(run("vlm")["prompt"]) == {"One person looks at the camera."}, "what is open stays open"
     write_sets(left_out=products.images(products.INGESTED)["image_id"][0])
     assert len(products.captioned_sets()) == 14, "a set that went needs no caption"
     sets = products.sets().with_columns(keep=True)

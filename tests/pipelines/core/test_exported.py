@@ -16,6 +16,7 @@ from pipelines.report import data
 from tests.umo.test_rows import memory
 from umo.evaluation.cases import read_cases
 from umo.images import encode_png, read_image
+from umo.scenes.prompts import prompt
 
 SIDE = 128
 
@@ -44,7 +45,8 @@ def row(number: int, made: list[dict]) -> dict:
     return dict.fromkeys(parquet.COLUMNS) | {
         "set_id": f"s{(number * 7) % 40:02d}",
         "n": n,
-        "prompt": f"{number}",
+        "prompt": f"{number}" if number % 4 else prompt([(k + 0.5) / n for k in range(n)]),
+        "cross_cosine": ((number * 11) % 40) / 100 if n > 1 else None,
         "target": made[number],
         "references": [made[(number + k) % 40] for k in range(n)],
         "person_ids": [f"p{number}-{k}" for k in range(n)],
@@ -65,19 +67,24 @@ def size(rows: list[Mapping]) -> int:
     return sum(len(one["bytes"]) for row in rows for one in (row["target"], *row["references"]))
 
 
-def test_cases_are_the_first_of_their_number_by_a_draw(rows: list[dict], tmp_path: Path) -> None:
-    params = cases.Params(split="validation", per_n=3, seed=5)
+def test_cases_are_the_most_alike_and_of_the_others_the_first_by_a_draw(rows: list[dict], tmp_path: Path) -> None:
+    params = cases.Params(split="validation", per_n=3, alike=2, seed=5)
     with memory() as peak:
         cases._cases(params, Shard("", {}), tmp_path)
         assert peak() < size(rows) / 2
-    expected = []
+    expected, alike = [], {}
     for n in (1, 2, 3):
         same = sorted((row for row in rows if row["n"] == n), key=lambda row: digest(5, row["set_id"]))
-        expected += same[:3]
+        by_cosine = sorted(same, key=lambda row: row["cross_cosine"] or 0)
+        alike[n] = [row["set_id"] for row in by_cosine[-2:]] if n > 1 else []
+        expected += [row for row in same if row["set_id"] in alike[n]]
+        expected += [row for row in same if row["set_id"] not in alike[n]][:3]
     expected.sort(key=lambda row: row["set_id"])
     found = read_cases(tmp_path / products.CASES_FILE, drawn=False)
     assert [(case.case_id, case.prompt) for case in found] == [(row["set_id"], row["prompt"]) for row in expected]
     for case, row in zip(found, expected, strict=True):
+        said = "placed" if ":" in row["prompt"] else "open"
+        assert case.tags == ((said, "alike") if case.case_id in alike[row["n"]] else (said,))
         assert (tmp_path / str(case.target)).read_bytes() == row["target"]["bytes"]
         assert [(tmp_path / path).read_bytes() for (path,) in case.references] == [
             one["bytes"] for one in row["references"]
@@ -99,7 +106,7 @@ def test_the_report_shows_a_spread_over_the_numbers_of_people(
 
 
 def test_pasted_pictures_are_made_one_by_one(rows: list[dict], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generate, "load", lambda section: cases.Params(split="validation", per_n=1, seed=0))
+    monkeypatch.setattr(generate, "load", lambda section: cases.Params(split="validation", per_n=1, alike=0, seed=0))
     monkeypatch.setattr(generate, "_paste", lambda row: read_image(row["target"]["bytes"]))
     asked = [cases.Case(row["set_id"], "", (), (), None, None) for row in sorted(rows, key=lambda row: row["set_id"])]
     expected = {row["set_id"]: row["target"]["bytes"] for row in rows}

@@ -28,7 +28,7 @@ from tests.small_models import write_text_to_image
 from umo import faces, records
 from umo.drawing import batches
 from umo.errors import BadInput
-from umo.scenes.prompts import positions
+from umo.scenes.prompts import open_prompt, positions
 
 MACHINE = Machine()
 LOOSE = {"min_side": 20, "min_cosine": 0.1, "max_cosine": 0.95, "max_cross_cosine": 0.7, "max_scenes": 1}
@@ -395,6 +395,21 @@ def test_composite_scenes_show_what_their_layout_says(studio):
         nearest = min(found, key=lambda face: np.abs(face.box - np.array(row["box"])).sum())
         (vector,) = model.embed([picture], [[nearest]])
         assert max(centre, key=lambda person: centre[person] @ vector) == row["person_id"]
+
+
+@pytest.mark.parametrize("placement", ["slots", "free"])
+def test_where_the_prompt_is_open_people_stand_in_any_order(studio, placement):
+    change(generator="composite", scenes={"train": 16}, people=[1, 2, 3, 4], open_prompts=0.25, placement=placement)
+    run()
+    in_order = {True: [], False: []}
+    for scene in products.scenes().to_dicts():
+        boxes = products.layout().filter(image_id=scene["image_id"]).sort("position")["box"].to_list()
+        middles = [(box[0] + box[2]) / 2 for box in boxes]
+        is_open = scene["prompt"] == open_prompt(scene["n"], scene["background"])
+        in_order[is_open].append((scene["n"], middles == sorted(middles)))
+    assert Counter(n for n, _ in in_order[True]) == dict.fromkeys((1, 2, 3, 4), 1)
+    assert all(ordered for _, ordered in in_order[False])
+    assert not all(ordered for _, ordered in in_order[True])
 
 
 def test_a_photograph_that_goes_or_comes_draws_its_own_scenes_again_and_no_others(studio, monkeypatch):

@@ -62,3 +62,4 @@ def test_a_caption_ends_with_who_stands_where():
     assert caption("two people on a ridge", [0.9, 0.2]).endswith(
         "the first person on the right and the second person on the left."
     )
+    assert caption("two people on a ridge,") == "Two people on a ridge."
