@@ -54,6 +54,7 @@ LABELS = {
     "variety": "variety",
 }
 BY_PEOPLE = ("id_sim_strict", "id_conf")
+BY_TAG = ("id_sim_strict", "id_conf", "absent", "doubled")
 INPUTS = (
     *(products.INGESTED, products.MEASURED_PHOTOS, products.PEOPLE, products.SYNTHESISED, products.CURATED),
     *(products.VALIDATED / products.VALIDATION, products.EXPORTED),
@@ -142,6 +143,8 @@ def _results(scores: Mapping[str, Mapping]) -> dict[str, Any]:
             for metric in BY_PEOPLE
         },
         "ns": ns,
+        "by_tag": _labels(BY_TAG),
+        "tags": sorted({tag for found in scores.values() for tag in found.get("by_tag", {})}),
         "figure_of_ladder": figures.intervals(_points(scores, ns), list(scores)),
         "side_effect_names": _labels(metrics.SIDE_EFFECTS),
         "side_effects": {method: _json(products.EVALUATED / method / products.SIDE_EFFECTS) for method in scores},
