@@ -199,6 +199,17 @@ def test_people_who_were_drawn_have_the_other_half_as_reference(made):
     assert curate(made, min_person_cosine=0.95)["drawn"]["reason"] == "a face under 0.95 to its person's centre"
 
 
+def test_the_people_of_a_scene_are_in_the_order_of_its_layout(made):
+    diptych(made)
+    for row in made.layout[::2]:
+        row["position"] = 1 - row["position"]
+    row = curate(made)["drawn"]
+    assert row["person_ids"] == ["gdrawn1", "gdrawn0"]
+    assert row["target_face_ids"] == [face_id("drawn", 1), face_id("drawn", 0)]
+    assert [box[0] for box in row["target_boxes"]] == [100, 0]
+    assert [references(row, k)[0][0] for k in (0, 1)] == [face_id("drawn half 1"), face_id("drawn half 0")]
+
+
 def test_a_half_whose_face_is_not_where_it_was_drawn_is_no_reference(made):
     diptych(made)
     made.layout[1]["box"] = [300.0, 10.0, 380.0, 90.0]
