@@ -148,6 +148,7 @@ class Update:
             condition=Condition((named,), (self.customizer.settings.training_guidance,)),
             target=self.customizer.encode(self.target),
             anchors=[self.anchors],
+            places=[self.anchors.new_zeros(0, 5, 2)],
         )
 
     def __call__(self, step: int, watch: Stopwatch) -> float:

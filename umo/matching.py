@@ -81,3 +81,9 @@ def match(cosines: np.ndarray, same_person_cosine: float) -> Matching:
     left = np.setdiff1d(np.arange(cosines.shape[1]), assignment)
     duplicated = int((cosines[:, left] >= same_person_cosine).any(axis=0).sum())
     return Matching(assignment, covered, len(assignment) - covered, duplicated, len(left) - duplicated)
+
+
+def doubled(cosines: np.ndarray, same_person_cosine: float) -> int:
+    """Faces beyond the first of each person: those whose most alike reference is the same person, assigned or not."""
+    owners = cosines.argmax(axis=0)[cosines.max(axis=0) >= same_person_cosine]
+    return len(owners) - len(np.unique(owners))

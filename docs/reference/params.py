@@ -16,6 +16,7 @@ from pipelines.__main__ import SECTIONS
 from pipelines.core.bases import Base
 from pipelines.core.params import model_of
 from pipelines.core.shards import ROOT
+from umo.reward_settings import Ours
 from umo.training.recipe import Recipe
 
 INTRODUCTION = """\
@@ -71,7 +72,10 @@ def _bases(bases: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     yield f"One section for each base: {listed(bases, 'and')} are shipped. `train.base` chooses one."
     yield _beside(Base, bases)
     yield "### bases.NAME.train"
-    yield _beside(Recipe, {name: base["train"] for name, base in bases.items()})
+    recipes = {name: base["train"] for name, base in bases.items()}
+    yield _beside(Recipe, recipes)
+    yield "### bases.NAME.train.ours"
+    yield _beside(Ours, {name: recipe.get("ours", {}) for name, recipe in recipes.items()})
 
 
 def _beside(model: type[BaseModel], values: Mapping[str, Mapping[str, Any]]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from umo.matching import NONE, assigned_cosines, cosine_matrix, match
+from umo.matching import NONE, assigned_cosines, cosine_matrix, doubled, match
 
 METRICS = (
     # strict: every picture and every person counts
@@ -81,12 +81,6 @@ def _confidence(first: np.ndarray, second: np.ndarray) -> float:
     positive = first > 0
     ratio = np.divide(second, first, out=np.ones(len(first)), where=positive)
     return float(np.where(positive, np.clip(1 - ratio, 0, 1), 0.0).mean())
-
-
-def doubled(cosines: np.ndarray, same_person_cosine: float) -> int:
-    """Faces beyond the first of each person: those whose most alike reference is the same person, assigned or not."""
-    owners = cosines.argmax(axis=0)[cosines.max(axis=0) >= same_person_cosine]
-    return len(owners) - len(np.unique(owners))
 
 
 def swapped(places: np.ndarray, middles: np.ndarray) -> tuple[int | None, int]:

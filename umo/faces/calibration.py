@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -55,6 +55,10 @@ class Calibration:
     def same_person_cosine(self) -> float:
         """At 64 px."""
         return self.same_person_cosine_at(SIDE_IN_USE)
+
+    def percentile(self, pairs: Literal["strangers", "same"], percent: int) -> float:
+        """The cosine that so many of 100 pairs stay below, of `PERCENTILES`; at 64 px."""
+        return float(self.sides[SIDE_IN_USE][pairs][f"p{percent}"])
 
     def described(self) -> dict[str, Any]:
         """On whom it was fitted, for those who read a score."""

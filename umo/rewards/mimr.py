@@ -25,10 +25,14 @@ def assigned(cosines: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         ValueError: a valid cosine is not finite.
     """
     found = np.zeros(tuple(cosines.shape), dtype=bool)
-    numbers, real = cosines.detach().cpu().double().numpy(), valid.cpu().numpy()
-    for sample in range(len(numbers)):
-        rows, columns = real[sample].any(axis=1).sum(), real[sample].any(axis=0).sum()
-        assignment = assign(numbers[sample, :rows, :columns])
+    for sample, real in enumerate(unpadded(cosines, valid)):
+        assignment = assign(real)
         (references,) = np.nonzero(assignment != NONE)
         found[sample, references, assignment[references]] = True
     return torch.from_numpy(found).to(cosines.device)
+
+
+def unpadded(cosines: torch.Tensor, valid: torch.Tensor) -> list[np.ndarray]:
+    """The (M_i, N_i) cosines of each sample in float64, without gradient; where there is no face, (0, 0)."""
+    numbers, real = cosines.detach().cpu().double().numpy(), valid.cpu().numpy()
+    return [one[: known.any(axis=1).sum(), : known.any(axis=0).sum()] for one, known in zip(numbers, real, strict=True)]

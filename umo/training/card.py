@@ -12,6 +12,7 @@ WHAT = {
     "sft": "Supervised fine-tuning: the diffusion loss alone. It is the control of the methods with a reward.",
     "sir": "ReReFL with the single identity reward (SIR) of arXiv 2509.06818.",
     "mimr": "ReReFL with the multi-identity matching reward (MIMR) of arXiv 2509.06818.",
+    "ours": "ReReFL with our reward: everybody who is asked for, once, and like other photographs of them.",
 }
 HOW = {"rerefl": "ReReFL", "nft": "Negative-aware fine-tuning (DiffusionNFT)", "grpo": "GRPO (Flow-GRPO)"}
 

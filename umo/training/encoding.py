@@ -16,9 +16,9 @@ from umo.customizers.base import Customizer, Size
 from umo.customizers.buckets import training_size
 from umo.customizers.references import fill
 from umo.errors import BadInput
-from umo.faces.base import Face
 from umo.images import ImageError, filled_points, read_image
 from umo.rewards import Anchor, MatchingReward
+from umo.rewards.places import face_at
 
 JPEG = b"\xff\xd8\xff"
 
@@ -33,7 +33,8 @@ class Sample:
         target: the picture of all of them.
         people: an id of each.
         target_landmarks: (5, 2) of each person in the target's pixels: the anchor `target` needs them, and where they
-            are given, a target that would be cut through somebody's face is not used.
+            are given, a target that would be cut through somebody's face is not used, and our reward looks there for
+            people whom no face was found of.
         pool: further photographs of each; only for the anchor `pool`.
     """
 
@@ -88,18 +89,20 @@ class Encoder:
 
     @torch.no_grad()
     def __call__(self, sample: Sample, size: Size) -> dict[str, Tensor]:
-        """The condition's state, `target` (C, h, w) and `anchors` (M, d), on the CPU.
+        """The condition's state, `target` (C, h, w), `anchors` (M, d) and `places` (M, 5, 2), on the CPU.
+
+        Places are the target's landmarks in pixels of `size`; (0, 5, 2) where they are not known of everybody.
 
         Raises Unusable: a picture cannot be read, a photograph shows no face, or the target loses one.
         """
         references = [self._picture(data, sample, f"reference {k}") for k, data in enumerate(sample.references)]
-        target, anchors = self._target(sample, size), self._embed(sample)
+        (target, places), anchors = self._target(sample, size), self._embed(sample)
         settings = self.customizer.settings
         # An empty prompt stands for a dropped one, also where a base is drawn away from something else.
         negative = (settings.negative if settings.negative.isspace() else "") if self.droppable else None
         condition = self.customizer.condition([sample.prompt], [references], settings.training_guidance, negative)
         latents = self.customizer.encode(target.to(self.customizer.device))[0]
-        state = condition.state() | {"target": latents, "anchors": anchors}
+        state = condition.state() | {"target": latents, "anchors": anchors, "places": places}
         return {key: value.detach().cpu().contiguous() for key, value in state.items()}
 
     def _picture(self, data: bytes, sample: Sample, what: str) -> np.ndarray:
@@ -117,15 +120,18 @@ class Encoder:
         height, width = self._picture(sample.target, sample, "target").shape[:2]
         return height, width
 
-    def _target(self, sample: Sample, size: Size) -> Tensor:
-        """(1, 3, H, W) in [-1, 1]."""
+    def _target(self, sample: Sample, size: Size) -> tuple[Tensor, Tensor]:
+        """(1, 3, H, W) in [-1, 1], and everybody's landmarks in it, (M, 5, 2)."""
         picture = self._picture(sample.target, sample, "target")
+        places = np.zeros((len(sample.target_landmarks), 5, 2), np.float32)
         for person, landmarks in enumerate(sample.target_landmarks):
             points = filled_points(np.reshape(landmarks, (5, 2)), picture.shape[:2], size)
             if (points < 0).any() or (points > np.array(size[::-1]) - 1).any():
                 cut = f"cut to the {size[0]}x{size[1]} (height x width) of {self.customizer.name}"
                 raise Unusable(sample, "a face lost in the cut", f"{cut}, its target loses the face of person {person}")
-        return fill(picture, size)[None]
+            places[person] = points
+        known = len(places) == len(sample.references)
+        return fill(picture, size)[None], torch.from_numpy(places if known else places[:0])
 
     def _embed(self, sample: Sample) -> Tensor:
         """(M, d) anchors; every reference must show a face, whatever the anchor."""
@@ -135,10 +141,7 @@ class Encoder:
         if self.anchor == "pool":
             return torch.cat([self._anchor(photos, sample, k) for k, photos in enumerate(sample.pool)])
         target = self._picture(sample.target, sample, "target")
-        faces = []
-        for landmarks in sample.target_landmarks:
-            points = np.asarray(landmarks, np.float32).reshape(5, 2)
-            faces.append(Face(np.concatenate([points.min(axis=0), points.max(axis=0)]), points, 1.0))
+        faces = [face_at(landmarks) for landmarks in sample.target_landmarks]
         return self.reward.embed_anchors("target", [target], faces)
 
     def _anchor(self, photos: Sequence[bytes], sample: Sample, person: int) -> Tensor:

@@ -6,9 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from umo.devices import Frozen, Kernel, Optimizer, Precision
 from umo.guidance import Guidance
+from umo.reward_settings import Anchor, Ours
 
-Anchor = Literal["references", "target", "pool"]
-Method = Literal["sft", "sir", "mimr"]
+Method = Literal["sft", "sir", "mimr", "ours"]
 ObjectiveName = Literal["rerefl", "nft", "grpo"]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -39,6 +39,7 @@ class Recipe(BaseModel):
             sigma. 0 leaves it out. Not in the paper.
         lambda_match, lambda_mismatch: of MIMR (paper 1, -1).
         anchor: what drawn faces are compared with (paper `references`, released code `target`).
+        ours: the parts of our reward, each with a value that switches it off. Not in the paper.
         group_size: of `nft` and `grpo`: pictures that are drawn for each sample of the batch and compared with one
             another. DiffusionNFT and Flow-GRPO: 24.
         advantage_clip: of `nft` and `grpo`: standard deviations within a group beyond which a reward counts no more
@@ -107,6 +108,7 @@ class Recipe(BaseModel):
     lambda_match: float = 1.0
     lambda_mismatch: float = -1.0
     anchor: Anchor = "references"
+    ours: Ours = Ours()
     group_size: int = Field(default=8, ge=1)
     advantage_clip: Positive = 5.0
     beta: Positive = 1.0
@@ -163,3 +165,7 @@ class Recipe(BaseModel):
             raise ValueError("sde_steps must not exceed the number of steps from gradient_first to gradient_last")
         if self.objective == "grpo" and self.gradient_first < 2:
             raise ValueError("grpo needs gradient_first of at least 2: the last step's noise would stay in the picture")
+
+    def anchor_of(self, method: Method) -> Anchor:
+        """What a method compares drawn faces with."""
+        return self.ours.anchor or self.anchor if method == "ours" else self.anchor

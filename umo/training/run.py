@@ -76,11 +76,11 @@ def fit(job: Job, rows: Mapping[str, Rows[Sample]], folder: Path, encoded: Path,
             job.base, job.lora, place, dtype, recipe.attention, encode_first=alone, rank=recipe.rank
         )
     model = faces.load_reward(job.reward)
-    kind: Kind = "sir" if job.method == "sir" else "mimr"
-    reward = MatchingReward(model, kind, recipe.lambda_match, recipe.lambda_mismatch)
-    samples = {}
+    kind: Kind = "mimr" if job.method == "sft" else job.method
+    reward = MatchingReward(model, kind, recipe.lambda_match, recipe.lambda_mismatch, recipe.ours)
+    samples, anchor = {}, recipe.anchor_of(job.method)
     for split, found in rows.items():
-        samples[split] = Samples(found, customizer, reward, recipe.anchor, encoded, droppable=recipe.text_dropout > 0)
+        samples[split] = Samples(found, customizer, reward, anchor, encoded, droppable=recipe.text_dropout > 0)
     curves, people = Curves(live), (samples["train"], samples.get("validation"))
     checkpoints = folder / "checkpoints"
     trainer = Trainer(customizer, *people, reward, recipe, job.method, checkpoints, curves.log, job.how, accelerator)

@@ -20,6 +20,8 @@ from umo.training.encoding import Encoder, Sample, Unusable
 
 __all__ = ["Batch", "Entry", "Sample", "Samples"]
 
+BESIDE = ("target", "anchors", "places")  # what is kept of a sample beside its condition
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -48,6 +50,8 @@ class Batch:
         condition: of the family, with the training guidance.
         target: (B, C, h, w) latents.
         anchors: (M_i, d) a sample.
+        places: (M_i, 5, 2) a sample, landmarks x, y of the target's people in pixels of `size`; (0, 5, 2) where they
+            are not known.
     """
 
     names: tuple[str, ...]
@@ -55,6 +59,7 @@ class Batch:
     condition: Condition
     target: Tensor
     anchors: list[Tensor]
+    places: list[Tensor]
 
 
 class Samples:
@@ -167,9 +172,10 @@ class Samples:
         return Batch(
             names=tuple(entry.name for entry in chosen),
             size=chosen[0].size,
-            condition=Condition.join([Condition.from_state(state, ignored=("target", "anchors")) for state in stored]),
+            condition=Condition.join([Condition.from_state(state, ignored=BESIDE) for state in stored]),
             target=torch.stack([state["target"] for state in stored]),
             anchors=[state["anchors"] for state in stored],
+            places=[state["places"] for state in stored],
         )
 
     def _path(self, entry: Entry) -> Path:

@@ -85,6 +85,7 @@ def test_a_batch_is_what_the_base_makes_of_its_samples(make: Counted) -> None:
         ),
         target=make.base.encode(torch.stack([fill(read_image(one.target), (64, 128)) for one in chosen])),
         anchors=[make.reward.embed_anchors("references", [read_image(d) for d in one.references]) for one in chosen],
+        places=[4 * torch.tensor(np.array(one.target_landmarks)) for one in chosen],
     )
     for name in ("text", "pooled"):
         assert torch.allclose(batch.condition.stack(name), expected.condition.stack(name), atol=1e-6)

@@ -411,7 +411,9 @@ def broken(trainer: Trainer, how: str) -> Callable[[], None]:
         return lambda: delattr(faces, "embed")
     if how == "reward":
         call = trainer.reward
-        trainer.objective.reward = lambda *given: replace(call(*given), reward=call(*given).reward * math.inf)
+        trainer.objective.reward = lambda *given, **also: replace(
+            found := call(*given, **also), reward=found.reward * math.inf
+        )
         return lambda: setattr(trainer.objective, "reward", call)
     value = math.nan if how == "gradient" else math.inf
     return weight.register_hook(lambda grad: grad * value).remove

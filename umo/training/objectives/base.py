@@ -10,7 +10,7 @@ from torch import Tensor
 from umo import flow
 from umo.customizers.base import Customizer
 from umo.customizers.condition import Condition
-from umo.matching import NONE, assign
+from umo.matching import NONE, assign, doubled
 from umo.rewards import MatchingReward, Reward
 from umo.training.draws import Draws
 from umo.training.progress import Row
@@ -18,7 +18,7 @@ from umo.training.recipe import Recipe
 from umo.training.samples import Batch
 from umo.training.weights import Weights
 
-REWARD_PARTS = ("reward", "matched", "unmatched", "no_face", "faces")
+REWARD_PARTS = ("reward", "matched", "unmatched", "no_face", "faces", "absent", "doubled", "surplus", "placed")
 
 
 class Objective:
@@ -112,17 +112,21 @@ def parts_of(reward: Reward) -> Row:
     """A reward's figures, means over its pictures.
 
     `matched` is the cosine over the matching, a reference without a face counting 0; `unmatched` that of all other
-    pairs, 0 where there are none.
+    pairs, 0 where there are none; `absent`, `doubled` and `surplus` the share of pictures with such a person, `placed`
+    of those in which somebody absent has a gradient.
     """
-    matched, unmatched = [], []
+    matched, unmatched, wrong = [], [], []
     for cosines in reward.cosines:
         numbers = cosines.double().cpu().numpy()
+        people, faces = numbers.shape
         assignment = assign(numbers)
         pairs = np.zeros(numbers.shape, bool)
         (references,) = np.nonzero(assignment != NONE)
         pairs[references, assignment[references]] = True
-        matched.append(numbers[pairs].sum() / len(numbers))
+        matched.append(numbers[pairs].sum() / people)
         unmatched.append(numbers[~pairs].mean() if (~pairs).any() else 0.0)
+        wrong.append((faces < people, doubled(numbers, reward.same_person_cosine) > 0, faces > people))
     values = (reward.reward.detach().mean(), np.mean(matched), np.mean(unmatched), reward.no_face.float().mean())
-    faces = reward.n_faces.float().mean()
-    return dict(zip(REWARD_PARTS, map(float, (*values, faces)), strict=True))
+    placed = np.count_nonzero(reward.placed) / len(reward.cosines)
+    counts = (reward.n_faces.float().mean(), *np.mean(wrong, axis=0), placed)
+    return dict(zip(REWARD_PARTS, map(float, (*values, *counts)), strict=True))

@@ -54,7 +54,7 @@ class ReReFL(Objective):
             velocity = self.customizer.velocity(latents, sigma, condition)
             pictures = self.customizer.decode(flow.one_step_x0(latents, sigma, velocity))
             loss = self.kl(row, weight, velocity, latents, sigma, condition)
-        figures, reward = self._rewarded(pictures, batch.anchors)
+        figures, reward = self._rewarded(pictures, batch)
         if reward is not None:
             loss = loss - weight * self.recipe.reward_weight * reward
         elif processes.sharded():  # its processes go through the network in step, backward too
@@ -63,14 +63,14 @@ class ReReFL(Objective):
             self.accelerator.backward(loss)
         return row | figures
 
-    def _rewarded(self, pictures: Tensor, anchors: list[Tensor]) -> tuple[Row, Tensor | None]:
+    def _rewarded(self, pictures: Tensor, batch: Batch) -> tuple[Row, Tensor | None]:
         """What is logged, and the mean reward, None where it has no gradient."""
         unknown = dict.fromkeys(REWARD_PARTS, math.nan)
         if not torch.isfinite(pictures).all():
             return unknown, None
         try:
-            reward = self.reward(pictures.float(), anchors)
-            return parts_of(reward), None if reward.no_face.all() else self.capped(reward.reward).mean()
+            reward = self.reward(pictures.float(), batch.anchors, places=batch.places)
+            return parts_of(reward), self.capped(reward.reward).mean() if reward.reward.requires_grad else None
         except NotFinite:  # embeddings of a picture out of all bounds
             return unknown, None
 

@@ -209,7 +209,7 @@ def test_arguments_that_do_not_fit_the_anchor(band_judge, anchor, photos, faces)
 
 
 def test_wrong_use_is_refused(band_judge, bands) -> None:
-    with pytest.raises(ValueError, match="choose sir or mimr"):
+    with pytest.raises(ValueError, match="choose one of sir, mimr"):
         MatchingReward(band_judge, "other")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="sets of anchors"):
         MatchingReward(band_judge)(tensor(bands(RED)), [])
