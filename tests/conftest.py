@@ -139,8 +139,9 @@ class BandJudge:
     def _bands(pixels: np.ndarray) -> list[Face]:
         height, width = pixels.shape[1:]
         starts = [x for x in range(0, width - 31, 32) if pixels[:, :, x : x + 32].mean() > 0.02]
-        landmarks = np.zeros((5, 2), np.float32)
-        return [Face(np.array([x, 0, x + 32, height], np.float32), landmarks, 1.0) for x in starts]
+        middles = [np.tile(np.array([x + 16, height / 2], np.float32), (5, 1)) for x in starts]
+        boxes = [np.array([x, 0, x + 32, height], np.float32) for x in starts]
+        return [Face(box, middle, 1.0) for box, middle in zip(boxes, middles, strict=True)]
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from umo.customizers.tiny import PatchAutoencoder
 from umo.faces.base import FaceModel
 from umo.images import encode_png
 from umo.quality import square_crop
-from umo.rewards import MatchingReward
+from umo.rewards import Kind, MatchingReward
 from umo.scenes.prompts import prompt
 from umo.training.recipe import Method, Recipe
 from umo.training.samples import Sample, Samples
@@ -83,14 +83,15 @@ def build(
 ) -> Trainer:
     """A run in a folder, which goes on from what it finds there."""
     customizer = customizer or small_base()
-    reward = MatchingReward(BandJudge(folder / "bands.weights"), "sir" if method == "sir" else "mimr")
     given = Recipe.model_validate(SMALL | recipe)
+    kind: Kind = "mimr" if method == "sft" else method
+    reward = MatchingReward(BandJudge(folder / "bands.weights"), kind, settings=given.ours)
     samples = [
         Samples(
             [sample(*people) for people in split],
             customizer,
             reward,
-            given.anchor,
+            given.anchor_of(method),
             folder / "encoded",
             droppable=given.text_dropout > 0,
         )
@@ -102,9 +103,10 @@ def build(
 def build_real(folder: Path, samples: Sequence[Sample], method: Method = "mimr", **recipe: object) -> Trainer:
     """On the embedded base, rewarded by the networks that it is trained with."""
     customizer = load(TINY_UNO)
-    reward = MatchingReward(faces.load("opencv_zoo"), "sir" if method == "sir" else "mimr")
     given = Recipe.model_validate(SMALL | {"rollout_steps": 6, "rank": 4} | recipe)
-    train = Samples(samples, customizer, reward, given.anchor, folder / "encoded-real")
+    kind: Kind = "mimr" if method == "sft" else method
+    reward = MatchingReward(faces.load("opencv_zoo"), kind, settings=given.ours)
+    train = Samples(samples, customizer, reward, given.anchor_of(method), folder / "encoded-real")
     return Trainer(customizer, train, None, reward, given, method, folder / "checkpoints-real")
 
 

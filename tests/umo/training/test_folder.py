@@ -195,6 +195,28 @@ def test_the_recipes_lambdas_are_those_of_the_reward(umo, tmp_path: Path) -> Non
     assert found["validation/matched"] != 0 and found["validation/unmatched"] != 0
 
 
+def test_our_reward_takes_its_parts_from_the_recipe(umo, tmp_path: Path) -> None:
+    """And leaves out the sets that its anchor has no photographs for."""
+    alone = row("ann") | {"pool": [[]]}
+    sets = export(tmp_path / "sets", ROWS | {"train": [*ROWS["train"], alone]})
+    values = "{ceiling: -1, stranger: 1, absent: 0, doubled: 0, surplus: 0}"
+    given = {"data": str(sets), "method": "ours"}
+    code, err = umo(tmp_path / "out", "--set", f"ours={values}", "--set", "steps=1", **given)
+    assert code == 0, err
+    assert "train: 1 of 5 samples cannot be used: 1 nothing for the anchor 'pool' (first sample ann: " in err
+    found = json.loads((tmp_path / "out/training.json").read_text())
+    assert found["unusable"]["train"] == {"nothing for the anchor 'pool'": 1}
+    first = found["validation"][0]
+    assert first["validation/reward"] == pytest.approx(-1), "everybody is over the ceiling, and nothing else counts"
+    assert [first[f"validation/{what}"] for what in ("absent", "surplus", "placed")] == [0, 1, 0]
+    code, err = umo(tmp_path / "bad", "--set", "ours={ceiling: 0.9}", **given)
+    assert code == 2 and err.splitlines()[-1].endswith(
+        "bands has no calibration, which ours.stranger: measured needs: give a number"
+    )
+    code, err = umo(tmp_path / "bad", "--set", "ours={absent: -1}", **given)
+    assert code == 2 and "ours.absent" in err
+
+
 class Killed(BaseException):
     """Nothing catches it."""
 

@@ -23,10 +23,10 @@ class Watched:
         self.real, self.seen, self.gradient = trainer.reward, [], gradient
         trainer.reward = trainer.objective.reward = self  # type: ignore[assignment]
 
-    def __call__(self, pictures: torch.Tensor, anchors: list[torch.Tensor]) -> Reward:
+    def __call__(self, pictures: torch.Tensor, anchors: list[torch.Tensor], **also: object) -> Reward:
         if self.gradient:
             pictures.retain_grad()
-        reward = self.real(pictures, anchors)
+        reward = self.real(pictures, anchors, **also)
         self.seen.append((pictures, reward))
         return reward
 
