@@ -1,4 +1,4 @@
-"""A method (sft, sir, mimr) tunes the base on the exported sets: a LoRA, its card, its curves."""
+"""A method (sft, sir, mimr, ours) tunes the base on the exported sets: a LoRA, its card, its curves."""
 
 import json
 import shutil

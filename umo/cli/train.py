@@ -17,7 +17,8 @@ def train(
         str, typer.Option(help="Reference sets: a folder as exported, or what Hugging Face's datasets loads.")
     ],
     method: Annotated[
-        Literal["sft", "sir", "mimr", "ours"], typer.Option(help="sft has no reward; sir and mimr are the paper's.")
+        Literal["sft", "sir", "mimr", "ours"],
+        typer.Option(help="sft has no reward; sir and mimr are the paper's; ours counts people too."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the LoRA, its card and its curves.")],
     lora: Annotated[Path | None, typer.Option(help="A LoRA that the base has already; it is trained on.")] = None,
