@@ -28,6 +28,7 @@ PARTS = {
 TOOLS = {
     "check": (None, "reads params.yaml and does nothing"),
     "photos": ("identify.photos.write_photos", "writes the training people's photographs for `umo calibrate`"),
+    "ablate": ("ablate.stage.main", "makes cells of the ladder: runs/ablate (ablate --help)"),
     "ladder": ("report.ladder.write_ladder", "keeps the present scores as docs/results/ladder.json"),
     "picture": ("report.before_after.write_picture", "keeps typical drawings as docs/images/before-after.jpg"),
     "versions": ("core.keys.write_versions", "writes versions.yaml: the libraries that each stage computes with"),
@@ -43,7 +44,7 @@ TOOLS = {
     "release": ("release.stage.main", "makes a version of the data set that others can get (release --help)"),
     "smoke": ("smoke.run_smoke", "runs the whole graph on little data, in a copy"),
 }
-OWN_ARGUMENTS = ("browse", "forget", "release")
+OWN_ARGUMENTS = ("ablate", "browse", "forget", "release")
 HELP = "; ".join(f"{name} {what}" for name, (_, what) in TOOLS.items())
 
 

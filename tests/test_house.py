@@ -51,17 +51,17 @@ def test_rooms_are_as_drawn():
     from pipelines.__main__ import STAGES
 
     rooms = {path.name for path in (ROOT / "pipelines").iterdir() if (path / "__init__.py").exists()}
-    assert rooms == {*STAGES, "core", "service", "forget", "release", "browse"}
+    assert rooms == {*STAGES, "ablate", "core", "service", "forget", "release", "browse"}
     assert all((ROOT / "pipelines" / room / "stage.py").exists() for room in rooms - {"core", "service"})
     assert len(list((ROOT / "pipelines").glob("*.py"))) <= 8
 
 
 def test_no_room_knows_another():
-    """A stage knows its own room, core and umo; forget and release also what keeps the workspace in order."""
+    """A stage knows its own room, core and umo; ablate, forget and release also what keeps the workspace in order."""
     from pipelines.__main__ import STAGES
 
-    for room in (*STAGES, "core", "service", "forget", "release", "browse"):
-        others = {"service"} if room in ("forget", "release") else set()
+    for room in (*STAGES, "ablate", "core", "service", "forget", "release", "browse"):
+        others = {"service"} if room in ("ablate", "forget", "release") else set()
         for path in (ROOT / "pipelines" / room).rglob("*.py"):
             known = {name.split(".")[1] for name in imports(path) if name.startswith("pipelines.")}
             assert known <= {room, "core", *others}, path

@@ -44,7 +44,7 @@ VARIETY, LOSSES_TABLE = "variety", "losses.parquet"
 METRICS, SCORES_TABLE = "metrics.json", "scores.parquet"
 SIDE_EFFECTS, SIDE_EFFECTS_TABLE = "side_effects.json", "side_effects.parquet"
 
-TRAINED_METHODS = ("sft", "sir", "mimr")
+TRAINED_METHODS = ("sft", "sir", "mimr", "ours")
 
 
 def shard_folders(product: Path, table: str) -> list[Path]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipelines.core import products
+from pipelines.core.cells import ABLATED
 from pipelines.core.ledger import LEDGER
 from pipelines.core.params import STAGES
 from pipelines.core.shards import WORK
@@ -81,7 +82,9 @@ def _places() -> Iterator[Place]:
     ):
         yield Place(f"{product}", Clear.OUT, "a product: pictures, faces, embeddings, ids")
     yield Place(f"{products.REPORT}", Clear.REPORT, "contact sheets and drawings, scaled")
+    yield Place(f"{ABLATED}/*/*", Clear.WHOLE, "a cell of the ladder: scores by people's ids, and drawings, scaled")
     yield Place(f"{products.TRAINED}/*", Clear.MODEL, "a LoRA, and who was seen in its training")
+    yield Place(f"{WORK}/ladder", Clear.WHOLE, "the ladder's workspace: latents, LoRAs, drawings, what the judge saw")
     yield Place(f"{WORK}/train/encoded", Clear.WHOLE, "latents of the training pictures")
     yield Place(f"{WORK}/{products.REPORT.name}/*", Clear.WHOLE, "pictures scaled for the report")
     for ending in ("partial", "tmp", "swept"):

@@ -15,6 +15,7 @@ COLOURS = {
     "sft": "#4aa3b8",
     "sir": "#3f8f5b",
     "mimr": "#c8553d",
+    "ours": "#7650c4",
     "shuffled": "#98a2ad",
 }
 SMALL = (4.6, 2.6)  # inches; three stand in a row

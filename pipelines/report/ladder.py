@@ -30,6 +30,7 @@ METHODS = {
     "sft": Rung("control", "The base tuned on the same pictures without a reward."),
     "sir": Rung("", "The base tuned with a reward for each person's most alike face (SIR)."),
     "mimr": Rung("", "The base tuned with the reward of UMO: people and faces matched one to one (MIMR)."),
+    "ours": Rung("", "The base tuned with our reward: everybody once, alike, and nobody left out."),
     "shuffled": Rung("floor", "The base, given somebody else's photographs."),
 }
 

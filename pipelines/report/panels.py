@@ -15,7 +15,7 @@ from umo.matching import NONE
 Key = tuple[str, int]  # case_id and seed: one picture
 Row = Mapping[str, Any]  # of records.SCORES
 Rows = Mapping[Key, Row]
-SHEET = ("target", "base", "sft", "sir", "mimr")
+SHEET = ("target", "base", "sft", "mimr", "ours")
 EXTREMES = 3
 SHEET_WIDTH, PANEL_WIDTH = 1192, 376
 

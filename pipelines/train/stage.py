@@ -17,6 +17,7 @@ from pipelines.core.shards import WORK, Counts, Machine, Shard, digest, file_dig
 from pipelines.core.shards import run as run_shards
 from umo import faces, licences
 from umo.errors import BadInput, WorkFailed
+from umo.faces import FaceModel
 from umo.training.recipe import Method, Recipe
 
 
@@ -31,7 +32,16 @@ class Params(Section):
 
 
 def run(params: Params, machine: Machine, method: str) -> None:
-    """Train runs/train/`method`.
+    """Train runs/train/`method`; BadInput as `checked`."""
+    base, reward = checked(params, machine)
+    inputs = {"exported": tree_digest(products.EXPORTED), "weights": weights_digest(base), "licences": _licences(base)}
+    shards = [Shard("", inputs | {"base": base.model_dump_json(), "method": method}, method)]
+    work, out = partial(_train, machine), products.TRAINED / method
+    run_shards("train", work, shards, out, params=params, files=reward.files, machine=machine)
+
+
+def checked(params: Params, machine: Machine) -> tuple[Base, FaceModel]:
+    """The base that is tuned, and the face model that rewards.
 
     Raises BadInput where the base has no recipe or folder, the judge gives the reward, or the sets are unfit.
     """
@@ -52,10 +62,7 @@ def run(params: Params, machine: Machine, method: str) -> None:
     reward = faces.load(params.reward)
     if not reward.differentiable:
         raise BadInput(f"params.yaml: train.reward '{params.reward}' has no gradient: choose another face model")
-    inputs = {"exported": tree_digest(products.EXPORTED), "weights": weights_digest(base), "licences": _licences(base)}
-    shards = [Shard("", inputs | {"base": base.model_dump_json(), "method": method}, method)]
-    work, out = partial(_train, machine), products.TRAINED / method
-    run_shards("train", work, shards, out, params=params, files=reward.files, machine=machine)
+    return base, reward
 
 
 def _licences(base: Base) -> str:
@@ -95,8 +102,12 @@ def _launcher(machine: Machine) -> list[str]:
     return ["--multi_gpu", *(word for key, value in options.items() for word in (f"--{key}", str(value)))]
 
 
-def fit(method: Method, folder: Path) -> None:
-    """Train, with checkpoints in `folder`, and write the result to `folder/result`: what every process runs."""
+def fit(method: Method, folder: Path, until: int | None = None) -> None:
+    """Train, with checkpoints in `folder`, and write the result to `folder/result`: what every process runs.
+
+    Args:
+        until: as `umo.training.run.fit` takes it.
+    """
     from umo.customizers import Drawing
     from umo.training import run
     from umo.training.reading import open_sets
@@ -107,7 +118,7 @@ def fit(method: Method, folder: Path) -> None:
     job = run.Job(base.folder, params.base, method, base.train, params.reward, base.lora, machine.device, how)
     sets = open_sets(str(products.EXPORTED))
     rows = {split: sets[split] for split in ("train", "validation")}
-    run.fit(job, rows, folder, encoded_folder(base, params), live_folder(method, folder))
+    run.fit(job, rows, folder, encoded_folder(base, params), live_folder(method, folder), until)
 
 
 def live_folder(method: Method, kept: Path) -> Path:

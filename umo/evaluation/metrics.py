@@ -319,7 +319,9 @@ def tested(
     if not kept:
         return Estimate(None, None, None, 0), None
     known = np.array([values[index] for index in kept], dtype=float)
-    groups = [[index] for index in range(len(kept))] if people is None else _groups([people[index] for index in kept])
+    groups = (
+        [[index] for index in range(len(kept))] if people is None else independent([people[index] for index in kept])
+    )
     count = 1 + max(group for case in groups for group in case)
     mean = float(known.mean())
     if count < 2:
@@ -339,7 +341,7 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
-def _groups(people: Sequence[Sequence[str]]) -> list[list[int]]:
+def independent(people: Sequence[Sequence[str]]) -> list[list[int]]:
     """The groups of people, drawn together, of each case; every case keeps at least one."""
     cases_of: dict[str, list[int]] = defaultdict(list)
     for case, names in enumerate(people):

@@ -49,7 +49,9 @@ class Job:
     how: customizers.Drawing = field(default_factory=customizers.Drawing)
 
 
-def fit(job: Job, rows: Mapping[str, Rows[Sample]], folder: Path, encoded: Path, live: Path) -> Path | None:
+def fit(
+    job: Job, rows: Mapping[str, Rows[Sample]], folder: Path, encoded: Path, live: Path, until: int | None = None
+) -> Path | None:
     """Train, going on from the checkpoints in `folder`; every one of several processes runs it.
 
     Args:
@@ -57,6 +59,7 @@ def fit(job: Job, rows: Mapping[str, Rows[Sample]], folder: Path, encoded: Path,
         rows: `train` and, where the recipe validates, `validation`, as `reading.open_sets` gives them.
         encoded: where encoded samples are kept; for one base, face model and precision.
         live: of the curves, written as they come.
+        until: so many updates are enough for now; asked again with more, or None, it goes on.
 
     Returns:
         `folder/result`, with all but the curves in it; None in all processes but one.
@@ -94,7 +97,7 @@ def fit(job: Job, rows: Mapping[str, Rows[Sample]], folder: Path, encoded: Path,
     customizer.drop_encoders()
     if alone:
         customizer.to(place)
-    progress = trainer.run()
+    progress = trainer.run(until)
     curves.end()
     if not accelerator.is_main_process:
         return None

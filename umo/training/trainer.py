@@ -121,8 +121,8 @@ class Trainer:
         if self.validation is not None and (both := sorted(self.train.people & self.validation.people)):
             raise BadInput(f"{len(both)} people are trained on and validated on (first {both[0]}): split by person")
 
-    def run(self) -> Progress:
-        """Train to the end, from the newest checkpoint where there is one.
+    def run(self, until: int | None = None) -> Progress:
+        """Train to the end, or until so many updates are done, from the newest checkpoint where there is one.
 
         Three updates in a row without a finite loss and gradient raise WorkFailed; the last checkpoint stays.
         """
@@ -130,9 +130,10 @@ class Trainer:
         progress, recipe, main = self.progress, self.recipe, self.accelerator.is_main_process
         if recipe.validate_every and not progress.history:
             self._validate()
+        end = recipe.steps if until is None else min(until, recipe.steps)
         bar = tqdm(total=recipe.steps, initial=progress.step, desc=f"train {self.method}", disable=not main)
         with bar:
-            while progress.step < recipe.steps and not progress.stopped:
+            while progress.step < end and not progress.stopped:
                 started = time.perf_counter() - max(self.seconds.values())
                 row = self.update() | {"evaluations": progress.evaluations}
                 self.seconds[progress.step] = time.perf_counter() - started
