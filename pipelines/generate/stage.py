@@ -1,8 +1,8 @@
 """Each method draws the same cases from the same noise: pictures and a CASES.jsonl that any judge can score.
 
-`base` is the model as it was; `sft`, `sir`, `mimr` and `ours` draw with the LoRA that they trained. Three frame them: `target`
-is the real picture (ceiling), `pasted` has the reference photograph pasted over each face (the copy-paste ceiling),
-`shuffled` is drawn by the base from somebody else's references (floor).
+`base` is the model as it was; `sft`, `sir`, `mimr` and `ours` draw with the LoRA that they trained. Three frame them:
+`target` is the real picture (ceiling), `pasted` has the reference photograph pasted over each face (the copy-paste
+ceiling), `shuffled` is drawn by the base from somebody else's references (floor).
 
 Of every model there is more, to see what a reward cost it (umo/evaluation/side_effects.py): `variety`, some of the
 cases with several seeds each, and `losses.parquet`, its loss on the targets.
