@@ -29,7 +29,7 @@ TOOLS = {
     "check": (None, "reads params.yaml and does nothing"),
     "photos": ("identify.photos.write_photos", "writes the training people's photographs for `umo calibrate`"),
     "ablate": ("ablate.stage.main", "makes cells of the ladder: runs/ablate (ablate --help)"),
-    "ladder": ("report.ladder.write_ladder", "keeps the present scores as docs/results/ladder.json"),
+    "ladder": ("report.ladder_page.write", "writes docs/results/ladder.json and ladder.md from scores and cells"),
     "picture": ("report.before_after.write_picture", "keeps typical drawings as docs/images/before-after.jpg"),
     "versions": ("core.keys.write_versions", "writes versions.yaml: the libraries that each stage computes with"),
     "sources": ("core.contents.write_contents", "notes what lies in the sources, for DVC (datasets/dvc.yaml)"),

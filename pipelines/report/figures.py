@@ -39,7 +39,7 @@ def histogram(
         thresholds: name -> position.
         label: of the axis.
     """
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(SMALL[0], SMALL[1] + 0.25 * len(thresholds)), layout="constrained")
     bins = np.linspace(low, high, 65).tolist()
     for (name, numbers), colour in zip(values.items(), PALETTE, strict=False):
@@ -53,7 +53,7 @@ def histogram(
         text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     axes.set(xlabel=label, yticks=[], xlim=(low, high), ylim=(0, top * (1 + 0.1 * len(thresholds))))
     figure.legend(frameon=False, loc="outside lower center", ncols=len(values) if len(values) < 3 else 1, fontsize=8)
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def shares(values: Mapping[str, np.ndarray], threshold: float, label: str, low: float = -0.2) -> str:
@@ -64,7 +64,7 @@ def shares(values: Mapping[str, np.ndarray], threshold: float, label: str, low: 
         threshold: a number to be marked.
         label: of the axis.
     """
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(9, 3.4), layout="constrained")
     numbers = np.linspace(low, 1, 241)
     for method, found in values.items():
@@ -74,7 +74,7 @@ def shares(values: Mapping[str, np.ndarray], threshold: float, label: str, low: 
     axes.text(threshold, 1.02, f"same person from {threshold:.2f}", va="bottom", ha="center", fontsize=8)
     axes.set(xlabel=label, ylabel="share of references", xlim=(low, 1), ylim=(0, 1.02))
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def intervals(panels: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]], names: Sequence[str]) -> str:
@@ -84,7 +84,7 @@ def intervals(panels: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]
         panels: metric -> series -> name -> estimate {"mean", "low", "high"}; None is not drawn.
         names: from top to bottom.
     """
-    plt = _pyplot()
+    plt = pyplot()
     size = (11.5, 0.7 + 0.5 * len(names))
     figure, every = plt.subplots(1, len(panels), figsize=size, layout="constrained", sharey=True, squeeze=False)
     for axes, (title, series) in zip(every[0], panels.items(), strict=True):
@@ -102,7 +102,7 @@ def intervals(panels: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]
     every[0][0].invert_yaxis()
     handles, labels = every[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), frameon=False)
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def curves(named: Mapping[str, Curve], label: str, reach: int = 0) -> str:
@@ -113,7 +113,7 @@ def curves(named: Mapping[str, Curve], label: str, reach: int = 0) -> str:
         label: what the curves show.
         reach: of the smoothing (see `smooth`), with the values themselves as a faint line; 0 marks every value.
     """
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=SMALL, layout="constrained")
     for method, curve in named.items():
         colour, line = COLOURS[method], smooth(curve.values, reach)
@@ -125,7 +125,7 @@ def curves(named: Mapping[str, Curve], label: str, reach: int = 0) -> str:
     axes.set_title(label, loc="left", fontsize=10)
     axes.set(xlabel="update")
     axes.grid(axis="y", color="#e3e7eb", linewidth=0.8)
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def smooth(values: np.ndarray, reach: int) -> np.ndarray:
@@ -133,7 +133,7 @@ def smooth(values: np.ndarray, reach: int) -> np.ndarray:
     return np.array([values[max(0, k - reach) : k + reach + 1].mean() for k in range(len(values))])
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
     """matplotlib.pyplot, set up so that the same numbers give the same bytes."""
     import matplotlib as mpl
 
@@ -145,8 +145,9 @@ def _pyplot() -> Any:
     return plt
 
 
-def _svg(figure: Any) -> str:
+def as_svg(figure: Any) -> str:
+    """A figure as SVG; it is closed."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    _pyplot().close(figure)
+    pyplot().close(figure)
     return buffer.getvalue()[buffer.getvalue().index("<svg") :]

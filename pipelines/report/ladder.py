@@ -66,13 +66,23 @@ def write_ladder(path: Path = LADDER) -> Path:
         table = records.read(products.EVALUATED / method / products.SCORES_TABLE, records.SCORES, ["seed"])
         by_n = {n: _estimates(part) for n, part in found["by_n"].items()}
         seeds = len(set(table["seed"].to_pylist()))
-        rows.append({"method": method, **_estimates(found), "by_n": by_n, "seeds": seeds})
+        rows.append(
+            {"method": method, "objective": _objective(method), **_estimates(found), "by_n": by_n, "seeds": seeds}
+        )
     first = next(iter(scores.values()))
     content = {"rows": rows, "command": "make repro", "seconds": round(_seconds())}
     content |= {key: first[key] for key in ("judge", "cases")}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path
+
+
+def _objective(method: str) -> str | None:
+    """How a method's weights were moved; None where nothing was trained."""
+    path = products.TRAINED / method / products.TRAINING
+    if method not in products.TRAINED_METHODS or not path.is_file():
+        return None
+    return "sft" if method == "sft" else json.loads(path.read_text())["recipe"].get("objective", "rerefl")
 
 
 def _estimates(found: Mapping[str, Any]) -> dict[str, Any]:

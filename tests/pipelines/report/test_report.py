@@ -280,7 +280,7 @@ def test_the_ladder_has_the_methods_that_were_evaluated_in_its_order(tmp_path, m
     estimate = {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 1}
     for row in content["rows"]:
         assert all(row[name] == row["by_n"]["2"][name] == estimate for name in ladder.METRICS)
-        assert row.keys() == {"method", "by_n", "seeds", *ladder.METRICS}
+        assert row.keys() == {"method", "objective", "by_n", "seeds", *ladder.METRICS}
     assert content["judge"] == {"name": "somebody"}
     assert content["cases"] == 1
 
