@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.ablate.judging import judge
-from pipelines.ablate.training import Values, comparable, merged, train
+from pipelines.ablate.training import SPENT, Values, comparable, merged, train
 from pipelines.core import params, products
 from pipelines.core.cells import ABLATED, CELL_METRICS, CELLS, Place, read_cells
 from pipelines.core.locks import alone
@@ -108,7 +108,7 @@ def _trained(at: Path | None) -> dict[str, Any]:
     if at is None:
         return {"updates": 0, "evaluations": 0, "seconds": 0.0}
     made = json.loads((at / products.TRAINING).read_text())
-    seconds = json.loads((at / "seconds.json").read_text())["seconds"]
+    seconds = round(json.loads((at / SPENT).read_text())["seconds"], 1)
     kept = {key: made[key] for key in ("updates", "evaluations", "chosen_update", "stopped_early", "skipped")}
     return kept | {"seconds": seconds}
 

@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,7 +21,7 @@ from umo.files import replacing
 
 STAGE = "pipelines.train.stage"
 STILL = 1e-12  # a learning rate at which nothing is learnt
-SECONDS = "seconds.json"
+SPENT = "spent.json"
 
 
 @dataclass(frozen=True)
@@ -106,8 +105,8 @@ def train(
     """Train, stopping after so many updates; a training that was killed goes on, one that was made is found again.
 
     Returns:
-        For each point a folder with the LoRA as it is then, training.json and seconds.json; and the norms of the
-        gradients so far.
+        For each point a folder with the LoRA as it is then, training.json, and spent.json: the seconds of its updates
+        and the norms of their gradients; and those norms.
     """
     stage = import_module(STAGE)
     with space(values.with_recipe(recipe)):
@@ -117,26 +116,29 @@ def train(
             method, base.model_dump_json(), weights_digest(base), tree_digest(products.EXPORTED), keys.code(STAGE)
         )
         folder = WORK.resolve() / "trained" / known[:16]
-        live, took, found = stage.live_folder(method, folder / "run"), 0.0, []
+        run = folder / "-".join(map(str, ["run", *points]))  # another may have gone past these
+        live, found = stage.live_folder(method, run), []
         for point in points:
             at = folder / f"at-{point}"
             if not at.exists():
-                started = time.perf_counter()
-                (folder / "run").mkdir(parents=True, exist_ok=True)
-                stage.fit(method, folder / "run", point)
+                run.mkdir(parents=True, exist_ok=True)
+                stage.fit(method, run, point)
                 with replacing(at) as temporary:
-                    shutil.copytree(folder / "run" / "result", temporary)
-                    seconds = round(took + time.perf_counter() - started, 1)
-                    (temporary / SECONDS).write_text(json.dumps({"seconds": seconds, "norms": _norms(live)}))
-            made = json.loads((at / SECONDS).read_text())
-            took = made["seconds"]
-            found.append((at, made["norms"]))
+                    shutil.copytree(run / "result", temporary)
+                    spent = {
+                        "seconds": max(_curve(live, "seconds"), default=0.0),
+                        "norms": _curve(live, "gradient_norm"),
+                    }
+                    (temporary / SPENT).write_text(json.dumps(spent))
+            found.append((at, json.loads((at / SPENT).read_text())["norms"]))
+        shutil.rmtree(run, ignore_errors=True)
     return found
 
 
-def _norms(live: Path) -> list[float]:
-    path = live / "plots/metrics/train/gradient_norm.tsv"
-    if not path.is_file():  # no update had a gradient
+def _curve(live: Path, name: str) -> list[float]:
+    """A figure of the training, update by update; an update that was skipped may have none."""
+    path = live / f"plots/metrics/train/{name}.tsv"
+    if not path.is_file():
         return []
     with path.open(newline="") as lines:
-        return [float(row["gradient_norm"]) for row in csv.DictReader(lines, delimiter="\t")]
+        return [float(row[name]) for row in csv.DictReader(lines, delimiter="\t")]
