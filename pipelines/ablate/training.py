@@ -69,7 +69,7 @@ def comparable(values: Values, cell: Cell, seed: int) -> dict[str, Any]:
         recipe["steps"] = max(1, round(budget / _cost(values, cell, seed)))
     reference = values.ladder.cells[values.ladder.pull.of]
     by_gradient = cell.method != "sft" and recipe.get("objective", "rerefl") == "rerefl"
-    if by_gradient and "reward_weight" not in cell.recipe and cell.method != reference.method:
+    if by_gradient and "reward_weight" not in cell.recipe:
         own, wanted = (_norm(values, one, seed) for one in (cell, reference))
         if not own:
             raise WorkFailed(f"{cell.method}: its reward has no gradient on the first batches: nothing to make equal")
