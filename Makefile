@@ -43,7 +43,7 @@ stop: ## end what make serve started
 smoke: install ## the same way on little data, in a few minutes: to see that it works; its numbers mean nothing
 	python -m pipelines smoke
 
-ladder: repro ## keep what was measured and drawn: docs/results/ladder.json, docs/images/before-after.jpg
+ladder: repro ## keep what was measured and drawn: docs/results/ladder.json and .md, docs/images/before-after.jpg
 	python -m pipelines ladder
 	python -m pipelines picture
 

@@ -149,7 +149,7 @@ def test_metrics_are_shown_by_dvc(repro):
     """The few that are worth laying side by side: a mean for each method, as its own metrics.json has it."""
     shown = json.loads(repro.run("dvc", "metrics", "show", "--json").stdout)[""]["data"]
     summary = shown["runs/evaluate/summary.json"]["data"]
-    assert summary["id_sim_strict"].keys() == {"base", "mimr", "pasted", "sft", "shuffled", "sir", "target"}
+    assert summary["id_sim_strict"].keys() == {"base", "mimr", "ours", "pasted", "sft", "shuffled", "target"}
     for metric, methods in summary.items():
         for method, mean in methods.items():
             own = json.loads((repro.path / f"runs/evaluate/{method}/metrics.json").read_text())

@@ -47,7 +47,7 @@ def test_shuffled_needs_other_people():
         generate._shuffled([case("1", "a", "b"), case("2", "a", "c")])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "sir"])  # of the default graph
 def test_every_method_draws_the_same_cases(repro, method):
     folder = repro.path / products.GENERATED / method
     asked = read_cases(repro.path / products.CASES / products.CASES_FILE, drawn=False)
