@@ -38,7 +38,7 @@ LONG = {
     "rethreshold-million": "bench.rethreshold_million",
 }
 BENCHES = QUICK | LONG
-KNOBS = ("updates", "every", "faces", "photos")
+KNOBS = ("updates", "every", "faces", "photos", "quick")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--every", type=_positive, help="of a long bench: updates between measurements")
     parser.add_argument("--faces", type=_positive, help="of a long bench of the data engine: faces of its corpus")
     parser.add_argument("--photos", type=_positive, help="of measure-floor, measure-peer, incremental: how many")
+    parser.add_argument("--quick", action="store_true", default=None, help="of rerefl-evaluations: one seed")
     parser.add_argument("--out", type=Path, default=RESULTS, help=f"folder of results ({RESULTS})")
     return parser
 
@@ -90,7 +91,9 @@ def _positive(text: str) -> int:
 
 
 def _command(name: str, knobs: dict[str, Any]) -> str:
-    options = [part for key, value in knobs.items() for part in (f"--{key}", str(value))]
+    options = [
+        part for key, value in knobs.items() for part in ((f"--{key}",) if value is True else (f"--{key}", str(value)))
+    ]
     return shlex.join(["python", "-m", "bench", name, *options])
 
 

@@ -4,17 +4,17 @@ Each form trains MIMR from the same base with the same knobs. Every few updates 
 usual full sampler and judged by a face model that gave no reward; that drawing is not counted. The forms:
 
 - faithful: Algorithm 1; for every update a rollout from noise down to the step with gradient.
-- target: no rollout; the step with gradient starts from the noised target.
-- reused: a rollout serves as many updates as there are steps that may have a gradient, each at another one.
-- short: a rollout of four steps, of which the last or the one before has the gradient.
+- short: a rollout of three steps, of which the last or the one before has the gradient.
+- two-step: no rollout; two steps with gradient, from noise to the picture.
+- reforwarded: a whole rollout of four steps serves three updates; the reward sees its end.
 """
 
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from bench.rerefl_curves import FAITHFUL, NAME, Point, compare
 from bench.result import Result, write_json
 from bench.setup import Setup, faithful, varied
 from pipelines.core.params import load
@@ -40,11 +41,9 @@ from umo.training.recipe import Recipe
 from umo.training.samples import Sample, Samples
 from umo.training.trainer import Trainer
 
-NAME = "rerefl-evaluations"
-BAR = 1 / 3
 METRIC = "id_sim_strict"
-FAITHFUL = "faithful"
 MORE_UPDATES = 2  # times the updates of the faithful form, for the others: they cost less than half
+SEEDS = 3
 DRAWN_AT_ONCE = 10
 
 
@@ -54,12 +53,22 @@ def forms(recipe: Recipe, updates: int) -> dict[str, Recipe]:
     Args:
         updates: of the faithful form.
     """
-    more, late = MORE_UPDATES * updates, recipe.gradient_last - recipe.gradient_first + 1
+    more = MORE_UPDATES * updates
     return {
         FAITHFUL: faithful(recipe, steps=updates),
-        "target": varied(recipe, steps=more, rollout_start="target", updates_per_rollout=1),
-        "reused": varied(recipe, steps=more, rollout_start="noise", updates_per_rollout=late, checkpoint_every=late),
-        "short": faithful(recipe, steps=more, rollout_steps=4, gradient_first=1, gradient_last=2),
+        "short": faithful(recipe, steps=more, rollout_steps=3, gradient_first=1, gradient_last=2),
+        "two-step": faithful(recipe, steps=more, rollout_steps=2, gradient_first=2, gradient_last=2, gradient_steps=2),
+        "reforwarded": varied(
+            recipe,
+            steps=more,
+            rollout_start="noise",
+            rollout_steps=4,
+            gradient_first=1,
+            gradient_last=3,
+            reward_picture="rollout",
+            updates_per_rollout=3,
+            checkpoint_every=3,
+        ),
     }
 
 
@@ -89,28 +98,6 @@ class Evaluations:
 
     def _backward(self, count: int) -> None:
         self.backwards += count
-
-
-@dataclass(frozen=True)
-class Point:
-    """Where a training stands after some updates.
-
-    Attributes:
-        forwards, backwards: samples that went through the network since the start.
-        seconds: of the updates alone.
-        likeness: `id_sim_strict` of the people held out: mean, low, high (95 %), n.
-    """
-
-    update: int
-    forwards: int
-    backwards: int
-    seconds: float
-    likeness: dict[str, Any]
-
-    @property
-    def passes(self) -> int:
-        """Forwards, a backward counted as two of them."""
-        return self.forwards + 2 * self.backwards
 
 
 class HeldOut:
@@ -170,7 +157,7 @@ class HeldOut:
         return to_uint8(draw(customizer, [sample.prompt for sample in chosen], references, seeds=rows))
 
 
-def run(setup: Setup, updates: int | None = None, every: int = 15) -> Result:
+def run(setup: Setup, updates: int | None = None, every: int = 15, quick: bool = False) -> Result:
     """Evaluations of the cheapest form / those of the faithful form, for the likeness that the latter ends with.
 
     Forms that are finished are kept, under a key of all that they depend on: a killed bench goes on with the next.
@@ -178,11 +165,16 @@ def run(setup: Setup, updates: int | None = None, every: int = 15) -> Result:
     Args:
         updates: of the faithful form, None takes the recipe's; the others make `MORE_UPDATES` times as many.
         every: updates between measurements.
+        quick: one training of each form instead of one with each of `SEEDS` seeds.
     """
     recipes = forms(setup.recipe, updates or setup.recipe.steps)
     judge = faces.load(load("evaluate").model_dump()["judge"])
     held_out = HeldOut(setup.validation, judge, setup.scratch / NAME / "pictures")
-    curves = {name: kept_curve(setup, name, recipe, held_out, every) for name, recipe in recipes.items()}
+    seeds = [setup.recipe.seed + k for k in range(1 if quick else SEEDS)]
+    curves: dict[str, list[list[Point]]] = {name: [] for name in recipes}
+    for seed in seeds:  # a seed of all forms before the next one
+        for name, recipe in recipes.items():
+            curves[name].append(kept_curve(setup, name, varied(recipe, seed=seed), held_out, every))
     return compare(curves, setup.recipe, judge.name)
 
 
@@ -191,7 +183,7 @@ def kept_curve(setup: Setup, name: str, recipe: Recipe, held_out: HeldOut, every
     judge = held_out.gallery.judge
     code = [file_digest(Path(__file__)), *(file_digest(path) for path in judge.files)]
     key = digest(setup.fingerprint, recipe.model_dump_json(), every, [one.digest for one in held_out.samples], code)
-    path = setup.scratch / NAME / f"{name}-{key[:16]}.json"
+    path = setup.scratch / NAME / f"{name}-{recipe.seed}-{key[:16]}.json"
     if path.exists():
         return [Point(**row) for row in json.loads(path.read_text())]
     points = curve(setup, name, recipe, held_out, every)
@@ -204,10 +196,11 @@ def curve(setup: Setup, name: str, recipe: Recipe, held_out: HeldOut, every: int
     customizer = setup.load_base()
     samples = Samples(setup.train, customizer, setup.reward, recipe.anchor, setup.encoded)
     samples.prepare("encode train")
-    trainer = Trainer(customizer, samples, None, setup.reward, recipe, "mimr", setup.scratch / NAME / name)
+    to = f"{name}-{recipe.seed}"
+    trainer = Trainer(customizer, samples, None, setup.reward, recipe, "mimr", setup.scratch / NAME / to)
     evaluations, seconds = Evaluations(), 0.0
-    points = [Point(0, 0, 0, 0.0, held_out.likeness(customizer, f"{name}/0"))]
-    with tqdm(total=recipe.steps, desc=f"train {name}", unit="update") as bar:
+    points = [Point(0, 0, 0, 0.0, held_out.likeness(customizer, f"{to}/0"))]
+    with tqdm(total=recipe.steps, desc=f"train {to}", unit="update") as bar:
         while (done := trainer.progress.step) < recipe.steps:
             started = time.perf_counter()
             with evaluations.watching(customizer.transformer):
@@ -216,71 +209,7 @@ def curve(setup: Setup, name: str, recipe: Recipe, held_out: HeldOut, every: int
                     bar.update()
             seconds += time.perf_counter() - started
             step = trainer.progress.step
-            likeness = held_out.likeness(customizer, f"{name}/{step}")
+            likeness = held_out.likeness(customizer, f"{to}/{step}")
             points.append(Point(step, evaluations.forwards, evaluations.backwards, round(seconds, 1), likeness))
             bar.set_postfix({METRIC: f"{likeness['mean']:.3f}"})
     return points
-
-
-def compare(curves: Mapping[str, Sequence[Point]], recipe: Recipe, judge: str) -> Result:
-    """The result of curves: first crossings of the level that the faithful form ends at, against its own first one.
-
-    A noisy curve reaches a level early; so does the faithful one (`faithful_crossing`, a part of its whole cost).
-    """
-    faithful = curves[FAITHFUL]
-    last = faithful[-1]
-    ratios, with_backward = _ratios(curves, "forwards"), _ratios(curves, "passes")
-    reached = [ratio for name, ratio in ratios.items() if name != FAITHFUL and ratio is not None]
-    return Result(
-        name=NAME,
-        value=min(reached, default=None),
-        unit="transformer evaluations until the faithful form's last likeness: the cheapest form / the faithful one",
-        against="ReReFL as published: for every update a rollout from noise",
-        bar=BAR,
-        lower_is_better=True,
-        details={
-            "level": last.likeness["mean"],
-            "judge": judge,
-            "ratios": ratios,
-            "ratios_with_backward": with_backward,
-            "faithful_crossing": (_crossing(faithful, last, "forwards") or 0.0) / last.forwards,
-            "seconds_of_updates": {name: points[-1].seconds for name, points in curves.items()},
-            "learning_rate": recipe.learning_rate,
-            "batch": recipe.batch,
-            "curves": {
-                name: [asdict(point) | {"passes": point.passes} for point in points] for name, points in curves.items()
-            },
-        },
-    )
-
-
-def _ratios(curves: Mapping[str, Sequence[Point]], cost: str) -> dict[str, float | None]:
-    """Of every form; None where it never reaches the level, or where the faithful form gained nothing."""
-    faithful = curves[FAITHFUL]
-    if faithful[-1].likeness["mean"] <= faithful[0].likeness["mean"]:
-        return dict.fromkeys(curves)
-    needed = {name: _crossing(points, faithful[-1], cost) for name, points in curves.items()}
-    own = needed[FAITHFUL]
-    assert own is not None  # it ends there
-    return {name: None if found is None else found / own for name, found in needed.items()}
-
-
-def _crossing(points: Sequence[Point], last: Point, cost: str) -> float | None:
-    """The cost at which a curve first reaches the likeness of `last`."""
-    likeness = [point.likeness["mean"] for point in points]
-    return cost_of(last.likeness["mean"], likeness, [getattr(point, cost) for point in points])
-
-
-def cost_of(level: float, values: Sequence[float], costs: Sequence[float]) -> float | None:
-    """What it costs until a curve first reaches a level, by straight lines between its points; None if it never does.
-
-    Args:
-        values, costs: of the points, the costs rising.
-    """
-    for k, value in enumerate(values):
-        if value >= level:
-            if k == 0:
-                return costs[0]
-            share = (level - values[k - 1]) / (value - values[k - 1])
-            return costs[k - 1] + share * (costs[k] - costs[k - 1])
-    return None

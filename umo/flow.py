@@ -41,6 +41,11 @@ def one_step_x0(x: Tensor, sigma: Tensor, velocity: Tensor) -> Tensor:
     return x - _beside(sigma, x) * velocity
 
 
+def pinned(latents: Tensor, at: Tensor) -> Tensor:
+    """The values of `at` with the gradient of `latents`, both (B, ...) (straight through)."""
+    return at.detach() + (latents - latents.detach())
+
+
 def rollout(velocity: Velocity, latents: Tensor, sigmas: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
     """Euler steps along a schedule.
 

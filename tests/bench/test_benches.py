@@ -12,7 +12,8 @@ import torch
 
 from bench import __main__ as command
 from bench import draw_batched, ledger, rerefl_evaluations, rerefl_step, reward_batched
-from bench.rerefl_evaluations import Evaluations, HeldOut, Point
+from bench.rerefl_curves import Point, compare
+from bench.rerefl_evaluations import Evaluations, HeldOut
 from bench.result import Result
 from bench.setup import Setup, faithful, from_params
 from bench.timing import Stopwatch
@@ -43,9 +44,9 @@ def late_steps(recipe: Recipe) -> list[int]:
 
 ROLLOUTS: dict[str, Callable[[list[int]], int]] = {
     "faithful": lambda late: sum(4 - step for step in late),
-    "target": lambda late: 0,
-    "reused": lambda late: (4 - 1) * len(late) // 3,  # three late steps, so one rollout for three updates, to the last
-    "short": lambda late: sum(4 - step for step in late),
+    "short": lambda late: sum(3 - step for step in late),
+    "two-step": lambda late: len(late),  # the first of its two steps, with gradient too
+    "reforwarded": lambda late: 4 * len(late) // 3,  # a whole rollout for three updates
 }
 
 
@@ -57,9 +58,10 @@ def test_an_update_is_its_rollout_and_two_passes_with_gradient(setup: Setup, for
         for _ in range(recipe.steps):
             trainer.update()
     late = late_steps(recipe)
-    assert len(late) == (3 if form == "faithful" else 6) and set(late) <= ({1, 2} if form == "short" else {1, 2, 3})
+    possible = {"short": {1, 2}, "two-step": {2}}.get(form, {1, 2, 3})
+    assert len(late) == (3 if form == "faithful" else 6) and set(late) <= possible
     assert counted.forwards == recipe.batch * (ROLLOUTS[form](late) + 2 * len(late))
-    assert counted.backwards == recipe.batch * 2 * len(late)
+    assert counted.backwards == recipe.batch * (3 if form == "two-step" else 2) * len(late)
 
 
 def test_nothing_is_counted_that_is_not_watched(setup: Setup) -> None:
@@ -73,7 +75,7 @@ def test_nothing_is_counted_that_is_not_watched(setup: Setup) -> None:
 def test_the_other_forms_differ_from_the_faithful_one_in_the_rollout_alone(setup: Setup) -> None:
     forms = {name: recipe.model_dump() for name, recipe in rerefl_evaluations.forms(setup.recipe, updates=5).items()}
     turned = {"steps", "rollout_start", "updates_per_rollout", "checkpoint_every"}
-    turned |= {"rollout_steps", "gradient_first", "gradient_last"}
+    turned |= {"rollout_steps", "gradient_first", "gradient_last", "gradient_steps", "reward_picture"}
     for name, recipe in forms.items():
         assert {key for key, value in recipe.items() if value != forms["faithful"][key]} <= turned, name
 
@@ -224,24 +226,54 @@ def line(*values: float, cost: int = 10) -> list[Point]:
 
 def test_evaluations_are_compared_at_the_level_that_the_faithful_form_ends_with(setup: Setup) -> None:
     curves = {
-        "faithful": line(0.2, 0.3, 0.4),
-        "target": line(0.2, 0.3, 0.5, cost=2),  # reaches .4 half way from 2 to 4 evaluations
-        "short": line(0.2, 0.3, 0.39),
+        "faithful": [line(0.2, 0.3, 0.4)],
+        "target": [line(0.2, 0.3, 0.5, cost=2)],  # reaches .4 half way from 2 to 4 evaluations
+        "short": [line(0.2, 0.3, 0.39)],
     }
-    result = rerefl_evaluations.compare(curves, setup.recipe, "bands")
+    result = compare(curves, setup.recipe, "bands")
     assert result.value == pytest.approx(3 / 20) and result.holds
     assert result.details["ratios"] == {"faithful": 1.0, "target": pytest.approx(3 / 20), "short": None}
     assert result.details["ratios_with_backward"]["target"] == pytest.approx((3 + 2 * 3) / (20 + 2 * 4))
     del curves["target"]
-    assert rerefl_evaluations.compare(curves, setup.recipe, "bands").value is None
-    early = {"faithful": line(0.2, 0.5, 0.4), "target": line(0.2, 0.4, cost=2)}  # crosses .4 on the way to .5
-    assert rerefl_evaluations.compare(early, setup.recipe, "bands").value == pytest.approx(2 / (10 * 2 / 3))
+    assert compare(curves, setup.recipe, "bands").value is None
+    early = {"faithful": [line(0.2, 0.5, 0.4)], "target": [line(0.2, 0.4, cost=2)]}  # crosses .4 on the way to .5
+    assert compare(early, setup.recipe, "bands").value == pytest.approx(2 / (10 * 2 / 3))
+
+
+def test_of_several_seeds_the_mean_curves_are_compared(setup: Setup) -> None:
+    curves = {
+        "faithful": [line(0.2, 0.4, cost=10), line(0.2, 0.6, cost=14)],  # at 12 on to .5
+        "short": [line(0.1, 0.3, 0.5, cost=2), line(0.3, 0.6, 0.7, cost=2)],  # .2, .45, .6: .5 at 2 + 2 / 3
+    }
+    result = compare(curves, setup.recipe, "bands")
+    assert result.details["level"] == pytest.approx(0.5) and result.details["seeds"] == 2
+    assert result.value == pytest.approx((2 + 2 / 3) / 12)
+    assert result.details["by_seed"]["short"] == [pytest.approx(3 / 10), pytest.approx(2 / 14)]
+    assert [one["mean"] for one in result.details["curves"]["short"][1]["likeness"]["by_seed"]] == [0.3, 0.6]
 
 
 @pytest.mark.parametrize("other", [line(0.2, 0.3), line(0.5, 0.6)])
 def test_without_a_gain_of_the_faithful_form_there_is_nothing_to_reach(setup: Setup, other: list[Point]) -> None:
-    result = rerefl_evaluations.compare({"faithful": line(0.4, 0.3), "target": other}, setup.recipe, "bands")
+    result = compare({"faithful": [line(0.4, 0.3)], "target": [other]}, setup.recipe, "bands")
     assert result.value is None and not result.holds
+
+
+@pytest.mark.parametrize(("quick", "seeds"), [(False, 3), (True, 1)])
+def test_every_form_is_trained_with_as_many_seeds(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, quick: bool, seeds: int
+) -> None:
+    trained: dict[str, list[int]] = {}
+
+    def kept(setup: Setup, name: str, recipe: Recipe, held_out: HeldOut, every: int) -> list[Point]:
+        trained.setdefault(name, []).append(recipe.seed)
+        return line(0.2, 0.4)
+
+    monkeypatch.setattr(rerefl_evaluations, "kept_curve", kept)
+    monkeypatch.setattr(rerefl_evaluations, "HeldOut", lambda *given: None)
+    result = rerefl_evaluations.run(setup, updates=3, quick=quick)
+    assert set(trained) == set(ROLLOUTS)
+    assert all(own == [setup.recipe.seed + k for k in range(seeds)] for own in trained.values())
+    assert result.details["seeds"] == seeds
 
 
 # The setup, the file and the command.
@@ -312,17 +344,17 @@ def test_the_command_runs_what_is_named_and_writes_how_to_run_it_again(
 ) -> None:
     ran = []
 
-    def run(setup: Setup, updates: int, every: int) -> Result:
-        ran.append((setup.fingerprint, updates, every))
+    def run(setup: Setup, updates: int, every: int, quick: bool = False) -> Result:
+        ran.append((setup.fingerprint, updates, every, quick))
         return Result("rerefl-evaluations", 0.3, "", "", 1, True)
 
     monkeypatch.setattr("bench.setup.from_params", lambda: setup)
     monkeypatch.setattr(rerefl_evaluations, "run", run)
-    options = ["--updates", "4", "--every", "2", "--out", str(tmp_path)]
+    options = ["--updates", "4", "--every", "2", "--quick", "--out", str(tmp_path)]
     assert command.main(["rerefl-evaluations", *options]) == 0
-    assert ran == [("small", 4, 2)]
+    assert ran == [("small", 4, 2, True)]
     written = json.loads((tmp_path / "rerefl-evaluations.json").read_text())
-    assert written["command"] == "python -m bench rerefl-evaluations --updates 4 --every 2"
+    assert written["command"] == "python -m bench rerefl-evaluations --updates 4 --every 2 --quick"
 
 
 def test_the_long_bench_is_run_only_when_it_is_asked_for(

@@ -54,6 +54,14 @@ def test_one_step_x0_takes_a_sigma_a_sample(pair: tuple[torch.Tensor, torch.Tens
     assert torch.allclose(flow.one_step_x0(x, sigma, noise - x0), x0, atol=1e-5)
 
 
+def test_pinned_latents_have_the_values_of_one_and_the_gradient_of_the_other() -> None:
+    latents, at = torch.tensor([1.0, 2.0], requires_grad=True), torch.tensor([5.0, 6.0], requires_grad=True)
+    found = flow.pinned(latents, at)
+    assert torch.equal(found, at)
+    (found * torch.tensor([3.0, 4.0])).sum().backward()
+    assert latents.grad is not None and latents.grad.tolist() == [3, 4] and at.grad is None
+
+
 def test_rollout_follows_the_line_and_stops_where_told(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
     x0, noise = pair
     sigmas = schedule(12, shift=2.0)

@@ -58,6 +58,14 @@ class Recipe(BaseModel):
             rollout.
         updates_per_rollout: updates made from one rollout, each at another of its late steps; 1 is Algorithm 1. `nft`
             and `grpo` take any number, and learn from all of a rollout's pictures in each.
+        gradient_steps: of `rerefl`: Euler steps with gradient, from there to the picture. 1 is Algorithm 1; 2 is the
+            two-step trajectory of LeapAlign (arXiv 2604.15311), without its rollout to the end, weights and discount of
+            the nested gradient: the second starts half as many steps from the end. The reward reaches early steps where
+            `gradient_first` and `gradient_last` do; the activations of two forwards are held.
+        reward_picture: of `rerefl`: what the reward sees. `predicted` is Algorithm 1: the picture that the step with
+            gradient points to. `rollout` is the rollout's own end, sharp whatever the step, which the gradient passes
+            straight through (FlowBP, arXiv 2606.11075: of cached latents some go forward again, here one, and as far
+            as the picture instead of its own step).
         rollout_guidance: of the rollout, a number or `{text: 5, image: 2}` (`umo.guidance`); null takes what the base
             was trained with. Not in the paper.
         gradient_guidance: of its step with gradient; null takes the rollout's. 1 is the conditional branch alone, which
@@ -120,6 +128,8 @@ class Recipe(BaseModel):
     gradient_last: int = Field(default=10, ge=1)
     rollout_start: Literal["noise", "target"] = "noise"
     updates_per_rollout: int = Field(default=1, ge=1)
+    gradient_steps: Literal[1, 2] = 1
+    reward_picture: Literal["predicted", "rollout"] = "predicted"
     rollout_guidance: Guidance | None = None
     gradient_guidance: Guidance | None = None
     time: Literal["logit_normal", "uniform"] = "logit_normal"
@@ -152,6 +162,8 @@ class Recipe(BaseModel):
             raise ValueError("checkpoint_every must be a multiple of updates_per_rollout")
         if self.objective != "rerefl":
             self._fits_groups(window)
+        if self.reward_picture == "rollout" and self.rollout_start == "target":
+            raise ValueError("reward_picture: rollout needs rollout_start: noise")
         if self.patience and not self.validate_every:
             raise ValueError("patience needs validate_every")
         return self

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,15 @@ import yaml
 from torch import Tensor
 
 from tests.umo.customizers.conftest import small_flux
-from tests.umo.training.conftest import SMALL, build, small_base, stir
+from tests.umo.training.conftest import SMALL, build, distance, small_base, stir
 from umo import flow
 from umo.customizers.base import Size
 from umo.customizers.condition import Condition
 from umo.customizers.flux_uno import FluxUno
 from umo.training.draws import draw_randomness
-from umo.training.objectives.rerefl import drawn, late_latents
+from umo.training.objectives.rerefl import ReReFL, drawn, late_latents
 from umo.training.recipe import Method, Recipe
+from umo.training.samples import Batch
 from umo.training.trainer import Trainer
 
 SHAPE = (2, 3, 5)
@@ -70,6 +72,91 @@ def test_the_clean_picture_of_a_straight_flow_is_exact_at_every_step(make, size:
             wrong = drawn(line, x, unshifted, None)  # type: ignore[arg-type]
             assert not torch.allclose(wrong, x0, atol=1e-3), "the plain sigma does as well"
     assert (sigmas[:-1] - plain[:-1]).abs().max() > 0.04, "this schedule is not shifted"
+
+
+CHEAPER = {
+    "two steps": {"gradient_steps": 2},
+    "two steps from noise": {"gradient_steps": 2, "gradient_first": 12, "gradient_last": 12},
+    "the rollout's picture": {"reward_picture": "rollout", "updates_per_rollout": 3},
+    "both": {"reward_picture": "rollout", "gradient_steps": 2},
+}
+
+
+@pytest.mark.parametrize("form", CHEAPER)
+def test_cheaper_forms_find_the_picture_of_a_straight_flow(form: str) -> None:
+    given = recipe(**CHEAPER[form])
+    x0 = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
+    for step in range(6):
+        draws = draw_randomness(given, SHAPE, step, [0, 1])
+        line = Line(small_base(), x0, draws.start)
+        objective = ReReFL(line, None, given, None, None)  # type: ignore[arg-type]
+        batch = Batch(("a", "b"), (64, 128), None, x0, [], [])  # type: ignore[arg-type]
+        late = objective.late(batch, None, draws, 0)  # type: ignore[arg-type]
+        clean = objective.clean(late, partial(line.velocity, condition=None), draws, batch.size)
+        assert torch.allclose(clean, x0, atol=1e-4)
+
+
+def weights_gradient(trainer: Trainer, clean: Tensor, wanted: Tensor) -> Tensor:
+    """Of all weights in one row, where `wanted` is the reward's by the clean latents."""
+    found = torch.autograd.grad((clean * wanted).sum(), list(trainer.weights), allow_unused=True)
+    return torch.cat([one.flatten() for one in found if one is not None])
+
+
+def test_two_steps_with_gradient_are_autograds(tmp_path: Path) -> None:
+    trainer = build(tmp_path, gradient_steps=2, rollout_steps=6, gradient_first=5, gradient_last=5)
+    stir(trainer)
+    customizer, batch = trainer.customizer, trainer.train.batch([0, 1])
+    draws = draw_randomness(trainer.recipe, batch.target.shape[1:], 0, [0, 1])
+    late = trainer.objective.late(batch, batch.condition, draws, 0)
+
+    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+        return customizer.velocity(x, sigma, batch.condition)
+
+    found = trainer.objective.clean(late, velocity, draws, batch.size)
+    _, first, *_, second, _, end = customizer.sigmas(6, batch.size)  # five and two steps from the end
+    between = late.latents + (second - first) * velocity(late.latents, first)
+    expected = between + (end - second) * velocity(between, second)
+    assert torch.allclose(found, expected, atol=1e-6)
+    gradients = [weights_gradient(trainer, one, draws.noise) for one in (found, expected)]
+    assert distance(*gradients) < 1e-5 and gradients[1].norm() > 0
+
+
+def test_the_kl_is_of_both_steps(tmp_path: Path) -> None:
+    two = {"gradient_steps": 2, "rollout_steps": 2, "gradient_first": 2, "gradient_last": 2}
+    trainer = build(tmp_path, velocity_kl=0.5, **two)
+    stir(trainer)
+    customizer, batch = trainer.customizer, trainer.train.batch([0, 1])
+    draws = draw_randomness(trainer.recipe, batch.target.shape[1:], 0, [0, 1])
+    found = trainer.objective.backward(batch, draws, weight=1.0, part=0)["velocity_kl"]
+    x, sigmas, distances = draws.start, customizer.sigmas(2, batch.size), []
+    with torch.no_grad():
+        for k in range(2):
+            velocity = customizer.velocity(x, sigmas[k], batch.condition)
+            with customizer.without_lora():
+                distances.append((velocity - customizer.velocity(x, sigmas[k], batch.condition)).square().mean())
+            x = x + (sigmas[k + 1] - sigmas[k]) * velocity
+    assert found == pytest.approx(float(sum(distances)) / 2, rel=1e-4) and min(distances) > 0
+
+
+def test_the_reward_sees_the_rollouts_end_and_moves_the_late_step(tmp_path: Path) -> None:
+    trainer = build(tmp_path, reward_picture="rollout", updates_per_rollout=3)
+    stir(trainer)
+    customizer, batch = trainer.customizer, trainer.train.batch([0, 1])
+    draws = draw_randomness(trainer.recipe, batch.target.shape[1:], 0, [0, 1])
+    late = trainer.objective.late(batch, batch.condition, draws, 0)
+
+    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+        return customizer.velocity(x, sigma, batch.condition)
+
+    found = trainer.objective.clean(late, velocity, draws, batch.size)
+    with torch.no_grad():
+        sigmas = customizer.sigmas(4, batch.size)
+        whole = flow.rollout(velocity, draws.start, sigmas)
+    assert torch.allclose(found, whole, atol=1e-5)
+    predicted = late.latents - late.sigma * velocity(late.latents, late.sigma)
+    assert not torch.allclose(found, predicted, atol=1e-3)
+    gradients = [weights_gradient(trainer, one, draws.noise) for one in (found, predicted)]
+    assert distance(*gradients) < 1e-5 and gradients[1].norm() > 0
 
 
 def test_late_latents_are_those_of_one_rollout_each(tmp_path: Path) -> None:
@@ -234,11 +321,11 @@ def test_a_start_at_the_target_is_the_target_noised_at_the_schedulers_sigma(tmp_
     trainer = build(tmp_path, rollout_start="target", rollout_steps=12, gradient_last=5)
     batch = trainer.train.batch([0, 1])
     draws = draw_randomness(trainer.recipe, batch.target.shape[1:], 3, [0, 1])
-    latents, sigma = trainer.objective.late(batch, batch.condition, draws, 0)
+    late = trainer.objective.late(batch, batch.condition, draws, 0)
     plain = torch.tensor(draws.late / 12)
-    assert float(sigma) == pytest.approx(float(2 * plain / (1 + plain)))
-    assert torch.allclose(latents, flow.noised(batch.target, draws.start, 2 * plain / (1 + plain)), atol=1e-6)
-    assert not torch.allclose(latents, flow.noised(batch.target, draws.start, plain), atol=1e-2)
+    assert float(late.sigma) == pytest.approx(float(2 * plain / (1 + plain)))
+    assert torch.allclose(late.latents, flow.noised(batch.target, draws.start, 2 * plain / (1 + plain)), atol=1e-6)
+    assert not torch.allclose(late.latents, flow.noised(batch.target, draws.start, plain), atol=1e-2)
 
 
 def test_latents_of_a_kept_rollout_are_those_of_a_fresh_one(tmp_path: Path) -> None:
@@ -251,10 +338,10 @@ def test_latents_of_a_kept_rollout_are_those_of_a_fresh_one(tmp_path: Path) -> N
         kept.progress.step = fresh.progress.step = step
         for part, batch in zip((0, 2), batches, strict=True):
             draws = draw_randomness(kept.recipe, batch.target.shape[1:], step, [part, part + 1])
-            ours, sigma = kept.objective.late(batch, batch.condition, draws, part)
-            theirs, same = fresh.objective.late(batch, batch.condition, draws, part)
-            assert sigma == same
-            assert torch.allclose(ours, theirs, atol=1e-6)
+            ours = kept.objective.late(batch, batch.condition, draws, part)
+            theirs = fresh.objective.late(batch, batch.condition, draws, part)
+            assert ours.sigma == theirs.sigma
+            assert torch.allclose(ours.latents, theirs.latents, atol=1e-6)
 
 
 def test_a_rollout_is_made_once_and_used_as_often_as_told(tmp_path: Path) -> None:

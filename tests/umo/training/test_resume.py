@@ -86,8 +86,8 @@ def interrupt(folder: Path, recipe: dict, last: int) -> None:
 @pytest.mark.parametrize(
     ("changes", "last", "kept"),
     [
-        ({}, 13, 10),
-        ({"updates_per_rollout": 3, "checkpoint_every": 6}, 11, 6),
+        ({"gradient_steps": 2}, 13, 10),
+        ({"updates_per_rollout": 3, "checkpoint_every": 6, "reward_picture": "rollout"}, 11, 6),
         (GROUPS | {"objective": "nft"}, 3, 2),
         (GROUPS | {"objective": "grpo"}, 3, 2),
     ],

@@ -65,9 +65,18 @@ def test_sft_learns_its_pictures_by_heart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["sir", "mimr"])
-@pytest.mark.parametrize("start", ["noise", "target"])
-def test_an_update_raises_the_reward_of_its_own_draws(tmp_path: Path, method, start) -> None:
-    trainer = build(tmp_path, method, diffusion_weight=0.0, rollout_start=start, learning_rate=1e-3)
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"rollout_start": "target"},
+        {"gradient_steps": 2, "gradient_first": 3},
+        {"reward_picture": "rollout"},
+    ],
+    ids=str,
+)
+def test_an_update_raises_the_reward_of_its_own_draws(tmp_path: Path, method, form) -> None:
+    trainer = build(tmp_path, method, diffusion_weight=0.0, learning_rate=1e-3, **form)
     stir(trainer)
 
     def reward() -> float:
@@ -500,6 +509,7 @@ def test_runs_that_cannot_be(tmp_path: Path) -> None:
         ({"gradient_last": 5}, "gradient_last <= rollout_steps"),
         ({"updates_per_rollout": 4, "checkpoint_every": 4}, "updates_per_rollout must not exceed"),
         ({"updates_per_rollout": 2, "checkpoint_every": 5}, "multiple of updates_per_rollout"),
+        ({"reward_picture": "rollout", "rollout_start": "target"}, "reward_picture: rollout needs"),
         ({"patience": 1}, "patience needs validate_every"),
         ({"learning_rat": 1}, "learning_rat"),
     ],

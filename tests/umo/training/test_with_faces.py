@@ -64,18 +64,18 @@ def test_a_small_step_along_the_gradient_raises_the_reward_as_it_promises(
     trainer = build_real(tmp_path, photographs[:2], method, diffusion_weight=0.0, gradient_last=2)
     batch = trainer.train.batch([0, 1])
     draws = draw_randomness(trainer.recipe, batch.target.shape[1:], 0, [0, 1])
-    latents, sigma = trainer.objective.late(batch, batch.condition, draws, 0)
+    late = trainer.objective.late(batch, batch.condition, draws, 0)
     faces = None
 
     def reward() -> torch.Tensor:
-        pictures = drawn(trainer.customizer, latents, sigma, batch.condition)
+        pictures = drawn(trainer.customizer, late.latents, late.sigma, batch.condition)
         return trainer.reward(pictures, batch.anchors, faces).reward.mean()
 
     trainer.objective.backward(batch, draws, weight=1.0, part=0)
     ascent = [-weight.grad for weight in trainer.weights]
     power = sum(float(one.square().sum()) for one in ascent)
     with torch.no_grad():
-        pictures = drawn(trainer.customizer, latents, sigma, batch.condition)
+        pictures = drawn(trainer.customizer, late.latents, late.sigma, batch.condition)
         faces = trainer.reward(pictures, batch.anchors).faces
         before, step = float(reward()), 1e-3 / power
         for weight, one in zip(trainer.weights, ascent, strict=True):

@@ -2,12 +2,16 @@
 
 1. `Objective.backward`: the base's ordinary flow-matching loss on the target, conditioned on the references.
 2. `late_latents`: from pure noise, steps without gradient down to the step that will have one.
-3. `drawn`: that one step with gradient, the clean picture it points to, decoded.
+3. `ReReFL.clean`: that one step with gradient, the clean picture it points to; decoded.
 4. the loss is `diffusion_weight * diffusion_loss - reward_weight * mean reward of the drawn pictures`.
+
+Cheaper forms, by the recipe: fewer rollout steps, several updates a rollout, no rollout (`rollout_start`), two steps
+with gradient, the rollout's own picture for the reward.
 """
 
 import math
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -27,6 +31,21 @@ from umo.training.samples import Batch
 from umo.training.weights import Weights
 
 
+@dataclass(frozen=True)
+class Late:
+    """Where the step with gradient starts.
+
+    Attributes:
+        latents: (B, C, h, w) at `sigma`.
+        sigma: a scalar, shifted.
+        end: (B, C, h, w), the clean latents that the rollout ends with, where the reward is to see them.
+    """
+
+    latents: Tensor
+    sigma: Tensor
+    end: Tensor | None = None
+
+
 class ReReFL(Objective):
     """`diffusion_weight * diffusion_loss - reward_weight * reward`, by whichever reward it is given."""
 
@@ -42,18 +61,24 @@ class ReReFL(Objective):
     ) -> None:
         super().__init__(customizer, reward, recipe, accelerator, weights)
         self._kept_rollout = -1
-        self._kept: dict[int, tuple[Tensor, Tensor]] = {}  # by the first row of a part
+        self._kept: dict[int, dict[int, Late]] = {}  # by the first row of a part, then by the late step
 
     def backward(self, batch: Batch, draws: Draws, weight: float, part: int) -> Row:
         """Both losses, each sent backward on its own: the activations of one are held at a time."""
         row = super().backward(batch, draws, weight, part)
         guidance = self.customizer.settings.training_guidance.at(self.recipe.rollout_guidance)
         with self.accelerator.autocast():
-            latents, sigma = self.late(batch, batch.condition.guided(guidance), draws, part)
+            late = self.late(batch, batch.condition.guided(guidance), draws, part)
             condition = batch.condition.guided(guidance.at(self.recipe.gradient_guidance))
-            velocity = self.customizer.velocity(latents, sigma, condition)
-            pictures = self.customizer.decode(flow.one_step_x0(latents, sigma, velocity))
-            loss = self.kl(row, weight, velocity, latents, sigma, condition)
+            steps: list[tuple[Tensor, Tensor, Tensor]] = []
+
+            def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
+                predicted = self.customizer.velocity(latents, sigma, condition)
+                steps.append((predicted, latents, sigma))
+                return predicted
+
+            pictures = self.customizer.decode(self.clean(late, velocity, draws, batch.size))
+            loss = sum(self.kl(row, weight, *step, condition, share=1 / len(steps)) for step in steps)
         figures, reward = self._rewarded(pictures, batch)
         if reward is not None:
             loss = loss - weight * self.recipe.reward_weight * reward
@@ -74,27 +99,37 @@ class ReReFL(Objective):
         except NotFinite:  # embeddings of a picture out of all bounds
             return unknown, None
 
-    def late(self, batch: Batch, condition: Condition, draws: Draws, part: int) -> tuple[Tensor, Tensor]:
-        """Latents and sigma of the step with gradient; a rollout serves `updates_per_rollout` updates."""
+    def late(self, batch: Batch, condition: Condition, draws: Draws, part: int) -> Late:
+        """Where the step with gradient starts; a rollout serves `updates_per_rollout` updates."""
         recipe, start = self.recipe, draws.start.to(batch.target)
         if recipe.rollout_start == "target":
             sigma = self.customizer.sigmas(recipe.rollout_steps, batch.size)[recipe.rollout_steps - draws.late]
-            return flow.noised(batch.target, start, sigma.to(start)), sigma.to(start)
+            return Late(flow.noised(batch.target, start, sigma.to(start)), sigma.to(start))
         if recipe.updates_per_rollout == 1:
-            late = range(draws.late, draws.late + 1)
-            latents, sigmas = self._roll_out(late, batch.size, condition, start)
-            return latents[0], sigmas[0]
-        late = range(recipe.gradient_first, recipe.gradient_last + 1)
+            return self._roll_out(range(draws.late, draws.late + 1), batch.size, condition, start)[draws.late]
         if draws.rollout != self._kept_rollout:
             self._kept_rollout, self._kept = draws.rollout, {}
         if part not in self._kept:
+            late = range(recipe.gradient_first, recipe.gradient_last + 1)
             self._kept[part] = self._roll_out(late, batch.size, condition, start)
-        latents, sigmas = self._kept[part]
-        return latents[late.index(draws.late)], sigmas[late.index(draws.late)]
+        return self._kept[part][draws.late]
 
-    def _roll_out(self, late: range, size: Size, condition: Condition, start: Tensor) -> tuple[Tensor, Tensor]:
-        with self.customizer.merged() if self.recipe.merge_rollout else nullcontext():
-            return late_latents(self.customizer, self.recipe.rollout_steps, late, size, condition, start)
+    def _roll_out(self, late: range, size: Size, condition: Condition, start: Tensor) -> dict[int, Late]:
+        recipe = self.recipe
+        stops = range(late.stop) if recipe.reward_picture == "rollout" else late
+        with self.customizer.merged() if recipe.merge_rollout else nullcontext():
+            latents, sigmas = late_latents(self.customizer, recipe.rollout_steps, stops, size, condition, start)
+        end = latents[0] if stops.start == 0 else None
+        return {step: Late(latents[stops.index(step)], sigmas[stops.index(step)], end) for step in late}
+
+    def clean(self, late: Late, velocity: flow.Velocity, draws: Draws, size: Size) -> Tensor:
+        """(B, C, h, w) clean latents that the reward is to see, with the gradient of the step or steps."""
+        recipe, latents = self.recipe, late.latents
+        sigmas = self.customizer.sigmas(recipe.rollout_steps, size).to(latents).flip(0)  # by the steps from the end
+        middle = draws.late // 2 if recipe.gradient_steps == 2 else 0
+        stops = sorted({draws.late, middle, 0}, reverse=True)
+        clean = flow.rollout(velocity, latents, sigmas[stops])
+        return clean if late.end is None else flow.pinned(clean, late.end)
 
 
 @torch.no_grad()
