@@ -52,6 +52,7 @@ def rows() -> dict[str, list[dict]]:
             picture | {"path": f"{one['set_id']}-{k}.png"} for k, picture in enumerate(one["references"])
         ]
         one["target"] = one["target"] | {"path": f"{one['set_id']}.png"}
+        one["cross_cosine"] = 0.1
     return made
 
 
