@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -19,7 +20,7 @@ from pipelines.report import cells as report
 from pipelines.report import claims, ladder_page
 from tests.conftest import BandJudge
 from tests.umo.training.conftest import SMALL, TRAIN, VALIDATION, small_base
-from tests.umo.training.test_folder import export, row
+from tests.umo.training.test_folder import SCHEMA, export, row
 from umo import faces, records
 from umo.errors import BadInput
 from umo.training.recipe import Recipe
@@ -64,7 +65,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     torch.set_num_threads(1)
     os.chdir(root)
     small_base().save(Path("models/small"))
-    export(products.EXPORTED, rows())
+    export(products.EXPORTED, rows(), SCHEMA.append(pa.field("cross_cosine", pa.float32())))
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     recipe = {**SMALL, "steps": 2, "batch": 2, "micro_batch": 2, "validate_every": 1, "checkpoint_every": 1}
     values |= {
