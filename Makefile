@@ -12,7 +12,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 # Set in many containers; without byte code every stage compiles its libraries anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install repro serve stop smoke ladder bench chaos docs test test-long lint pretrain calibrate lock versions clean-work
+.PHONY: help install repro serve stop smoke ladder bench chaos docs test tests test-long lint style types pretrain calibrate lock versions clean-work
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -57,15 +57,22 @@ docs: install ## the documentation site: site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "documentation: $(CURDIR)/site/index.html"
 
-test: install lint ## lint, types, tests
+test: style ## lint, types, tests
+	$(MAKE) --jobs 2 --no-print-directory types tests
+
+tests: install
 	pytest --numprocesses 3 --dist worksteal -m "not long"
 
 test-long: install ## what takes too long for make test: more kills at random, flows on Postgres
 	pytest -m long
 
-lint: install ## format, lint, types
+lint: style types ## format, lint, types
+
+style: install
 	ruff format --check .
 	ruff check .
+
+types: install
 	mypy
 
 pretrain: install ## train the embedded base anew (about an hour); part of no other command

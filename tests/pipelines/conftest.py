@@ -45,7 +45,7 @@ SMALL = {
 }
 LOOK = "datasets/dvc.yaml:sources"
 SOURCES = {
-    "orl": {"include": "s[1-3]*/*.pgm"},  # 33 people, in the splits of the shipped ledger
+    "orl": {"include": "s[1-3]*/[1-5].pgm"},  # 33 people, in the splits of the shipped ledger
     "mine": {
         "path": "datasets/photos/mine",
         "licence": "CC0",
@@ -87,7 +87,7 @@ class Workspace:
 
     def environment(self) -> dict[str, str]:
         """No variable of the caller's git or DVC, the tests' own programs, and as many threads as they have."""
-        programs = f"{Path(quick.dvc()).parent}:{Path(sys.executable).parent}"
+        programs = f"{quick.programs()}:{quick.programs()}/python:{Path(sys.executable).parent}"
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "DVC_"))}
         own = {"DVC_NO_ANALYTICS": "1", "PYTHONPATH": "", "OMP_NUM_THREADS": str(torch.get_num_threads())}
         return kept | own | {"PATH": f"{programs}:{os.environ['PATH']}"}

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from pipelines.core import products
+from tests.pipelines import quick
 from tests.pipelines.conftest import Workspace
 
 
@@ -141,7 +142,7 @@ def test_a_full_disk_stops_with_one_line_and_leaves_the_old_product(repro, works
     """A limit on the size of files stands for a full disk: the write fails in the same place."""
     subprocess.run(["rm", "-rf", str(workspace.path / ".work/ingest")], check=True)
     done = workspace.run(
-        "python",
+        sys.executable,
         "-m",
         "pipelines",
         "ingest",
@@ -173,7 +174,7 @@ def test_a_missing_weight_file_is_one_line(workspace):
         "from pipelines.__main__ import main; sys.exit(main(['measure', '--of', 'ingested']))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script],
+        [quick.python(), "-c", script],
         cwd=workspace.path,
         env=workspace.environment(),
         capture_output=True,

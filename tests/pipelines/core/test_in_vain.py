@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 from tests.pipelines.conftest import Workspace
 
@@ -39,5 +40,5 @@ def test_a_stage_that_is_asked_in_vain_loads_nothing_that_computes(small, tmp_pa
     workspace = Workspace(tmp_path / "umo")
     for arguments in (["identify"], ["generate", "--of", "target"]):  # the ledger has grown since the first
         workspace.stage(*arguments)
-    found = json.loads(workspace.run("python", "-c", SCRIPT).stdout.splitlines()[-1])
+    found = json.loads(workspace.run(sys.executable, "-c", SCRIPT).stdout.splitlines()[-1])
     assert found == {" ".join(arguments): [0] for arguments in STAGES}

@@ -2,7 +2,8 @@
 
 import importlib.metadata
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,23 @@ from pipelines.core.keys import sources
 
 MATCHING = {"compare", "evaluate", "report", "synthesise", "train"}
 TORCH = {"caption", "evaluate", "generate", "measure", "report", "synthesise", "train"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _parsed_once() -> Iterator[None]:
+    """What has the same text is parsed once for all tests; every text is read again."""
+    known: dict[str, keys.Source] = {}
+    parse = keys._read.__wrapped__
+
+    def read(path: Path) -> keys.Source:
+        text = path.read_text()
+        if text not in known:
+            known[text] = parse(path)
+        return known[text]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keys, "_read", cache(read))
+        yield
 
 
 def test_sources_follow_imports_and_packages():

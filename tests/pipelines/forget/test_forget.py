@@ -357,7 +357,9 @@ def test_an_embedding_that_was_kept_gives_their_other_photographs_to_nobody(smal
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.long)])
-def test_killed_at_random_the_data_stages_end_in_the_same_bytes(small, tmp_path, kills):
+def test_killed_at_random_the_data_stages_end_in_the_same_bytes(small, tmp_path, kills, monkeypatch):
+    found = chaos.environment()
+    monkeypatch.setattr(chaos, "environment", lambda: found | {"PATH": f"{quick.programs()}/python:{found['PATH']}"})
     shutil.copytree(small.path, tmp_path / "umo", symlinks=True)
     expected = chaos.made(tmp_path / "umo")
     chaos.reset(tmp_path / "umo")

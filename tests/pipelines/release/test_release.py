@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import pytest
 from pipelines.release import copies
 from pipelines.release.stage import plan, release
 from pipelines.service import repository
+from tests.pipelines import quick
 from tests.pipelines.release.conftest import BUCKET, files
 from umo.errors import BadInput, WorkFailed
 
@@ -312,7 +312,7 @@ def test_killed_while_copying_it_goes_on(producer, s3, monkeypatch, place, when)
     """The kill is after a file of several: neither place passes for whole, and a second run completes it."""
     monkeypatch.setattr(copies, "AT_ONCE", 1)
     script = KILLED.format(when=when).replace("whole = ", "copies.AT_ONCE = 1\nwhole = ")
-    killed = subprocess.run([sys.executable, "-c", script, place], check=False, capture_output=True, text=True)
+    killed = subprocess.run([quick.python(), "-c", script, place], check=False, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not producer.tags()
     left = at("sets", s3) if place.startswith("s3") else files(Path("../.out.partial"))
@@ -349,7 +349,7 @@ def test_the_command(producer, tmp_path):
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, *code, *arguments], env=environment, capture_output=True, text=True, check=False
+            [quick.python(), *code, *arguments], env=environment, capture_output=True, text=True, check=False
         )
 
     looked = run("1.0.0", "--to", "../out", "--dry-run")

@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from pipelines.core.shards import ROOT
 from pipelines.forget import elsewhere
 from pipelines.release.stage import release
+from tests.pipelines import quick
 from tests.pipelines.release.conftest import BUCKET, Producer, Server, files
 
 GUIDE = ROOT / "docs/versions.md"
@@ -37,7 +37,7 @@ class Story:
             text = text.replace(example, real)
         places = {"# in the repository": self.producer.path, "# in a repository of": self.folder / "team/project"}
         cwd = next((path for start, path in places.items() if text.startswith(start)), self.folder / "team")
-        command = ["bash", "-euc", text] if language == "sh" else [sys.executable, "-c", text]
+        command = ["bash", "-euc", text] if language == "sh" else [quick.python(), "-c", text]
         environment = self.producer.environment() | {"PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from pipelines.core.shards import ROOT
 from pipelines.service import api
 from pipelines.service.serve import alive
+from tests.pipelines import quick
 from tests.pipelines.conftest import Workspace
 
 STAGE = '''
@@ -137,7 +139,10 @@ class Toy(Workspace):
         self.run("git", *who, "commit", "--quiet", "--allow-empty", "--message", message)
 
     def environment(self) -> dict[str, str]:
-        return super().environment() | {"PYTHONPATH": str(ROOT)} | self.environ
+        """With the real interpreter: what it starts is looked for among the processes, and killed."""
+        programs = f"{quick.programs()}:{Path(sys.executable).parent}"
+        own = {"PYTHONPATH": str(ROOT), "PATH": f"{programs}:{os.environ['PATH']}"}
+        return super().environment() | own | self.environ
 
     def dirty(self) -> list[str]:
         return self.run("git", "status", "--porcelain").stdout.splitlines()

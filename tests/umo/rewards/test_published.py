@@ -261,9 +261,9 @@ def test_pixel_gradient_agrees_with_finite_differences(opencv_zoo, scene, kind) 
     pixels = images.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(value(pixels), pixels)
     generator = torch.Generator().manual_seed(0)
-    directions = [torch.randn(images.shape, generator=generator, dtype=torch.float64) for _ in range(4)]
+    directions = [torch.randn(images.shape, generator=generator, dtype=torch.float64) for _ in range(2)]
     directions.append(gradient / gradient.norm())
-    for place in gradient.abs().flatten().topk(3).indices:
+    for place in gradient.abs().flatten().topk(1).indices:
         directions.append(
             torch.zeros(images.numel(), dtype=torch.float64).index_fill(0, place, 1).reshape(images.shape)
         )

@@ -3,13 +3,13 @@
 import os
 import pickle
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from tests.pipelines import quick
 from tests.umo.training.child import BATCH, GROUPS, RUN, SHARDED
 from tests.umo.training.conftest import SMALL, build, build_real, distance, gradient, stir
 from umo.errors import BadInput
@@ -29,7 +29,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory, photographs: list[Sample]) ->
     (folder / "samples.pickle").write_bytes(pickle.dumps(photographs[:2]))
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
     subprocess.run(
-        [sys.executable, *launch, "-m", "tests.umo.training.child", "shared", str(folder)],
+        [quick.python(), *launch, "-m", "tests.umo.training.child", "shared", str(folder)],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         check=True,

@@ -6,13 +6,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.pipelines import quick
 from tests.umo.training.conftest import build
 from umo.errors import BadInput
 from umo.training import checkpoints
@@ -66,7 +66,7 @@ def assert_same(found: object, expected: object, place: str = "") -> None:
 
 def kill_9(folder: Path, recipe: dict, last: int) -> None:
     """Train in another process, which dies after the update `last`."""
-    command = [sys.executable, "-m", "tests.umo.training.child", "killed", str(folder)]
+    command = [quick.python(), "-m", "tests.umo.training.child", "killed", str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     died = subprocess.run([*command, json.dumps(recipe), str(last)], cwd=ROOT, env=environment, check=False)
     assert died.returncode == -signal.SIGKILL
