@@ -51,7 +51,13 @@ sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 from umo.cli import main
 main()
 """
-MODULES = {"faiss-cpu": "faiss", "ruamel.yaml": "ruamel", "scikit-image": "skimage", "dvc-s3": "dvc_s3"}
+MODULES = {
+    "faiss-cpu": "faiss",
+    "ruamel.yaml": "ruamel",
+    "ruamel.yaml.clib": "_ruamel_yaml",
+    "scikit-image": "skimage",
+    "dvc-s3": "dvc_s3",
+}
 NEEDED_BY_THE_BASE = {"jinja2", "networkx", "psutil"}  # torch and accelerate bring them
 
 
