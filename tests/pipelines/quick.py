@@ -30,7 +30,17 @@ ROOT = Path(__file__).resolve().parents[2]
 OURS = ("umo", "pipelines", "tests")
 # With all that they import; then what these import in functions.
 PRELOADED = (
-    "dvc.repo.experiments",
+    "dvc.api",
+    "dvc.cachemgr",
+    "dvc.data_cloud",
+    "dvc.repo.experiments.queue.celery",
+    "dvc.repo.plots",
+    "dvc.utils.strictyaml",
+    "dvc_studio_client.post_live_metrics",
+    "dvc_task.app",
+    "networkx",
+    "ruamel.yaml",
+    "s3fs",
     "great_expectations",
     "scipy.stats",
     "torch._dynamo",

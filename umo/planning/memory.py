@@ -1,6 +1,6 @@
 """What an update of ReReFL holds on a card, part by part, and at which moment most."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -130,10 +130,11 @@ class Counted(NamedTuple):
 
 def estimate(base: Base, work: Work, switches: Switches) -> Memory:
     """Without loading or downloading anything. Raises BadInput as `Base.build` does."""
-    counted = _count(base, work, switches.rank, switches.checkpointing, switches.weights == "fp8")
+    passes = replace(work, averaged=False, best=False, merged=False)  # the same with and without: counted once
+    counted = _count(base, passes, switches.rank, switches.checkpointing, switches.weights == "fp8")
     quantised = {"int8": counted.int8, "nf4": counted.nf4}.get(switches.weights)
     peak = counted.peak + (counted.largest if quantised else 0)
-    autoencoder, decoded = _count_decoder(base, work, switches.checkpointing)
+    autoencoder, decoded = _count_decoder(base, passes, switches.checkpointing)
     eight_bit = switches.optimizer == "adamw8bit"
     found = work.batch * work.references  # as many faces as people
     return Memory(
