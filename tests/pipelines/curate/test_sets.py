@@ -235,7 +235,7 @@ def test_the_ceiling_the_copy_and_the_floor(repro):
     assert mean["target"]["copy_paste"] < -0.9 < 0.2 < mean["pasted"]["copy_paste"]
     assert mean["shuffled"]["id_sim_strict"] < mean["base"]["id_sim_strict"] < mean["target"]["id_sim_strict"]
     compared = json.loads((repro.path / products.COMPARISONS).read_text())
-    assert compared["base-shuffled"]["id_sim_strict"]["verdict"] == "better"
+    assert compared["base-shuffled"]["id_sim_strict"]["difference"] > 0.05
     assert compared["mimr-target"]["id_sim_strict"]["verdict"] == "worse"
     assert set(compared["mimr-base"]["side_effects"]) == set(metrics.SIDE_EFFECTS)
 
