@@ -1,4 +1,4 @@
-"""The README's picture: references, what the base draws of them, and what it draws after UMO's reward."""
+"""The README's picture: references, what the base draws of them, and what it draws after training by our reward."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,14 +13,14 @@ from umo.evaluation.cases import read_cases
 from umo.images import read_image
 
 BEFORE_AFTER = Path("docs/images/before-after.jpg")
-METHODS = ("base", "mimr")
-HEADINGS = ("references", "before: base", "after: mimr")
+METHODS = ("base", "ours")
+HEADINGS = ("references", "before: base", "after: ours")
 SHOWN = {2: 1, 3: 2}  # number of people -> cases
 COLUMN, GAP, SPACE, LETTERS = 560, 8, 40, 26  # pixels; twice those of the page
 
 
 def write_picture(path: Path = BEFORE_AFTER) -> Path:
-    """Draw the cases whose likeness rose by the median; returns the file. BadInput without scores of base and mimr."""
+    """Draw the cases whose likeness rose by the median; returns the file. BadInput without scores of base and ours."""
     scores = {method: read_scores(method) for method in METHODS}
     cases = {case.case_id: case for case in read_cases(products.CASES / products.CASES_FILE, drawn=False)}
     rows = []
