@@ -1,4 +1,4 @@
-"""The README's picture: which cases it shows, and that base and mimr stand beside their references."""
+"""The README's picture: which cases it shows, and that base and ours stand beside their references."""
 
 from pathlib import Path
 
