@@ -32,10 +32,10 @@ def test_the_cases_in_the_middle_are_shown_and_not_the_best() -> None:
     after = by_key(
         [scored(name, n, 0.2 + 0.1 * k) for n, names in ((2, twos), (3, threes)) for k, name in enumerate(names)]
     )
-    assert [name for name, _ in typical({"base": before, "mimr": after})] == ["two2", "three2", "three3"]
+    assert [name for name, _ in typical({"base": before, "ours": after})] == ["two2", "three2", "three3"]
 
 
-def test_references_base_and_mimr_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_references_base_and_ours_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     paint(products.CASES / "ann.png", RED, 100, 100)
     write_cases(products.CASES / products.CASES_FILE, [Case("a", "two", (("ann.png",), ("ann.png",)), (), None, None)])
