@@ -55,7 +55,7 @@ def test_values_and_ranges_are_those_of_the_code() -> None:
     assert "| `fractions` | `{train: 0.65, validation: 0.1, test: 0.25}` | number ≥ 0, ≤ 1 by text |" in page
     assert "| `executor` | `process` | `serial`, `process` or `ray` |" in page
     assert "| `device` | *cpu* | text |" in page
-    assert "| `people` | `[1, 2, 3, 4]` | list of integer ≥ 1, ≤ 6 |" in page
+    assert "| `people` | `[1, 2, 3]` | list of integer ≥ 1, ≤ 6 |" in page
 
 
 def test_a_key_without_a_meaning_is_refused() -> None:

@@ -399,7 +399,8 @@ def test_composite_scenes_show_what_their_layout_says(studio):
 
 @pytest.mark.parametrize("placement", ["slots", "free"])
 def test_where_the_prompt_is_open_people_stand_in_any_order(studio, placement):
-    change(generator="composite", scenes={"train": 16}, people=[1, 2, 3, 4], open_prompts=0.25, placement=placement)
+    change(generator="composite", scenes={"train": 16}, people=[1, 2, 3, 4], widths=[256, 384, 512])
+    change(open_prompts=0.25, placement=placement)
     run()
     in_order = {True: [], False: []}
     for scene in products.scenes().to_dicts():
