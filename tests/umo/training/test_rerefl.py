@@ -17,8 +17,8 @@ from umo import flow
 from umo.customizers.base import Size
 from umo.customizers.condition import Condition
 from umo.customizers.flux_uno import FluxUno
-from umo.training.draws import draw_randomness
-from umo.training.objectives.rerefl import ReReFL, drawn, late_latents
+from umo.training.draws import Draws, draw_randomness
+from umo.training.objectives.rerefl import Late, ReReFL, drawn, late_latents
 from umo.training.recipe import Method, Recipe
 from umo.training.samples import Batch
 from umo.training.trainer import Trainer
@@ -102,18 +102,23 @@ def weights_gradient(trainer: Trainer, clean: Tensor, wanted: Tensor) -> Tensor:
     return torch.cat([one.flatten() for one in found if one is not None])
 
 
-def test_two_steps_with_gradient_are_autograds(tmp_path: Path) -> None:
-    trainer = build(tmp_path, gradient_steps=2, rollout_steps=6, gradient_first=5, gradient_last=5)
-    stir(trainer)
+def started(trainer: Trainer) -> tuple[Batch, Draws, Late, flow.Velocity]:
+    """Two samples, what is drawn for their first update, where its step with gradient starts, the trained velocity."""
     customizer, batch = trainer.customizer, trainer.train.batch([0, 1])
     draws = draw_randomness(trainer.recipe, batch.target.shape[1:], 0, [0, 1])
-    late = trainer.objective.late(batch, batch.condition, draws, 0)
 
     def velocity(x: Tensor, sigma: Tensor) -> Tensor:
         return customizer.velocity(x, sigma, batch.condition)
 
+    return batch, draws, trainer.objective.late(batch, batch.condition, draws, 0), velocity
+
+
+def test_two_steps_with_gradient_are_autograds(tmp_path: Path) -> None:
+    trainer = build(tmp_path, gradient_steps=2, rollout_steps=6, gradient_first=5, gradient_last=5)
+    stir(trainer)
+    batch, draws, late, velocity = started(trainer)
     found = trainer.objective.clean(late, velocity, draws, batch.size)
-    _, first, *_, second, _, end = customizer.sigmas(6, batch.size)  # five and two steps from the end
+    _, first, *_, second, _, end = trainer.customizer.sigmas(6, batch.size)  # five and two steps from the end
     between = late.latents + (second - first) * velocity(late.latents, first)
     expected = between + (end - second) * velocity(between, second)
     assert torch.allclose(found, expected, atol=1e-6)
@@ -141,16 +146,10 @@ def test_the_kl_is_of_both_steps(tmp_path: Path) -> None:
 def test_the_reward_sees_the_rollouts_end_and_moves_the_late_step(tmp_path: Path) -> None:
     trainer = build(tmp_path, reward_picture="rollout", updates_per_rollout=3)
     stir(trainer)
-    customizer, batch = trainer.customizer, trainer.train.batch([0, 1])
-    draws = draw_randomness(trainer.recipe, batch.target.shape[1:], 0, [0, 1])
-    late = trainer.objective.late(batch, batch.condition, draws, 0)
-
-    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
-        return customizer.velocity(x, sigma, batch.condition)
-
+    batch, draws, late, velocity = started(trainer)
     found = trainer.objective.clean(late, velocity, draws, batch.size)
     with torch.no_grad():
-        sigmas = customizer.sigmas(4, batch.size)
+        sigmas = trainer.customizer.sigmas(4, batch.size)
         whole = flow.rollout(velocity, draws.start, sigmas)
     assert torch.allclose(found, whole, atol=1e-5)
     predicted = late.latents - late.sigma * velocity(late.latents, late.sigma)
