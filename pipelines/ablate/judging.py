@@ -10,8 +10,11 @@ import numpy as np
 from PIL import Image
 
 from pipelines.ablate.spaces import run_stage, space
+from pipelines.cases import stage as cases_stage
 from pipelines.core import products
 from pipelines.core.cells import CELL_STRIP
+from pipelines.evaluate import stage as evaluate_stage
+from pipelines.generate import stage as generate_stage
 from umo import records
 from umo.evaluation import metrics
 from umo.evaluation.cases import Case, read_cases
@@ -37,9 +40,9 @@ def judge(params: Mapping[str, Any], method: str, lora: Path | None, folder: Pat
         if lora:
             with replacing(products.TRAINED / method) as temporary:
                 shutil.copytree(lora, temporary)
-        run_stage("cases")
-        run_stage("generate", method)
-        run_stage("evaluate", method)
+        run_stage(cases_stage)
+        run_stage(generate_stage, method)
+        run_stage(evaluate_stage, method)
         judged, drawn = products.EVALUATED / method, products.GENERATED / method
         scores = records.read(judged / products.SCORES_TABLE, records.SCORES).to_pylist()
         rows = [row | dict.fromkeys(LEFT_OUT) for row in scores]

@@ -6,8 +6,8 @@ in common: encoded samples, what the judge saw, a training.
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
@@ -32,7 +32,8 @@ def space(params: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
-def run_stage(stage: str, *parts: str) -> None:
-    """A stage of the graph, as `python -m pipelines STAGE --of PART` runs it."""
+def run_stage(stage: ModuleType, *parts: str) -> None:
+    """A stage of the graph, as `python -m pipelines STAGE --of PART` runs it; `stage` is its stage.py."""
     params = load_all(SECTIONS)
-    import_module(f"pipelines.{stage}.stage").run(params[stage], params["machine"], *parts)
+    name = stage.__name__.split(".")[1]
+    stage.run(params[name], params["machine"], *parts)

@@ -5,9 +5,8 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -15,11 +14,12 @@ from pipelines.ablate.spaces import space
 from pipelines.core import keys, params, products
 from pipelines.core.bases import weights_digest
 from pipelines.core.cells import Cell, Ladder
-from pipelines.core.shards import WORK, digest, tree_digest
+from pipelines.core.shards import WORK, Machine, digest, tree_digest
+from pipelines.train import stage
 from umo.errors import WorkFailed
 from umo.files import replacing
+from umo.training.recipe import Method
 
-STAGE = "pipelines.train.stage"
 STILL = 1e-12  # a learning rate at which nothing is learnt
 SPENT = "spent.json"
 
@@ -82,7 +82,7 @@ def _still(values: Values, cell: Cell, seed: int, **more: Any) -> tuple[Path, li
     count = values.ladder.pull.batches
     still = {"learning_rate": STILL, "warmup": 0, "validate_every": 0, "patience": 0}
     recipe = values.recipe(cell, seed=seed) | {"steps": count} | still | more
-    ((folder, norms),) = train(values, cell.method, recipe, [count])
+    ((folder, norms),) = train(values, cast(Method, cell.method), recipe, [count])
     return folder, norms
 
 
@@ -100,7 +100,7 @@ def _cost(values: Values, cell: Cell, seed: int) -> float:
 
 
 def train(
-    values: Values, method: str, recipe: Mapping[str, Any], points: Sequence[int]
+    values: Values, method: Method, recipe: Mapping[str, Any], points: Sequence[int]
 ) -> list[tuple[Path, list[float]]]:
     """Train, stopping after so many updates; a training that was killed goes on, one that was made is found again.
 
@@ -108,12 +108,15 @@ def train(
         For each point a folder with the LoRA as it is then, training.json, and spent.json: the seconds of its updates
         and the norms of their gradients; and those norms.
     """
-    stage = import_module(STAGE)
     with space(values.with_recipe(recipe)):
         sections = params.load_all(params.SECTIONS)
-        base, _ = stage.checked(sections["train"], sections["machine"])
+        base, _ = stage.checked(cast(stage.Params, sections["train"]), cast(Machine, sections["machine"]))
         known = digest(
-            method, base.model_dump_json(), weights_digest(base), tree_digest(products.EXPORTED), keys.code(STAGE)
+            method,
+            base.model_dump_json(),
+            weights_digest(base),
+            tree_digest(products.EXPORTED),
+            keys.code(stage.__name__),
         )
         folder = WORK.resolve() / "trained" / known[:16]
         run = folder / "-".join(map(str, ["run", *points]))  # another may have gone past these

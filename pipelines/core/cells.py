@@ -1,12 +1,13 @@
 """The cells of the ladder (runs/ablate/cells.yaml): which methods are held against each other, and how."""
 
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from umo.errors import BadInput
 from umo.texts import read_yaml
+from umo.training.recipe import Method
 
 ABLATED = Path("runs/ablate")
 CELLS = ABLATED / "cells.yaml"
@@ -25,7 +26,7 @@ class Cell(_Closed):
     evaluations_of: a cell; this one makes as many updates as cost as many evaluations of the transformer.
     """
 
-    method: str
+    method: Literal["base"] | Method
     recipe: dict[str, Any] = {}
     times: int = Field(default=1, ge=1)
     evaluations_of: str | None = None
