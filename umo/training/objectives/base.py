@@ -1,6 +1,8 @@
-"""What all objectives have in common: the diffusion loss, the KL to the frozen base, the ceiling of a reward."""
+"""What all objectives have in common: diffusion loss, KL to the frozen base, a reward's ceiling, a kept rollout."""
 
-from typing import ClassVar
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from umo.training.samples import Batch
 from umo.training.weights import Weights
 
 REWARD_PARTS = ("reward", "matched", "unmatched", "no_face", "faces", "absent", "doubled", "surplus", "placed")
+Rollout = TypeVar("Rollout")
 
 
 class Objective:
@@ -44,6 +47,20 @@ class Objective:
     ) -> None:
         self.customizer, self.reward, self.recipe, self.accelerator = customizer, reward, recipe, accelerator
         self.weights = weights
+        self._kept_rollout = -1
+        self._kept: dict[int, Any] = {}  # by the first row of a part
+
+    def kept(self, draws: Draws, part: int, roll_out: Callable[[], Rollout]) -> Rollout:
+        """The rollout of some samples: made at its first update, then kept for `updates_per_rollout`."""
+        if draws.rollout != self._kept_rollout:
+            self._kept_rollout, self._kept = draws.rollout, {}
+        if part not in self._kept:
+            self._kept[part] = roll_out()
+        return self._kept[part]
+
+    def merged(self) -> AbstractContextManager[None]:
+        """Of a rollout (`merge_rollout`)."""
+        return self.customizer.merged() if self.recipe.merge_rollout else nullcontext()
 
     def backward(self, batch: Batch, draws: Draws, weight: float, part: int) -> Row:
         """Add the gradient of some samples of an update; returns their figures.

@@ -1,22 +1,18 @@
 """Pictures drawn in groups and compared by their rewards, which need no gradient."""
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from umo.matching import NotFinite
-from umo.training.draws import Draws
 from umo.training.objectives.base import REWARD_PARTS, Objective, Row, parts_of
 
 SMALL = 1e-4  # beside a group's standard deviation, as in Flow-GRPO's code
-Rollout = TypeVar("Rollout")
 
 
-class Grouped(Objective, Generic[Rollout]):
+class Grouped(Objective):
     """An objective that draws `group_size` whole pictures for each sample of a batch.
 
     A sample's group is drawn and compared in one process; `micro_batch` samples go through the network at once, one
@@ -24,20 +20,6 @@ class Grouped(Objective, Generic[Rollout]):
     """
 
     grouped: ClassVar[bool] = True
-    _kept_rollout = -1
-    _kept: dict[int, Rollout]
-
-    def kept(self, draws: Draws, part: int, roll_out: Callable[[], Rollout]) -> Rollout:
-        """The rollout of some samples: made at its first update, then kept."""
-        if draws.rollout != self._kept_rollout:
-            self._kept_rollout, self._kept = draws.rollout, {}
-        if part not in self._kept:
-            self._kept[part] = roll_out()
-        return self._kept[part]
-
-    def merged(self) -> AbstractContextManager[None]:
-        """Of a rollout (`merge_rollout`)."""
-        return self.customizer.merged() if self.recipe.merge_rollout else nullcontext()
 
     @torch.no_grad()
     def judged(self, latents: Tensor, anchors: list[Tensor]) -> tuple[Row, Tensor]:

@@ -48,7 +48,7 @@ class Transition:
 Paths = tuple[Row, list[Transition]]
 
 
-class GRPO(Grouped[Paths]):
+class GRPO(Grouped):
     """`diffusion_weight * diffusion_loss + reward_weight * clipped surrogate`."""
 
     def backward(self, batch: Batch, draws: Draws, weight: float, part: int) -> Row:

@@ -25,7 +25,7 @@ from umo.training.samples import Batch
 Drawn = tuple[Row, Tensor, Tensor]  # figures, (K, B, C, h, w) clean latents, (K, B) optimality
 
 
-class NFT(Grouped[Drawn]):
+class NFT(Grouped):
     """`diffusion_weight * diffusion_loss + reward_weight * nft_loss`."""
 
     _old: Sequence[Tensor] | None = None  # weights of the sampling policy; None: the present ones

@@ -10,25 +10,20 @@ with gradient, the rollout's own picture for the reward.
 """
 
 import math
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from umo import flow
 from umo.customizers.base import Customizer, Size
 from umo.customizers.condition import Condition
 from umo.matching import NotFinite
-from umo.rewards import MatchingReward
 from umo.training import processes
 from umo.training.draws import Draws
 from umo.training.objectives.base import REWARD_PARTS, Objective, Row, parts_of
-from umo.training.recipe import Recipe
 from umo.training.samples import Batch
-from umo.training.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -50,18 +45,6 @@ class ReReFL(Objective):
     """`diffusion_weight * diffusion_loss - reward_weight * reward`, by whichever reward it is given."""
 
     through_reward: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        customizer: Customizer,
-        reward: MatchingReward,
-        recipe: Recipe,
-        accelerator: Accelerator,
-        weights: Weights,
-    ) -> None:
-        super().__init__(customizer, reward, recipe, accelerator, weights)
-        self._kept_rollout = -1
-        self._kept: dict[int, dict[int, Late]] = {}  # by the first row of a part, then by the late step
 
     def backward(self, batch: Batch, draws: Draws, weight: float, part: int) -> Row:
         """Both losses, each sent backward on its own: the activations of one are held at a time."""
@@ -107,17 +90,13 @@ class ReReFL(Objective):
             return Late(flow.noised(batch.target, start, sigma.to(start)), sigma.to(start))
         if recipe.updates_per_rollout == 1:
             return self._roll_out(range(draws.late, draws.late + 1), batch.size, condition, start)[draws.late]
-        if draws.rollout != self._kept_rollout:
-            self._kept_rollout, self._kept = draws.rollout, {}
-        if part not in self._kept:
-            late = range(recipe.gradient_first, recipe.gradient_last + 1)
-            self._kept[part] = self._roll_out(late, batch.size, condition, start)
-        return self._kept[part][draws.late]
+        late = range(recipe.gradient_first, recipe.gradient_last + 1)
+        return self.kept(draws, part, lambda: self._roll_out(late, batch.size, condition, start))[draws.late]
 
     def _roll_out(self, late: range, size: Size, condition: Condition, start: Tensor) -> dict[int, Late]:
         recipe = self.recipe
         stops = range(late.stop) if recipe.reward_picture == "rollout" else late
-        with self.customizer.merged() if recipe.merge_rollout else nullcontext():
+        with self.merged():
             latents, sigmas = late_latents(self.customizer, recipe.rollout_steps, stops, size, condition, start)
         end = latents[0] if stops.start == 0 else None
         return {step: Late(latents[stops.index(step)], sigmas[stops.index(step)], end) for step in late}
