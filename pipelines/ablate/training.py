@@ -18,7 +18,7 @@ from pipelines.core.shards import WORK, Machine, digest, tree_digest
 from pipelines.train import stage
 from umo.errors import WorkFailed
 from umo.files import replacing
-from umo.training.recipe import Method
+from umo.training.recipe import Method, Recipe
 
 STILL = 1e-12  # a learning rate at which nothing is learnt
 SPENT = "spent.json"
@@ -68,8 +68,7 @@ def comparable(values: Values, cell: Cell, seed: int) -> dict[str, Any]:
         budget = values.recipe(other)["steps"] * _cost(values, other, seed)
         recipe["steps"] = max(1, round(budget / _cost(values, cell, seed)))
     reference = values.ladder.cells[values.ladder.pull.of]
-    by_gradient = cell.method != "sft" and recipe.get("objective", "rerefl") == "rerefl"
-    if by_gradient and "reward_weight" not in cell.recipe:
+    if Recipe.model_validate(recipe).through_reward(cast(Method, cell.method)) and "reward_weight" not in cell.recipe:
         own, wanted = (_norm(values, one, seed) for one in (cell, reference))
         if not own:
             raise WorkFailed(f"{cell.method}: its reward has no gradient on the first batches: nothing to make equal")
@@ -110,7 +109,7 @@ def train(
     """
     with space(values.with_recipe(recipe)):
         sections = params.load_all(params.SECTIONS)
-        base, _ = stage.checked(cast(stage.Params, sections["train"]), cast(Machine, sections["machine"]))
+        base, _ = stage.checked(cast(stage.Params, sections["train"]), cast(Machine, sections["machine"]), method)
         known = digest(
             method,
             base.model_dump_json(),

@@ -33,17 +33,18 @@ class Params(Section):
 
 def run(params: Params, machine: Machine, method: str) -> None:
     """Train runs/train/`method`; BadInput as `checked`."""
-    base, reward = checked(params, machine)
+    base, reward = checked(params, machine, cast(Method, method))
     inputs = {"exported": tree_digest(products.EXPORTED), "weights": weights_digest(base), "licences": _licences(base)}
     shards = [Shard("", inputs | {"base": base.model_dump_json(), "method": method}, method)]
     work, out = partial(_train, machine), products.TRAINED / method
     run_shards("train", work, shards, out, params=params, files=reward.files, machine=machine)
 
 
-def checked(params: Params, machine: Machine) -> tuple[Base, FaceModel]:
+def checked(params: Params, machine: Machine, method: Method) -> tuple[Base, FaceModel]:
     """The base that is tuned, and the face model that rewards.
 
-    Raises BadInput where the base has no recipe or folder, the judge gives the reward, or the sets are unfit.
+    Raises BadInput where the base has no recipe or folder, the judge gives the reward, the reward lacks the gradient
+    that the method needs, or the sets are unfit.
     """
     from umo.training.sets import SPLITS, people_of, refuse_seen, refuse_shared
 
@@ -59,10 +60,7 @@ def checked(params: Params, machine: Machine) -> tuple[Base, FaceModel]:
         raise BadInput(
             f"params.yaml: machine.accelerate '{machine.accelerate}' is no file: write it by accelerate config"
         )
-    reward = faces.load(params.reward)
-    if not reward.differentiable:
-        raise BadInput(f"params.yaml: train.reward '{params.reward}' has no gradient: choose another face model")
-    return base, reward
+    return base, faces.load_reward(params.reward, base.train.through_reward(method))
 
 
 def _licences(base: Base) -> str:

@@ -62,14 +62,16 @@ def load_named(name: str, device: str = "cpu", **options: Any) -> FaceModel:
     return load("insightface", pack=name, named=True, **given)
 
 
-def load_reward(name: str) -> FaceModel:
+def load_reward(name: str, gradient: bool) -> FaceModel:
     """A face model that rewards, by a name that `load_named` takes; it needs no calibration.
 
-    Raises BadInput where there is no such model, or it has no gradient.
+    Raises BadInput where there is no such model, or it has no gradient and that is needed.
     """
     model = load(name) if name in MODELS else load_named(name, calibrated=False)
-    if not model.differentiable:
-        raise BadInput(f"reward {name} has no gradient: choose another face model")
+    if gradient and not model.differentiable:
+        raise BadInput(
+            f"reward {name} has no gradient, which rerefl needs: choose another face model, or objective: nft or grpo"
+        )
     return model
 
 

@@ -47,7 +47,7 @@ class Reward:
     """What a batch of drawn pictures earned, and why.
 
     Attributes:
-        reward: (B,), differentiable to the pixels.
+        reward: (B,), differentiable to the pixels where the face model is.
         cosines: a (M_i, N_i) matrix a sample, without gradient.
         n_faces: (B,) int, faces found.
         no_face: (B,) bool: nothing was found; the reward of SIR and MIMR is then 0.
@@ -80,12 +80,10 @@ class MatchingReward:
 
         Raises:
             BadInput: a setting is to be measured, and the face model has no calibration.
-            ValueError: an unknown kind, or a face model without gradient.
+            ValueError: an unknown kind.
         """
         if kind not in get_args(Kind):
             raise ValueError(f"reward {kind!r} is unknown: choose one of {', '.join(get_args(Kind))}")
-        if not faces.differentiable:
-            raise ValueError(f"{faces.name} has no gradient: choose a differentiable face model for the reward")
         self.faces, self.kind = faces, kind
         self.lambda_match, self.lambda_mismatch = lambda_match, lambda_mismatch
         self.settings = settings or Ours()
@@ -94,6 +92,11 @@ class MatchingReward:
             self.ceiling = self._bound("ceiling", self.settings.ceiling, "same", 50)
             if self.settings.doubled and math.isnan(faces.same_person_cosine):
                 raise BadInput(f"{faces.name} has no calibration, which ours.doubled needs: set it to 0")
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether a reward of a tensor has a gradient."""
+        return self.faces.differentiable
 
     def _bound(
         self, key: str, given: float | str | None, pairs: Literal["strangers", "same"], percent: int

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from umo import faces
 from umo.errors import BadInput, WorkFailed
 from umo.faces.weights import sha256
 from umo.model_index import model_files
@@ -31,7 +30,7 @@ def train(job: Job, source: str, out: Path) -> None:
     """
     if (out / TRAINING).exists():
         raise BadInput(f"{out}: a training is finished there: draw with it, or choose another --out")
-    reward = {file.name: sha256(file) for file in faces.load_reward(job.reward).files}
+    reward = {file.name: sha256(file) for file in job.face_model().files}
     files = model_files(job.base)
     sets = open_sets(source)
     people = {split: people_of(rows) for split, rows in sets.items()}

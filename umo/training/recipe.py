@@ -178,6 +178,10 @@ class Recipe(BaseModel):
         if self.objective == "grpo" and self.gradient_first < 2:
             raise ValueError("grpo needs gradient_first of at least 2: the last step's noise would stay in the picture")
 
+    def through_reward(self, method: Method) -> bool:
+        """Whether a method's gradient goes through the reward, which must have one."""
+        return method != "sft" and self.objective == "rerefl"
+
     def anchor_of(self, method: Method) -> Anchor:
         """What a method compares drawn faces with."""
         return self.ours.anchor or self.anchor if method == "ours" else self.anchor

@@ -33,7 +33,7 @@ class Job:
     Attributes:
         base: a diffusers folder.
         name: of the base in training.json.
-        reward: the face model that rewards, as `faces.load_reward` takes it.
+        reward: name of the face model that rewards, as `faces.load_reward` takes it.
         lora: that makes a customizer of the base; training goes on from it.
         device: of the networks; of several processes on GPUs each takes its own (`processes.place`).
         how: steps and guidance that the result will be drawn with.
@@ -47,6 +47,10 @@ class Job:
     lora: Path | None = None
     device: str = "cpu"
     how: customizers.Drawing = field(default_factory=customizers.Drawing)
+
+    def face_model(self) -> faces.FaceModel:
+        """The face model that rewards; BadInput where there is none, or none with the gradient that is needed."""
+        return faces.load_reward(self.reward, self.recipe.through_reward(self.method))
 
 
 def fit(
@@ -68,7 +72,7 @@ def fit(
         BadInput: something of the job or of the rows is unfit.
         WorkFailed: no finite gradient; the last checkpoint stays.
     """
-    recipe = job.recipe
+    recipe, model = job.recipe, job.face_model()
     accelerator = processes.start(recipe, job.device)
     if accelerator.num_processes > 1 and not folder.is_dir():
         raise BadInput(f"{folder} is not seen from {platform.node()}: train into a folder that all machines share")
@@ -78,7 +82,6 @@ def fit(
         customizer = customizers.load(
             job.base, job.lora, place, dtype, recipe.attention, encode_first=alone, rank=recipe.rank
         )
-    model = faces.load_reward(job.reward)
     kind: Kind = "mimr" if job.method == "sft" else job.method
     reward = MatchingReward(model, kind, recipe.lambda_match, recipe.lambda_mismatch, recipe.ours)
     samples, anchor = {}, recipe.anchor_of(job.method)

@@ -109,7 +109,7 @@ class Trainer:
 
     def _check(self) -> None:
         recipe = self.recipe
-        if self.kind.through_reward and not getattr(self.reward, "differentiable", True):
+        if recipe.through_reward(self.method) and not getattr(self.reward, "differentiable", True):
             raise BadInput(f"{recipe.objective} needs a reward with a gradient: set objective to nft or grpo")
         if recipe.velocity_kl and getattr(self.customizer.transformer, "peft_config", None):
             raise BadInput(

@@ -98,7 +98,7 @@ def test_a_drawn_picture_is_seen_as_insightface_sees_it(recogniser, group, tenso
 
 def test_it_rewards_and_its_gradient_is_the_finite_difference(recogniser, group, tensor_of) -> None:
     """In float64, faces held. It needs no calibration: a reward has no threshold."""
-    model = faces.load_reward(str(recogniser))
+    model = faces.load_reward(str(recogniser), gradient=True)
     reward = MatchingReward(model)
     picture = tensor_of(group[100:300, 200:520]).double()
     found = [faces.load("opencv_zoo").detect(picture)[0][:2]]
@@ -122,14 +122,15 @@ def test_a_network_that_torch_cannot_follow_is_refused_as_a_reward(recogniser, t
     path = tmp_path / "tanh.onnx"
     onnx.save(model, str(path))
     with pytest.raises(BadInput, match=r"tanh\.onnx: ONNX operation Tanh is not among Add"):
-        faces.load_reward(str(path))
+        faces.load_reward(str(path), gradient=True)
     judge = faces.load_named(str(path), calibrated=False)
     assert judge.embed([np.zeros((64, 64, 3), np.uint8)], [[]]).shape == (0, DIMENSION)
 
 
-def test_a_face_model_without_gradient_is_no_reward() -> None:
-    with pytest.raises(BadInput, match="reward dlib has no gradient: choose another face model"):
-        faces.load_reward("dlib")
+def test_a_face_model_without_gradient_rewards_only_what_needs_none() -> None:
+    with pytest.raises(BadInput, match="reward dlib has no gradient, which rerefl needs: choose another face model"):
+        faces.load_reward("dlib", gradient=True)
+    assert faces.load_reward("dlib", gradient=False).name == "dlib"
 
 
 def test_a_gpu_is_given_batches_of_one_size_and_no_channels_last(recogniser, monkeypatch):

@@ -6,7 +6,6 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -96,7 +95,8 @@ def umo(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) ->
     """umo(out, KEY=VALUE, ...) -> exit code and stderr of `umo train` in the world; None leaves an option out."""
     faces._load.cache_clear()
     monkeypatch.setitem(faces.MODELS, "bands", lambda: BandJudge(tmp_path / "bands.weights"))
-    still = SimpleNamespace(name="still", differentiable=False)
+    still = BandJudge(tmp_path / "bands.weights")
+    still.name, still.differentiable = "still", False
     monkeypatch.setitem(faces.MODELS, "still", lambda: still)
 
     def run(out: Path, *more: str, **changed: str | None) -> tuple[int, str]:
@@ -312,6 +312,16 @@ def test_unfit_columns_are_one_line(umo, tmp_path: Path, column: str, put: pa.Da
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("objective", ["nft", "grpo"])
+def test_a_reward_without_a_gradient_trains_what_needs_none(umo, tmp_path: Path, objective: str) -> None:
+    values = {"group_size": 2, "gradient_first": 2, "checkpoint_every": 1}
+    more = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+    code, err = umo(tmp_path / "out", *more, reward="still", set=f"objective={objective}")
+    assert code == 0, err
+    made = json.loads((tmp_path / "out/training.json").read_text())
+    assert (made["reward"], made["recipe"]["objective"], made["updates"]) == ("still", objective, 2)
+
+
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
@@ -323,7 +333,7 @@ def test_unfit_columns_are_one_line(umo, tmp_path: Path, column: str, put: pa.Da
         ({"set": "rank=none"}, "recipe: rank: input should be a valid integer"),
         ({"set": "gradient_last=9"}, "gradient_first <= gradient_last <= rollout_steps must hold"),
         ({"set": "steps"}, "--set steps: give KEY=VALUE"),
-        ({"reward": "still"}, "reward still has no gradient"),
+        ({"reward": "still"}, "reward still has no gradient, which rerefl needs"),
         ({"reward": "other"}, "no face model 'other'"),
         ({"base": "sets"}, "sets: no diffusers folder"),
         ({"lora": "none.safetensors"}, "none.safetensors: no such file"),

@@ -29,12 +29,10 @@ class Objective:
 
     Attributes:
         rewarded: weights are chosen by the reward on validation people.
-        through_reward: the gradient goes through the reward, which must have one.
         grouped: pictures are compared within groups of `group_size`.
     """
 
     rewarded: ClassVar[bool] = True
-    through_reward: ClassVar[bool] = False
     grouped: ClassVar[bool] = False
 
     def __init__(

@@ -11,7 +11,6 @@ with gradient, the rollout's own picture for the reward.
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,8 +42,6 @@ class Late:
 
 class ReReFL(Objective):
     """`diffusion_weight * diffusion_loss - reward_weight * reward`, by whichever reward it is given."""
-
-    through_reward: ClassVar[bool] = True
 
     def backward(self, batch: Batch, draws: Draws, weight: float, part: int) -> Row:
         """Both losses, each sent backward on its own: the activations of one are held at a time."""
