@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from umo.cli.benchmark import benchmark
 from umo.cli.calibrate import calibrate
 from umo.cli.compare import compare
 from umo.cli.evaluate import evaluate
@@ -29,6 +30,7 @@ app = typer.Typer(
 for command in (match, evaluate, compare, generate, plan, train, calibrate):
     app.command()(command)
 app.add_typer(lora)
+app.add_typer(benchmark)
 
 
 def main() -> None:

@@ -1,15 +1,13 @@
 """`umo generate`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from umo.cli.options import guidance_of, shard_of, size_of
 from umo.devices import Precision
 from umo.errors import BadInput
-
-if TYPE_CHECKING:
-    from umo.guidance import Guidance
 
 MOST = 2**63 - 1  # that torch takes
 
@@ -61,7 +59,7 @@ def generate(
     from umo.drawing.photographs import face_square
     from umo.generate import generate_one
 
-    shape, part, strength = _size(size), _shard(shard), _guidance(guidance)
+    shape, part, strength = size_of(size), shard_of(shard), guidance_of(guidance)
     if cases is not None and (prompt is not None or reference):
         raise BadInput("a CASES.jsonl has its own prompts and references: leave --prompt and --reference out")
     if cases is None and (prompt is None or not reference):
@@ -92,31 +90,3 @@ def generate(
     whole = f" -> {out}/CASES.jsonl" if counts.whole else f"; {out}/CASES.jsonl comes with the last shard"
     print(f"{counts.drawn} pictures drawn, {counts.kept} were there already{whole}")
     print(licences.line(base, lora))
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
-        raise BadInput(f"--size {text}: give HEIGHTxWIDTH in pixels, such as 64x128")
-    return int(height), int(width)
-
-
-def _guidance(text: str | None) -> "Guidance | float | None":
-    from umo.guidance import Guidance
-
-    if text is None:
-        return None
-    try:
-        numbers = [float(part) for part in text.split(",")]
-        return numbers[0] if len(numbers) == 1 else Guidance(**dict(zip(("text", "image"), numbers, strict=True)))
-    except ValueError as error:
-        raise BadInput(f"--guidance {text}: give a number, or two such as 5,2") from error
-
-
-def _shard(text: str) -> tuple[int, int]:
-    number, _, of = text.partition("/")
-    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-        raise BadInput(f"--shard {text}: give K/N with K from 1 to N, such as 2/8")
-    return int(number), int(of)

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from umo.cli.generate import _size
+from umo.cli.options import size_of
 from umo.cli.tables import Json, print_json, print_table
 from umo.errors import WorkFailed
 
@@ -44,7 +44,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Whether an update of ReReFL fits a card, part by part, and what to switch on; nothing is loaded."""
-    shape = _size(size)
+    shape = size_of(size)
     from umo.planning import search
     from umo.planning.bases import find
     from umo.planning.memory import Work

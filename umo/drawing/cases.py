@@ -95,7 +95,7 @@ def generate_cases(
         photos = people[case.case_id]
         what: list[object] = [base, case.prompt, [known[path].digest for path in photos], _said(how), case.case_id]
         what += [factor] if crop else []
-        names = enumerate(_names(case.case_id, seeds))
+        names = enumerate(picture_names(case.case_id, seeds))
         pictures = [Asked(case, photos, rank, out / name, digest([what, rank])) for rank, name in names]
         asked[case.case_id] = pictures
     own = to_draw[shard[0] - 1 :: shard[1]]
@@ -130,7 +130,7 @@ def _check(customizer: Customizer, case: Case, how: Drawing) -> None:
     customizer.check_size(how.size or default_size(customizer.settings, len(case.references)))
 
 
-def _names(case_id: str, seeds: int) -> list[str]:
+def picture_names(case_id: str, seeds: int) -> list[str]:
     """File names of a case's pictures, beside CASES.jsonl."""
     plain = re.fullmatch(r"[\w-][\w.-]{0,80}", case_id, re.ASCII)
     stem = case_id if plain else digest(case_id)[:24]
@@ -146,6 +146,6 @@ def _as_drawn(case: Case, source: Path, out: Path, seeds: int) -> Case:
     return replace(
         case,
         references=tuple(tuple(moved(path) for path in person) for person in case.references),
-        images=tuple(_names(case.case_id, seeds)),
+        images=tuple(picture_names(case.case_id, seeds)),
         target=moved(case.target) if case.target else None,
     )

@@ -195,11 +195,9 @@ def evaluate(
         BadInput: as `read_cases`, before any work.
         WorkFailed: no case could be judged, or `out` cannot be written.
     """
-    cases, described = read_cases(cases_file), identity(judge)
-    kept = out / ".partial" / hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
-    gallery = Gallery(judge, cases_file.parent, seen, kept)
-    with _writing(out):
-        kept.mkdir(parents=True, exist_ok=True)
+    cases = read_cases(cases_file)
+    with writing(out):
+        gallery = Gallery(judge, cases_file.parent, seen, kept_in(out, judge))
         if look_first:
             look_first(gallery, [path for case in cases for path in case.paths])
         scored = list(_score_all(cases, gallery))
@@ -216,18 +214,25 @@ def evaluate(
         **_by_tag(cases, rows),
         **_gap(cases, rows),
         "strangers": _strangers(cases, gallery),
-        "judge": described,
+        "judge": identity(judge),
         "cases": len(cases),
         "images": len(rows),
         "clustered": any(case.people for case in cases),
         "failures": failures,
     }
-    with _writing(out):
+    with writing(out):
         (out / "metrics.json").unlink(missing_ok=True)
         records.write(out / "scores.parquet", rows, records.SCORES)
         write_text(out / "metrics.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
         shutil.rmtree(out / ".partial", ignore_errors=True)
     return result
+
+
+def kept_in(out: Path, judge: FaceModel) -> Path:
+    """The folder, made now, in which what a judge sees is kept until `out` has its metrics."""
+    kept = out / ".partial" / hashlib.sha256(json.dumps(identity(judge)).encode()).hexdigest()[:16]
+    kept.mkdir(parents=True, exist_ok=True)
+    return kept
 
 
 def _score_all(cases: Sequence[Case], gallery: Gallery) -> Iterator[Scored]:
@@ -304,7 +309,7 @@ def _strangers(cases: Sequence[Case], gallery: Gallery) -> dict[str, Any] | None
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path) -> Iterator[None]:
     """An OSError inside becomes one line that names the folder and the remedy."""
     try:
         yield
