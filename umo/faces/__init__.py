@@ -43,7 +43,7 @@ def load(name: str, **options: Any) -> FaceModel:
 
 
 def load_named(name: str, device: str = "cpu", **options: Any) -> FaceModel:
-    """A face model as commands take it: a key in `MODELS`, a folder of insightface's, or a recogniser's ONNX file.
+    """A face model as commands take it: a key in `MODELS`, insightface's or CVLface's folder, or a recogniser's file.
 
     Args:
         device: where its networks run, for arrays and tensors.
@@ -58,7 +58,11 @@ def load_named(name: str, device: str = "cpu", **options: Any) -> FaceModel:
         return load(name, **given)
     if not Path(name).exists():
         known = ", ".join(MODELS)
-        raise BadInput(f"no face model {name!r}: choose one of {known}, an insightface folder, or a recogniser.onnx")
+        raise BadInput(f"no face model {name!r}: choose one of {known}, an insightface folder, or a recogniser's file")
+    from umo.faces import checkpoint  # with torch
+
+    if checkpoint.is_checkpoint(Path(name)):
+        return _checkpoint(Path(name), **given)
     return load("insightface", pack=name, named=True, **given)
 
 
@@ -73,6 +77,13 @@ def load_reward(name: str, gradient: bool) -> FaceModel:
             f"reward {name} has no gradient, which rerefl needs: choose another face model, or objective: nft or grpo"
         )
     return model
+
+
+@cache
+def _checkpoint(path: Path, **options: Any) -> FaceModel:
+    from umo.faces.checkpoint import Checkpoint
+
+    return Checkpoint(path, **options)
 
 
 @cache
