@@ -329,6 +329,31 @@ class Pairs:
         return round(float(low), 6), round(float(high), 6)
 
 
+def channel_test(model: FaceModel, photos: Sequence[Photo]) -> dict[str, Any] | None:
+    """Whether a model tells people apart better with red and blue swapped: then it reads colours in the other order.
+
+    Returns:
+        {"people", "as_read", "swapped"}, how many standard deviations apart strangers and the same person are; over
+        colour photographs, each against each. None where they show fewer than three people, or nobody twice.
+    """
+    coloured = [photo for photo in photos if photo.stratum.endswith("colour")]
+    clean = [(photo, face) for photo in coloured if (face := _main_face(model, photo.image)) is not None]
+    names, number = np.unique([photo.person for photo, _ in clean], return_inverse=True)
+    if len(names) < 3 or len(names) == len(clean):
+        return None
+    first, second = np.triu_indices(len(clean), 1)
+    same = number[first] == number[second]
+    found: dict[str, Any] = {"people": len(names)}
+    for how, order in (("as_read", slice(None)), ("swapped", slice(None, None, -1))):
+        images = [np.ascontiguousarray(photo.image[..., order]) for photo, _ in clean]
+        vectors = model.embed(images, [[face] for _, face in clean]).astype(np.float64)
+        vectors = unit(vectors - vectors.mean(axis=0)) if getattr(model, "centred", False) else vectors
+        cosines = (vectors @ vectors.T)[first, second]
+        spread = np.sqrt((cosines[same].var() + cosines[~same].var()) / 2)
+        found[how] = round(float((cosines[same].mean() - cosines[~same].mean()) / max(spread, 1e-9)), 6)
+    return found
+
+
 def quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:
     """The least value that at least `share` of the weight does not exceed."""
     order = np.argsort(values, kind="stable")
@@ -368,7 +393,8 @@ def calibrate_command(photos_csv: Path, faces: str, out: Path, held_out_csv: Pat
     print(
         f"{photos_csv}: {len(photos)} photos of {len({photo.person for photo in photos})} people, {faces}", flush=True
     )
-    result = calibrate(load_named(faces, calibrated=False), photos, held_out)
+    model = load_named(faces, calibrated=False)
+    result = calibrate(model, photos, held_out) | {"channels": channel_test(model, photos)}
     print("  side  found  strangers      same           same_person_cosine      accepted: strangers, same  AUC")
     for side, row in result["sides"].items():
         spreads = "  ".join(f"{row[key]['mean']:+.3f} ±{row[key]['std']:.3f}" for key in ("strangers", "same"))
@@ -380,6 +406,11 @@ def calibrate_command(photos_csv: Path, faces: str, out: Path, held_out_csv: Pat
         for stratum, found in result.get(part, {}).items():
             if stratum != "without_face":
                 print(f"  {part.replace('_', ' ')}: {stratum}: {found['people']} people; accepted " + _accepted(found))
+    if (channels := result["channels"]) and channels["swapped"] > channels["as_read"]:
+        print(
+            f"warning: {faces} tells {channels['people']} people in colour apart better with red and blue swapped "
+            f"({channels['swapped']:.2f} standard deviations, {channels['as_read']:.2f} as it is): check the file"
+        )
     write_calibration(result, out)
     print(f"wrote {out}")
 

@@ -228,6 +228,52 @@ def test_the_command_reads_a_csv_and_writes_the_file(tmp_path, monkeypatch, caps
         faces.load_named("dlib", calibration=tmp_path / "out.json")
 
 
+class OneChannel(Coloured):
+    """A model that tells people apart by one channel alone."""
+
+    def __init__(self, channel):
+        super().__init__(False)
+        self.channel = channel
+
+    def embed(self, images, found):
+        values = [image[0, 0, self.channel] / 255 for image, row in zip(images, found, strict=True) for _ in row]
+        return np.stack([np.cos(values), np.sin(values)], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize(("channel", "warned"), [(0, False), (2, True)])
+def test_a_network_that_reads_the_other_colour_order_is_told(channel, warned, tmp_path, monkeypatch, capsys):
+    """People here differ in red; blue is noise. Separation is recomputed over all pairs."""
+    generator = np.random.default_rng(0)
+    photos = [
+        Photo(
+            np.tile(np.array([60 * person + take, 90, generator.integers(256)], np.uint8), (112, 112, 1)), str(person)
+        )
+        for person in range(4)
+        for take in range(3)
+    ]
+    found = calibration.channel_test(OneChannel(channel), photos)
+    for how, read in (("as_read", channel), ("swapped", 2 - channel)):
+        angles = [(photo.person, photo.image[0, 0, read] / 255) for photo in photos]
+        same, strangers = [], []
+        for i, (person, a) in enumerate(angles):
+            for other, b in angles[i + 1 :]:
+                (same if person == other else strangers).append(np.cos(a - b))
+        spread = np.sqrt((np.var(same) + np.var(strangers)) / 2)
+        assert found[how] == pytest.approx((np.mean(same) - np.mean(strangers)) / spread, rel=1e-3)
+    assert found["people"] == 4 and (found["swapped"] > found["as_read"]) == warned
+    lines = ["path,person"]
+    for k, photo in enumerate(photos):
+        Image.fromarray(photo.image).save(tmp_path / f"{k}.png")
+        lines.append(f"{k}.png,{photo.person}")
+    (tmp_path / "photos.csv").write_text("\n".join(lines))
+    monkeypatch.setattr(faces, "load_named", lambda name, **given: OneChannel(channel))
+    calibration.calibrate_command(tmp_path / "photos.csv", "one", tmp_path / "out.json")
+    assert ("better with red and blue swapped" in capsys.readouterr().out) == warned
+    assert json.loads((tmp_path / "out.json").read_text())["channels"] == found
+    grey = [Photo(np.repeat(photo.image[..., :1], 3, axis=2), photo.person) for photo in photos]
+    assert calibration.channel_test(OneChannel(channel), grey) is None
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
