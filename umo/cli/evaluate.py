@@ -17,8 +17,8 @@ def evaluate(
     judge: Annotated[
         str,
         typer.Option(
-            help="Face models that judge, NAME,NAME; never one that rewarded. A name, an insightface folder, or a "
-            "recogniser.onnx."
+            help="Face models that judge, NAME,NAME; never one that rewarded. A name, a folder of insightface's or "
+            "CVLface's, or a recogniser's file."
         ),
     ] = "dlib",
     calibration: Annotated[

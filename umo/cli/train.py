@@ -29,7 +29,8 @@ def train(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A value of the recipe; repeat for others.")
     ] = None,
     reward: Annotated[
-        str, typer.Option(help="The face model that rewards, or an insightface folder or .onnx; never the judge.")
+        str,
+        typer.Option(help="The face model that rewards: a name, a folder, or a recogniser's file; never the judge."),
     ] = "opencv_zoo",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     dtype: Annotated[
