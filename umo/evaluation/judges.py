@@ -24,7 +24,7 @@ from umo.errors import BadInput
 from umo.faces.base import FaceModel
 from umo.faces.weights import sha256
 from umo.files import replacing
-from umo.images import ImageError, read_image
+from umo.images import MAX_PIXELS, ImageError, read_image
 
 PICTURES_AT_ONCE = 16
 A_SHARD = 32  # pictures that a process looks at between two reports
@@ -103,6 +103,7 @@ class Gallery:
         root: what paths are relative to.
         seen: by the pictures' sha256, what this judge saw earlier.
         kept: a folder where it writes down what it sees, and looks first.
+        max_pixels: a larger picture is refused before it is decoded.
     """
 
     def __init__(
@@ -111,16 +112,23 @@ class Gallery:
         root: Path,
         seen: Mapping[str, Seen] = MappingProxyType({}),
         kept: Path | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
-        self.judge, self.root, self.kept = judge, root, kept
+        self.judge, self.root, self.kept, self.max_pixels = judge, root, kept, max_pixels
         self.seen = dict(seen)
         self._digests: dict[str, str] = {}
+
+    def source(self, path: str) -> Path | bytes:
+        """The picture's file, or its bytes."""
+        return self.root / path
 
     def digest(self, path: str) -> str:
         """sha256 of the picture's bytes; a name of its own where it cannot be read."""
         if path not in self._digests:
+            source = self.source(path)
             try:
-                self._digests[path] = hashlib.sha256((self.root / path).read_bytes()).hexdigest()
+                data = source if isinstance(source, bytes) else source.read_bytes()
+                self._digests[path] = hashlib.sha256(data).hexdigest()
             except OSError:
                 self._digests[path] = hashlib.sha256(os.fsencode(f"unreadable {path}")).hexdigest()
         return self._digests[path]
@@ -149,7 +157,7 @@ class Gallery:
         pictures = {}
         for digest, path in part:
             try:
-                pictures[digest] = read_image(self.root / path)
+                pictures[digest] = read_image(self.source(path), self.max_pixels)
             except ImageError as error:
                 self.seen[digest] = self._nothing(str(error))
         return pictures

@@ -202,30 +202,35 @@ def evaluate(
             look_first(gallery, [path for case in cases for path in case.paths])
         scored = list(_score_all(cases, gallery))
     rows = [row for case in scored for row in case.rows]
-    failures = [failure for case in scored for failure in case.failures]
     if all(row["n_faces"] is None for row in rows):
-        first = failures[0]
+        first = next(failure for case in scored for failure in case.failures)
         raise WorkFailed(
             f"{cases_file}: none of {len(cases)} cases could be judged; the first: {first['path']}: {first['error']}"
         )
-    result = {
-        **summarise(rows),
-        "by_n": {str(n): summarise([row for row in rows if row["n"] == n]) for n in sorted({r["n"] for r in rows})},
-        **_by_tag(cases, rows),
-        **_gap(cases, rows),
-        "strangers": _strangers(cases, gallery),
-        "judge": identity(judge),
-        "cases": len(cases),
-        "images": len(rows),
-        "clustered": any(case.people for case in cases),
-        "failures": failures,
-    }
+    result = metrics_of(cases, scored, gallery)
     with writing(out):
         (out / "metrics.json").unlink(missing_ok=True)
         records.write(out / "scores.parquet", rows, records.SCORES)
         write_text(out / "metrics.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
         shutil.rmtree(out / ".partial", ignore_errors=True)
     return result
+
+
+def metrics_of(cases: Sequence[Case], scored: Sequence[Scored], gallery: Gallery) -> dict[str, Any]:
+    """The content of metrics.json: means with intervals, in all, by number of people and by tag, and what made them."""
+    rows = [row for case in scored for row in case.rows]
+    return {
+        **summarise(rows),
+        "by_n": {str(n): summarise([row for row in rows if row["n"] == n]) for n in sorted({r["n"] for r in rows})},
+        **_by_tag(cases, rows),
+        **_gap(cases, rows),
+        "strangers": _strangers(cases, gallery),
+        "judge": identity(gallery.judge),
+        "cases": len(cases),
+        "images": len(rows),
+        "clustered": any(case.people for case in cases),
+        "failures": [failure for case in scored for failure in case.failures],
+    }
 
 
 def kept_in(out: Path, judge: FaceModel) -> Path:
