@@ -7,10 +7,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipelines.core import products
-from pipelines.report.panels import Key, Rows, differences, likeness, read_scores
-from pipelines.report.pictures import fitting_height
+from pipelines.report.panels import read_scores
 from umo.evaluation.cases import read_cases
 from umo.images import read_image
+from umo.reporting.panels import Key, Rows, differences, likeness
+from umo.reporting.pictures import fitting_height
 
 BEFORE_AFTER = Path("docs/images/before-after.jpg")
 METHODS = ("base", "ours")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.report.figures import COLOURS, PALETTE, as_svg, pyplot
+from umo.reporting.figures import COLOURS, PALETTE, as_svg, pyplot
 
 WHAT = {"id_sim_strict": "likeness (id_sim_strict)", "coverage": "people covered"}
 COSTS = {"evaluations": "evaluations of the transformer, thousands", "seconds": "seconds of training"}

@@ -9,9 +9,10 @@ import polars as pl
 from pipelines.core import products
 from pipelines.core.ledger import SPLITS
 from pipelines.core.params import load
-from pipelines.report import figures, plots
-from pipelines.report.pictures import Mark, Picture, framed, grid
+from pipelines.report import plots
 from umo.images import read_image
+from umo.reporting import figures
+from umo.reporting.pictures import Mark, Picture, framed, grid
 
 SHEET_WIDTH = 384
 

@@ -9,9 +9,10 @@ from pipelines.core import products
 from pipelines.core.shards import MARKER, WORK, file_digest
 from umo import records
 from umo.errors import BadInput
+from umo.reporting.tables import MAIN
 
 LADDER = Path("docs/results/ladder.json")
-METRICS = ("id_sim_strict", "id_sim", "id_conf", "coverage", "copy_paste")
+METRICS = MAIN
 
 
 class Rung(NamedTuple):

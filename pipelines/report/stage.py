@@ -6,13 +6,12 @@ Beside it the tables that `dvc plots` draws.
 import importlib.metadata
 import json
 import subprocess
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import Field
 
 from pipelines.core import products
@@ -20,41 +19,16 @@ from pipelines.core.params import PARAMS, Section, load
 from pipelines.core.shards import ROOT, Counts, Machine, Shard, file_digest, tree_digest
 from pipelines.core.shards import run as run_shards
 from pipelines.core.sources import SOURCES, read_sources
-from pipelines.report import data, figures, ladder, panels, plots, training
+from pipelines.report import data, ladder, panels, plots, training
 from umo import faces
 from umo.evaluation import metrics
 from umo.evaluation.cases import read_cases
+from umo.reporting import figures, tables
+from umo.reporting.page import TEMPLATES, environment
+from umo.reporting.panels import assigned_cosines
 
 PAGE = "report.html"
 TEMPLATE = ROOT / "pipelines/report/report.html.j2"
-LABELS = {
-    "id_sim_strict": "likeness, strict",
-    "id_sim": "likeness",
-    "id_conf_strict": "no confusion, strict",
-    "id_conf": "no confusion",
-    "coverage": "people covered",
-    "absent": "too few faces",
-    "surplus": "too many faces",
-    "doubled": "somebody twice",
-    "swapped": "places exchanged",
-    "count_right": "as many faces as people",
-    "count_difference": "faces less people",
-    "blend": "blend",
-    "collapse": "one face for all",
-    "sim_target": "likeness to the real picture",
-    "copy_paste_covered": "copy-paste, strict",
-    "duplicates": "duplicates",
-    "extra": "extra faces",
-    "copy_paste": "copy-paste",
-    "people_right": "number of people right",
-    "order_right": "order of people right",
-    "background_right": "background right",
-    "sharpness_error": "sharpness error",
-    "diffusion_loss": "diffusion loss",
-    "variety": "variety",
-}
-BY_PEOPLE = ("id_sim_strict", "id_conf")
-BY_TAG = ("id_sim_strict", "id_conf", "absent", "doubled")
 INPUTS = (
     *(products.INGESTED, products.MEASURED_PHOTOS, products.PEOPLE, products.SYNTHESISED, products.CURATED),
     *(products.VALIDATED / products.VALIDATION, products.EXPORTED),
@@ -81,43 +55,42 @@ def run(params: Params, machine: Machine) -> None:
     trained = [products.TRAINED] if products.TRAINED.exists() else []
     inputs = {str(product): tree_digest(product) for product in (*INPUTS, *trained)} | {"revision": _revision()}
     work, shard = partial(_report, params), Shard("", inputs)
-    run_shards("report", work, [shard], products.REPORT, params=params, files=[TEMPLATE], machine=machine)
+    run_shards("report", work, [shard], products.REPORT, params=params, files=[TEMPLATE, *TEMPLATES], machine=machine)
 
 
 def _report(params: Params, shard: Shard, folder: Path) -> Counts:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["number"] = _number
     scores = ladder.evaluated()
     judge = next(iter(scores.values()))["judge"]
     trainings = training.read_trainings()
     curated = _json(products.CURATED / products.FUNNEL)
     funnel = data.funnel(curated)
-    page = environment.get_template(TEMPLATE.name).render(
-        notice=params.notice,
-        judge=judge,
-        warnings=sorted({found["strangers"]["warning"] for found in scores.values() if found["strangers"]} - {None}),
-        **_results(scores),
-        **_cases(params, list(scores), judge["same_person_cosine"]),
-        trainings=trainings,
-        colours={method: figures.COLOURS[method] for method in trainings},
-        training_curves=training.training_curves(trainings),
-        validation_curves=training.validation_curves(trainings),
-        sheets=data.set_sheets(params.sheet_rows),
-        funnel=funnel,
-        turned_away=curated["reasons"],
-        people_check=_json(products.PEOPLE / products.PEOPLE_CHECK),
-        similarities=data.similarities(),
-        validation=_json(products.VALIDATED / products.VALIDATION)["suites"],
-        sources=read_sources(),
-        revision=_revision(),
-        params=yaml.safe_dump(yaml.safe_load(PARAMS.read_text()), sort_keys=False),
-        models=_models(judge),
-        packages={name: importlib.metadata.version(name) for name in PACKAGES},
+    page = (
+        environment(TEMPLATE.parent)
+        .get_template(TEMPLATE.name)
+        .render(
+            notice=params.notice,
+            judge=judge,
+            **_results(scores),
+            **_cases(params, list(scores), judge["same_person_cosine"]),
+            trainings=trainings,
+            colours={method: figures.COLOURS[method] for method in trainings},
+            training_curves=training.training_curves(trainings),
+            validation_curves=training.validation_curves(trainings),
+            sheets=data.set_sheets(params.sheet_rows),
+            funnel=funnel,
+            turned_away=curated["reasons"],
+            people_check=_json(products.PEOPLE / products.PEOPLE_CHECK),
+            similarities=data.similarities(),
+            validation=_json(products.VALIDATED / products.VALIDATION)["suites"],
+            sources=read_sources(),
+            revision=_revision(),
+            params=yaml.safe_dump(yaml.safe_load(PARAMS.read_text()), sort_keys=False),
+            models=_models(judge),
+            packages={name: importlib.metadata.version(name) for name in PACKAGES},
+        )
     )
     (folder / PAGE).write_text(page)
-    plots.write_tables(folder, scores, BY_PEOPLE, funnel)
+    plots.write_tables(folder, scores, tables.BY_PEOPLE, funnel)
     return Counts({"pages": 1})
 
 
@@ -125,49 +98,13 @@ def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}".replace("-", "−")
-
-
 def _results(scores: Mapping[str, Mapping]) -> dict[str, Any]:
     """The ladder, its figure, side effects and comparisons."""
-    ns = sorted({n for found in scores.values() for n in found["by_n"]}, key=int)
-    return {
+    return tables.results(scores) | {
         "methods": {method: ladder.METHODS[method] for method in scores},
-        "scores": scores,
-        "ladder": _labels(ladder.METRICS),
-        "further": _labels(set(metrics.METRICS) - set(ladder.METRICS)),
-        "metrics": _labels(metrics.METRICS),
-        "by_people": {
-            metric: [n for n in ns if any(found["by_n"][n][metric]["n"] for found in scores.values())]
-            for metric in BY_PEOPLE
-        },
-        "ns": ns,
-        "by_tag": _labels(BY_TAG),
-        "tags": sorted({tag for found in scores.values() for tag in found.get("by_tag", {})}),
-        "figure_of_ladder": figures.intervals(_points(scores, ns), list(scores)),
-        "side_effect_names": _labels(metrics.SIDE_EFFECTS),
+        "side_effect_names": tables.labels(metrics.SIDE_EFFECTS),
         "side_effects": {method: _json(products.EVALUATED / method / products.SIDE_EFFECTS) for method in scores},
         "comparisons": _json(products.COMPARISONS),
-    }
-
-
-def _labels(names: Collection[str]) -> dict[str, str]:
-    """Names as the reader knows them, in the page's order, with an arrow to what is better, if either is."""
-    arrows = dict.fromkeys(metrics.LOWER_IS_BETTER, " ↓") | dict.fromkeys(metrics.NEUTRAL, "")
-    return {name: label + arrows.get(name, " ↑") for name, label in LABELS.items() if name in names}
-
-
-def _points(scores: Mapping[str, Mapping], ns: Sequence[str]) -> dict[str, dict[str, dict[str, Mapping]]]:
-    """Label -> number of people -> method -> estimate."""
-    return {
-        label: {
-            f"{n} {'person' if n == '1' else 'people'}": {
-                method: found["by_n"][n][metric] for method, found in scores.items()
-            }
-            for n in ns
-        }
-        for metric, label in _labels(BY_PEOPLE).items()
     }
 
 
@@ -182,7 +119,7 @@ def _cases(params: Params, methods: Sequence[str], threshold: float) -> dict[str
         "contact_sheet": panels.contact_sheet(cases, scores, threshold, params.sheet_rows),
         "extremes": panels.extremes(cases, scores, threshold),
         "figure_of_cosines": figures.shares(
-            {method: panels.assigned_cosines(rows) for method, rows in scores.items()},
+            {method: assigned_cosines(rows) for method, rows in scores.items()},
             threshold,
             "cosine of a reference and its face, at least",
         ),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.core import products
-from pipelines.report.figures import Curve, curves
+from umo.reporting.figures import Curve, curves
 
 CURVES = {
     "reward": "reward",

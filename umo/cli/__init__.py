@@ -15,6 +15,7 @@ from umo.cli.generate import generate
 from umo.cli.lora import lora
 from umo.cli.match import match
 from umo.cli.plan import plan
+from umo.cli.report import report
 from umo.cli.serve import serve
 from umo.cli.train import train
 from umo.errors import BadInput, WorkFailed
@@ -28,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # no bracket of a path or a help text is markup; a wrong usage is plain lines
     pretty_exceptions_enable=False,
 )
-for command in (match, evaluate, compare, generate, plan, train, calibrate, serve):
+for command in (match, evaluate, compare, generate, plan, train, calibrate, report, serve):
     app.command()(command)
 app.add_typer(lora)
 app.add_typer(benchmark)

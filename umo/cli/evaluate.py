@@ -32,14 +32,16 @@ def evaluate(
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where anything failed.")] = False,
 ) -> None:
     """Score drawn pictures with a judge, or several."""
-    from umo.evaluation.cases import read_cases
+    from umo.evaluation.cases import read_cases, relocated, write_cases
     from umo.evaluation.judges import Spec
     from umo.evaluation.several import evaluate_by
 
-    read_cases(cases)  # a bad line is refused before the judge is loaded
+    asked = read_cases(cases)  # a bad line is refused before the judge is loaded
     names = [name.strip() for name in judge.split(",")]
     specs = [Spec(name, device, None if rank else calibration) for rank, name in enumerate(names)]
     result = evaluate_by(cases, out, specs, workers or len(os.sched_getaffinity(0)), rewarded_by or [])
+    if not (kept := out / "CASES.jsonl").exists() or not kept.samefile(cases):
+        write_cases(kept, [relocated(case, cases.parent, out) for case in asked])  # for umo report
     for found in (result, *result.get("judges", {}).values()):
         print_estimates(f"judge {found['judge']['name']}", found, "mean")
         if found["strangers"] and found["strangers"]["warning"]:

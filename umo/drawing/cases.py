@@ -1,6 +1,5 @@
 """Drawing a file of cases with several seeds each, in batches and resumable."""
 
-import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from umo.drawing import batches as drawing
 from umo.drawing.batches import Asked, Batches, Cut, Progress
 from umo.drawing.files import digest, files_digest, lora_digest, read_key
 from umo.errors import BadInput
-from umo.evaluation.cases import Case, read_cases, write_cases
+from umo.evaluation.cases import Case, read_cases, relocated, write_cases
 from umo.guidance import Guidance
 
 CASES_FILE = "CASES.jsonl"
@@ -139,13 +138,5 @@ def picture_names(case_id: str, seeds: int) -> list[str]:
 
 def _as_drawn(case: Case, source: Path, out: Path, seeds: int) -> Case:
     """The case as drawn: its images named, its other paths relative to `out` instead of `source`."""
-
-    def moved(path: str) -> str:
-        return os.path.relpath((source / path).resolve(), out.resolve())
-
-    return replace(
-        case,
-        references=tuple(tuple(moved(path) for path in person) for person in case.references),
-        images=tuple(picture_names(case.case_id, seeds)),
-        target=moved(case.target) if case.target else None,
-    )
+    there = relocated(replace(case, images=()), source, out)
+    return replace(there, images=tuple(picture_names(case.case_id, seeds)))

@@ -1,9 +1,10 @@
 """CASES.jsonl: what is to be drawn and what was drawn, one JSON object a line; how it is read, checked and written."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,20 @@ def read_cases(path: Path, drawn: bool = True) -> list[Case]:
     if not cases:
         raise BadInput(f"{path}: holds no case; give one JSON object a line")
     return list(cases.values())
+
+
+def relocated(case: Case, source: Path, to: Path) -> Case:
+    """The case with the paths that are relative to `source` made relative to `to`."""
+
+    def moved(path: str) -> str:
+        return os.path.relpath((source / path).resolve(), to.resolve())
+
+    return replace(
+        case,
+        references=tuple(tuple(moved(path) for path in person) for person in case.references),
+        images=tuple(moved(path) for path in case.images),
+        target=moved(case.target) if case.target else None,
+    )
 
 
 def write_cases(path: Path, cases: Sequence[Case]) -> None:

@@ -1,4 +1,4 @@
-"""The report's charts as inline SVG: histograms, shares, means with their intervals, curves of training."""
+"""Charts as inline SVG: histograms, shares, means with their intervals, curves of training."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ COLOURS = {
     "ours": "#7650c4",
     "shuffled": "#98a2ad",
 }
+OTHERS = ("#2f6db3", "#c8553d", "#3f8f5b", "#7650c4", "#b08a2e", "#4aa3b8", "#98a2ad")  # of names that have none
 SMALL = (4.6, 2.6)  # inches; three stand in a row
 
 
@@ -67,9 +68,10 @@ def shares(values: Mapping[str, np.ndarray], threshold: float, label: str, low: 
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(9, 3.4), layout="constrained")
     numbers = np.linspace(low, 1, 241)
-    for method, found in values.items():
+    for k, (method, found) in enumerate(values.items()):
         reached = (found[:, None] >= numbers).mean(axis=0)
-        axes.plot(numbers, reached, color=COLOURS[method], linewidth=1.8, label=method)
+        colour = COLOURS.get(method, OTHERS[k % len(OTHERS)])
+        axes.plot(numbers, reached, color=colour, linewidth=1.8, label=method)
     axes.axvline(threshold, color=INK, linestyle="--", linewidth=1)
     axes.text(threshold, 1.02, f"same person from {threshold:.2f}", va="bottom", ha="center", fontsize=8)
     axes.set(xlabel=label, ylabel="share of references", xlim=(low, 1), ylim=(0, 1.02))

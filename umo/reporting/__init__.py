@@ -1,0 +1,1 @@
+"""Pages about evaluations: pictures as the judge saw them, tables with intervals, and a leaderboard."""
