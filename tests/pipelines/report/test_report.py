@@ -12,13 +12,12 @@ import pytest
 
 from pipelines.core import products
 from pipelines.report import ladder, panels
-from pipelines.report import stage as report
 from pipelines.report import training as report_training
 from umo import records
 from umo.errors import BadInput
 from umo.evaluation import metrics
 from umo.evaluation.metrics import Estimate
-from umo.reporting import figures
+from umo.reporting import figures, tables
 
 # Which methods
 
@@ -178,4 +177,4 @@ def test_every_method_and_every_metric_is_on_the_page():
     from pipelines.__main__ import METHODS
 
     assert set(METHODS) == ladder.METHODS.keys() == figures.COLOURS.keys()
-    assert {*metrics.METRICS, *metrics.SIDE_EFFECTS} == report.LABELS.keys()
+    assert {*metrics.METRICS, *metrics.SIDE_EFFECTS} == tables.LABELS.keys()
