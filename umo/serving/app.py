@@ -6,7 +6,7 @@ A request is scored by `umo.serving.work` and answered; neither pictures nor emb
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -166,7 +166,7 @@ async def _form(request: Request, limits: Limits) -> AsyncIterator[FormData]:
         await form.close()
 
 
-async def _within(request: Request, limits: Limits) -> AsyncIterator[bytes]:
+async def _within(request: Request, limits: Limits) -> AsyncGenerator[bytes, None]:
     """The body, as long as it is short enough."""
     said, count = request.headers.get("content-length", ""), 0
     if said.isdecimal() and int(said) > limits.bytes:

@@ -11,7 +11,7 @@ from typing import Any
 from umo.errors import BadInput, WorkFailed
 from umo.evaluation.cases import Case, parse_case
 from umo.evaluation.judges import Gallery, identity
-from umo.evaluation.scoring import metrics_of, score_case
+from umo.evaluation.scoring import Scored, metrics_of, score_case
 from umo.faces.base import FaceModel
 
 
@@ -71,7 +71,8 @@ class Scorer:
 
         Raises Stopped: `gone` is set, or the time is over; looked at before every case.
         """
-        gallery, scored = Uploaded(self.judge, pictures, self.limits.pixels), []
+        gallery = Uploaded(self.judge, pictures, self.limits.pixels)
+        scored: list[Scored] = []
         end = time.monotonic() + self.limits.seconds
         for case in cases:
             if gone.is_set():
