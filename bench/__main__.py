@@ -24,6 +24,8 @@ QUICK = {
     "export": "bench.export",
     "evaluate-floor": "bench.evaluate_floor",
     "evaluate-peer": "bench.evaluate_peer",
+    "benchmark-score": "bench.benchmark_score",
+    "serve-load": "bench.serve_load",
     "judge-attack": "bench.judge_attack",
     "ledger": "bench.ledger",
 }
