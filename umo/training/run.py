@@ -72,10 +72,11 @@ def fit(
         BadInput: something of the job or of the rows is unfit.
         WorkFailed: no finite gradient; the last checkpoint stays.
     """
-    recipe, model = job.recipe, job.face_model()
+    recipe = job.recipe
     accelerator = processes.start(recipe, job.device)
     if accelerator.num_processes > 1 and not folder.is_dir():
         raise BadInput(f"{folder} is not seen from {platform.node()}: train into a folder that all machines share")
+    model = job.face_model()  # refused before the base is loaded
     place, dtype = processes.place(accelerator, job.device), devices.dtype_of(recipe.precision)
     alone = accelerator.num_processes == 1
     with loading(recipe.weights):
