@@ -31,9 +31,9 @@ def extremes(cases: Sequence[Case], scores: dict[str, Rows], threshold: float) -
     """Where the `chosen` method did best and worst, and where it gained and lost most."""
     if (found := chosen(list(scores))) is None:
         return []
-    last, base = (method and shown(method, scores[method]) for method in found)
-    assert last
-    return panels.extremes(cases, last, base or None, threshold)
+    last, base = found
+    against = shown(base, scores[base]) if base else None
+    return panels.extremes(cases, shown(last, scores[last]), against, threshold)
 
 
 def chosen(methods: Sequence[str]) -> tuple[str, str | None] | None:

@@ -64,30 +64,27 @@ def _report(params: Params, shard: Shard, folder: Path) -> Counts:
     trainings = training.read_trainings()
     curated = _json(products.CURATED / products.FUNNEL)
     funnel = data.funnel(curated)
-    page = (
-        environment(TEMPLATE.parent)
-        .get_template(TEMPLATE.name)
-        .render(
-            notice=params.notice,
-            judge=judge,
-            **_results(scores),
-            **_cases(params, list(scores), judge["same_person_cosine"]),
-            trainings=trainings,
-            colours={method: figures.COLOURS[method] for method in trainings},
-            training_curves=training.training_curves(trainings),
-            validation_curves=training.validation_curves(trainings),
-            sheets=data.set_sheets(params.sheet_rows),
-            funnel=funnel,
-            turned_away=curated["reasons"],
-            people_check=_json(products.PEOPLE / products.PEOPLE_CHECK),
-            similarities=data.similarities(),
-            validation=_json(products.VALIDATED / products.VALIDATION)["suites"],
-            sources=read_sources(),
-            revision=_revision(),
-            params=yaml.safe_dump(yaml.safe_load(PARAMS.read_text()), sort_keys=False),
-            models=_models(judge),
-            packages={name: importlib.metadata.version(name) for name in PACKAGES},
-        )
+    template = environment(TEMPLATE.parent).get_template(TEMPLATE.name)
+    page = template.render(
+        notice=params.notice,
+        judge=judge,
+        **_results(scores),
+        **_cases(params, list(scores), judge["same_person_cosine"]),
+        trainings=trainings,
+        colours={method: figures.COLOURS[method] for method in trainings},
+        training_curves=training.training_curves(trainings),
+        validation_curves=training.validation_curves(trainings),
+        sheets=data.set_sheets(params.sheet_rows),
+        funnel=funnel,
+        turned_away=curated["reasons"],
+        people_check=_json(products.PEOPLE / products.PEOPLE_CHECK),
+        similarities=data.similarities(),
+        validation=_json(products.VALIDATED / products.VALIDATION)["suites"],
+        sources=read_sources(),
+        revision=_revision(),
+        params=yaml.safe_dump(yaml.safe_load(PARAMS.read_text()), sort_keys=False),
+        models=_models(judge),
+        packages={name: importlib.metadata.version(name) for name in PACKAGES},
     )
     (folder / PAGE).write_text(page)
     plots.write_tables(folder, scores, tables.BY_PEOPLE, funnel)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from umo import cli, faces
+from umo import faces
 from umo.generate import Counts
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -26,20 +26,6 @@ def folder(tmp_path: Path, bands, band_judge, monkeypatch) -> Path:
     monkeypatch.setattr(faces, "load", lambda name: band_judge)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def umo(monkeypatch, capsys):
-    """umo("match", ...) -> exit code, stdout, stderr."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["umo", *arguments])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        found = capsys.readouterr()
-        return int(left.value.code or 0), found.out, found.err
-
-    return run
 
 
 def test_match_json(folder: Path, umo) -> None:

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from tests.umo.customizers.conftest import PROMPTS, smooth
-from tests.umo.training.conftest import small_base
 from umo.customizers import Drawing, load
 from umo.customizers.flux_uno import FluxUno
 from umo.drawing import batches as drawing
@@ -17,14 +16,6 @@ from umo.drawing.photographs import face_square
 from umo.errors import BadInput, WorkFailed
 from umo.evaluation.cases import read_cases
 from umo.generate import Counts, generate, generate_cases, generate_one
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    small_base().save(folder)
-    return folder
 
 
 @pytest.fixture

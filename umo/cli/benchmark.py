@@ -72,7 +72,20 @@ def run(
 
     base = local_folder(model)
     cut = face_square if crop else None
-    made = draw(found, root, out, base, lora, shape, steps, strength, device, dtype, cut, part)
+    made = draw(
+        found,
+        root,
+        out,
+        base,
+        lora,
+        size=shape,
+        steps=steps,
+        guidance=strength,
+        device=device,
+        dtype=dtype,
+        crop=cut,
+        shard=part,
+    )
     if made.own_size:
         print(f"{base.name} cannot draw the published {'x'.join(map(str, found.size))}: drawn at its own size")
     if made.too_many:
@@ -90,6 +103,9 @@ def score(
     out: Annotated[Path, typer.Option(help="Folder for scores.parquet and metrics.json.")],
     judge: Annotated[str, typer.Option(help="The face model that judges, as umo evaluate takes it.")] = "dlib",
     calibration: Annotated[Path | None, typer.Option(help="Its calibration, instead of its own.")] = None,
+    rewarded_by: Annotated[
+        list[str] | None, typer.Option(help="A face model that rewarded or curated: its network may not judge; repeat.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
     workers: Annotated[int, typer.Option(min=0, help="Processes that look at pictures; 0 is one a core.")] = 0,
 ) -> None:
@@ -99,7 +115,8 @@ def score(
     from umo.evaluation.judges import Spec
 
     spec = Spec(judge, device, calibration)
-    result = scoring.score(found, root, results, out, spec, workers or len(os.sched_getaffinity(0)))
+    processes = workers or len(os.sched_getaffinity(0))
+    result = scoring.score(found, root, results, out, spec, processes, rewarded_by or [])
     own = result["benchmark"]
     print(f"{found.title}, {found.revision}; judge {result['judge']['name']}: {_checksums(result['judge'])}")
     print("as published:")

@@ -98,6 +98,7 @@ class Checkpoint:
 
     @property
     def differentiable(self) -> bool:
+        """Of those whose crop is: cut by landmarks at the network's own size."""
         return self.reads.crop == "aligned"
 
     def detect(self, images: Sequence[np.ndarray] | Tensor) -> list[list[Face]]:

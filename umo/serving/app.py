@@ -6,7 +6,7 @@ A request is scored by `umo.serving.work` and answered; neither pictures nor emb
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException as StarletteError
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from umo.errors import BadInput
+from umo.evaluation.cases import Case
 from umo.faces.base import FaceModel
 from umo.serving.work import Limits, Scorer, Stopped, read_request
 
@@ -103,7 +104,9 @@ def create_app(judge: FaceModel, limits: Limits | None = None) -> FastAPI:
     return app
 
 
-async def _answer(request: Request, scorer: Scorer, cases: Any, pictures: dict[str, bytes]) -> dict[str, Any]:
+async def _answer(
+    request: Request, scorer: Scorer, cases: Sequence[Case], pictures: Mapping[str, bytes]
+) -> dict[str, Any]:
     """What the judge's thread gives; where the client goes away it is told to stop."""
     gone = threading.Event()
     work = asyncio.wrap_future(scorer.submit(cases, pictures, gone))

@@ -1,40 +1,21 @@
 """`umo report`: a page that stands alone, and a leaderboard that keeps what was there."""
 
 import json
-import sys
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from umo import cli, faces
 from umo.reporting import tables
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
 @pytest.fixture
-def umo(tmp_path: Path, band_judge, monkeypatch: pytest.MonkeyPatch, capsys) -> Callable[..., tuple[int, str, str]]:
-    """umo(...) -> exit code, stdout and stderr of a command in the test's folder; `bands` may judge."""
-    monkeypatch.setitem(faces.MODELS, "bands", lambda: band_judge)
-    faces._load.cache_clear()
+def scored(tmp_path: Path, bands, named_bands, umo, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two evaluations of the same three cases, a picture of one of which is broken; the current folder for the test."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["umo", *arguments])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        found = capsys.readouterr()
-        return int(left.value.code or 0), found.out, found.err
-
-    return run
-
-
-@pytest.fixture
-def scored(tmp_path: Path, bands, umo) -> Path:
-    """Two evaluations of the same three cases, a picture of one of which is broken."""
     for name, colours in {"r": [RED], "g": [GREEN], "b": [BLUE]}.items():
         Image.fromarray(bands(*colours)).save(tmp_path / f"{name}.png")
     drawn = {"mine": [(RED, GREEN), (RED, RED), (BLUE,)], "other": [(GREEN, (90, 200, 0)), (RED,), ()]}

@@ -16,7 +16,6 @@ import numpy as np
 
 from umo.errors import BadInput
 from umo.evaluation.judges import Seen
-from umo.matching import cosine_matrix
 from umo.texts import path_fault, read_json
 
 NAMED = 3  # files or folders that a message names; it counts the others
@@ -184,19 +183,3 @@ def files_in(folder: Path, ignored: Iterable[str] = ()) -> Iterator[Path]:
     if not kept:
         raise BadInput(f"{folder}: holds no results; draw them first (umo benchmark run)")
     yield from kept
-
-
-def most_alike(reference: np.ndarray, seen: Seen) -> float:
-    """A reference's cosine, (d,), to the face most like it; 0 without a face, as the published scripts have it."""
-    return float((seen.embeddings @ reference).max()) if len(seen.embeddings) else 0.0
-
-
-def confidence(reference: np.ndarray, seen: Seen) -> float | None:
-    """ID-Conf of one reference, (d,): `(s1 - s2) / s1` of its two most similar faces, 0 for s1 <= 0 and at most 1.
-
-    None for fewer than two faces.
-    """
-    if len(seen.embeddings) < 2:
-        return None
-    first, second = np.sort(cosine_matrix(reference[None], seen.embeddings)[0])[::-1][:2]
-    return float(min(1.0, (first - second) / first)) if first > 0 else 0.0

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from umo.errors import BadInput
-from umo.evaluation.benchmarks.base import NAMED, Benchmark, Item, Judged, Pooled, inside, read_list
+from umo.evaluation.benchmarks.base import Benchmark, Item, Judged, Pooled, inside, none_strange, read_list
 from umo.evaluation.judges import Seen
 from umo.files import replacing, write_text
 from umo.matching import NONE, assign, cosine_matrix
@@ -64,9 +64,7 @@ class MultiID(Benchmark):
         strange = sorted(folders.keys() - {item.key for item in items})
         if not folders or len(strange) == len(folders):
             raise BadInput(f"{results}: no folder of it is named as an item ({items[0].key}); give {self.results}")
-        if strange:
-            more = f" and {len(strange) - NAMED} more" if len(strange) > NAMED else ""
-            raise BadInput(f"{results}: {', '.join(strange[:NAMED])}{more}: no items of this benchmark; move them away")
+        none_strange([results / name for name in strange], results, self.results)
         for item in items:
             meta = results / item.key / META
             if meta.is_file() and _prompt(meta) != item.prompt:

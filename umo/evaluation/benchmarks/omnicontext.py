@@ -18,12 +18,11 @@ from umo.evaluation.benchmarks.base import (
     Item,
     Judged,
     Pooled,
-    confidence,
-    most_alike,
     none_strange,
 )
-from umo.evaluation.judges import Seen
+from umo.evaluation.metrics import id_conf, id_sim
 from umo.files import replacing
+from umo.matching import cosine_matrix
 from umo.rows import ParquetSource
 from umo.texts import parse_json, read_text
 
@@ -107,18 +106,13 @@ def _pool(one: Judged, similarity: Pooled, certainty: Pooled) -> None:
     if faceless:
         similarity.skipped["input without a face"] += faceless
     for reference in one.references:
-        vector = largest(reference)
-        similarity.values.append(most_alike(vector, one.pictures[0]))
-        certain = confidence(vector, one.pictures[0])
+        cosines = cosine_matrix(reference.main()[None], one.pictures[0].embeddings)
+        similarity.values.append(id_sim(cosines))
+        certain = id_conf(cosines)
         if certain is None:
             certainty.skipped["picture with fewer than two faces"] += 1
         else:
             certainty.values.append(certain)
-
-
-def largest(seen: Seen) -> Any:
-    """(d,) embedding of a picture's largest face."""
-    return seen.embeddings[int(seen.sides.argmax())]
 
 
 def _by_a_language_model(judged: Sequence[Judged], folder: Path) -> dict[str, Any]:

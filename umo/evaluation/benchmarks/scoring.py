@@ -11,7 +11,7 @@ from umo import records
 from umo.errors import BadInput
 from umo.evaluation.benchmarks.base import Benchmark, Item, Judged
 from umo.evaluation.cases import Case, write_cases
-from umo.evaluation.judges import Gallery, Spec, look_in_processes
+from umo.evaluation.judges import Gallery, Spec, look_in_processes, refuse_shared
 from umo.evaluation.scoring import evaluate, kept_in, writing
 from umo.faces.base import FaceModel
 from umo.files import write_text
@@ -19,7 +19,15 @@ from umo.files import write_text
 CASES, PICTURES, INPUTS = "CASES.jsonl", "pictures", "references"
 
 
-def score(benchmark: Benchmark, root: Path, results: Path, out: Path, spec: Spec, workers: int = 1) -> dict[str, Any]:
+def score(
+    benchmark: Benchmark,
+    root: Path,
+    results: Path,
+    out: Path,
+    spec: Spec,
+    workers: int = 1,
+    rewarded_by: Sequence[str] = (),
+) -> dict[str, Any]:
     """Judge drawn pictures; `out` is then as `umo evaluate` leaves it, with `CASES.jsonl` beside, and its metrics.json
     has the key `benchmark`.
 
@@ -27,15 +35,18 @@ def score(benchmark: Benchmark, root: Path, results: Path, out: Path, spec: Spec
         root: the local copy of the benchmark.
         results: drawn pictures in the published layout.
         workers: processes that look at pictures.
+        rewarded_by: face models that rewarded or curated; a judge with the network of one is refused.
 
     Raises:
-        BadInput: the copy or the results are not in their layout, or a picture of the copy is missing.
+        BadInput: the copy or the results are not in their layout, a picture of the copy is missing, or the judge is
+            refused.
         WorkFailed: no case could be judged, or `out` cannot be written.
     """
+    judge = spec.load()
+    refuse_shared(judge, rewarded_by)
     with writing(out):
         items = present(benchmark, root, out / INPUTS)
         pictures = benchmark.drawn(items, results, out / PICTURES)
-        judge = spec.load()
         gallery = Gallery(judge, out, kept=kept_in(out, judge))
     named = [(item, [_from(out, path) for path in paths]) for item, paths in zip(items, pictures, strict=True)]
     with writing(out):

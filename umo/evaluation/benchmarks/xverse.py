@@ -20,15 +20,15 @@ from umo.evaluation.benchmarks.base import (
     Item,
     Judged,
     Pooled,
-    confidence,
     files_in,
     inside,
-    most_alike,
     none_strange,
     read_list,
 )
+from umo.evaluation.metrics import id_conf, id_sim
 from umo.files import replacing
 from umo.images import ImageError, read_image
+from umo.matching import cosine_matrix
 
 HUMAN = "/human/"
 QUARTERS = 4
@@ -135,8 +135,9 @@ class XVerse(Benchmark):
                     if seen.error:
                         similarity.skipped["picture that cannot be read"] += 1
                         continue
-                    similarity.values.append(most_alike(reference.embeddings[0], seen))
-                    certain = confidence(reference.embeddings[0], seen)
+                    cosines = cosine_matrix(reference.embeddings[:1], seen.embeddings)
+                    similarity.values.append(id_sim(cosines))
+                    certain = id_conf(cosines)
                     if certain is None:
                         certainty.skipped["picture with fewer than two faces"] += 1
                     else:

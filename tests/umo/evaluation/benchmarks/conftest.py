@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from umo import faces
 from umo.evaluation.benchmarks import BENCHMARKS, scoring
 from umo.evaluation.judges import Spec
 
@@ -50,10 +49,8 @@ def put_json(tmp_path: Path) -> Callable[[str, object], Path]:
 
 
 @pytest.fixture
-def scored(tmp_path: Path, band_judge, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict]:
+def scored(tmp_path: Path, named_bands) -> Callable[..., dict]:
     """scored(name) -> metrics.json of `results` for the benchmark in `root`, judged by `BandJudge`."""
-    monkeypatch.setitem(faces.MODELS, "bands", lambda: band_judge)
-    faces._load.cache_clear()
 
     def run(name: str, results: str = "results", out: str = "out") -> dict:
         return scoring.score(BENCHMARKS[name], tmp_path / "root", tmp_path / results, tmp_path / out, Spec("bands"))

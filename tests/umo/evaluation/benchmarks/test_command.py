@@ -1,18 +1,15 @@
 """`umo benchmark`: what it lists and misses, drawing in shards and after a kill, what it prints of a score."""
 
 import json
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
+from tests.umo.conftest import Run
 from tests.umo.evaluation.benchmarks.conftest import GREEN, RED
-from tests.umo.training.conftest import small_base
-from umo import cli, faces
 from umo.drawing import batches
 from umo.evaluation.benchmarks import BENCHMARKS
 
@@ -22,28 +19,10 @@ PROMPTS = {0: ("A man greets a girl", MAN, GIRL), 1: ("A toy\nand a toy", TOY, T
 
 
 @pytest.fixture
-def umo(tmp_path: Path, band_judge, monkeypatch: pytest.MonkeyPatch, capsys) -> Callable[..., tuple[int, str, str]]:
-    """umo(...) -> exit code, stdout and stderr of `umo benchmark ...` in the test's folder."""
-    monkeypatch.setitem(faces.MODELS, "bands", lambda: band_judge)
-    faces._load.cache_clear()
+def benchmark(tmp_path: Path, named_bands, umo, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """benchmark(...) -> exit code, stdout and stderr of `umo benchmark ...` in the test's folder."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["umo", "benchmark", *arguments])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        found = capsys.readouterr()
-        return int(left.value.code or 0), found.out, found.err
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    small_base().save(folder)
-    return folder
+    return partial(umo, "benchmark")
 
 
 @pytest.fixture
@@ -59,10 +38,10 @@ def root(put, put_json) -> None:
 
 
 @pytest.fixture
-def draw(root, base: Path, umo) -> Callable[..., tuple[int, str, str]]:
+def draw(root, base: Path, benchmark) -> Run:
     def run(*more: str) -> tuple[int, str, str]:
         given = ["run", "xverse-multi", "--root", "root", "--out", "results", "--model", str(base), "--steps", "1"]
-        return umo(*given, *more)
+        return benchmark(*given, *more)
 
     return run
 
@@ -71,23 +50,23 @@ def made(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((folder / "results").glob("*.png"))}
 
 
-def test_each_is_listed_with_its_layout_judge_and_licence(umo) -> None:
-    code, out, _ = umo("list")
+def test_each_is_listed_with_its_layout_judge_and_licence(benchmark) -> None:
+    code, out, _ = benchmark("list")
     assert code == 0
     for one in BENCHMARKS.values():
         assert all(said in out for said in (one.name, one.revision, one.layout, one.results, one.judge, one.licence))
-    code, _, err = umo("check", "xversebench", "--root", "root")
+    code, _, err = benchmark("check", "xversebench", "--root", "root")
     assert code == 2 and "no benchmark 'xversebench': choose one of xverse-single, xverse-multi" in err
 
 
-def test_every_missing_file_is_named(root, umo, tmp_path: Path) -> None:
-    assert umo("check", "xverse-multi", "--root", "root")[:2] == (
+def test_every_missing_file_is_named(root, benchmark, tmp_path: Path) -> None:
+    assert benchmark("check", "xverse-multi", "--root", "root")[:2] == (
         0,
         "root: 3 items, and every picture that they name\n",
     )
     (tmp_path / "root" / MAN).unlink()
     (tmp_path / "root" / TOY).unlink()
-    code, out, err = umo("check", "xverse-multi", "--root", "root")
+    code, out, err = benchmark("check", "xverse-multi", "--root", "root")
     assert code == 2 and out.splitlines() == [f"root/{MAN}", f"root/{TOY}"]
     assert "2 files are missing, listed above" in err
 
@@ -141,10 +120,10 @@ def test_what_cannot_be_drawn_is_refused_before_the_first_picture(draw, put_json
     assert not made(tmp_path)
 
 
-def test_a_score_says_what_made_it_and_what_it_leaves_out(draw, umo, tmp_path: Path) -> None:
+def test_a_score_says_what_made_it_and_what_it_leaves_out(draw, benchmark, tmp_path: Path) -> None:
     draw()
     score = ["score", "xverse-multi", "results", "--root", "root", "--out", "out", "--judge", "bands"]
-    code, out, err = umo(*score)
+    code, out, err = benchmark(*score)
     assert code == 0
     for said in (
         "bytedance/XVerse @65e2581; judge bands: bands.weights ",
@@ -158,4 +137,6 @@ def test_a_score_says_what_made_it_and_what_it_leaves_out(draw, umo, tmp_path: P
     assert "results/2.png: cannot be read" in err
     result = json.loads((tmp_path / "out/metrics.json").read_text())
     assert result["benchmark"]["revision"] == BENCHMARKS["xverse-multi"].revision
-    assert umo(*score)[1] == out, "the same again"
+    assert benchmark(*score)[1] == out, "the same again"
+    code, _, err = benchmark(*score, "--rewarded-by", "bands")
+    assert code == 2 and "its network is that of bands, which rewarded or curated; choose another" in err

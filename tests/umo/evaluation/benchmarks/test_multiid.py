@@ -128,7 +128,7 @@ def test_a_mean_leaves_outliers_out() -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda folder: (folder / "results/0002").rename(folder / "results/two"), "two: no items of this benchmark"),
+        (lambda folder: (folder / "results/0002").rename(folder / "results/two"), "two: no result of this benchmark"),
         (
             lambda folder: [path.rename(path.with_name(f"x{path.name}")) for path in (folder / "results").iterdir()],
             r"no folder of it is named as an item \(0001\)",
