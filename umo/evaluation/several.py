@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 from umo import records
 from umo.errors import BadInput
 from umo.evaluation import metrics
+from umo.evaluation.agreement import Agreement, measure
+from umo.evaluation.cases import read_cases
 from umo.evaluation.judges import Spec, agreement, look_in_processes, refuse_shared
-from umo.evaluation.scoring import evaluate
+from umo.evaluation.scoring import evaluate, writing
 from umo.files import replacing, write_text
 from umo.texts import fault
 
@@ -22,7 +24,12 @@ RANKED = "id_sim_strict"
 
 
 def evaluate_by(
-    cases_file: Path, out: Path, specs: Sequence[Spec], workers: int = 1, rewarded_by: Sequence[str] = ()
+    cases_file: Path,
+    out: Path,
+    specs: Sequence[Spec],
+    workers: int = 1,
+    rewarded_by: Sequence[str] = (),
+    models: Sequence[Agreement] = (),
 ) -> dict[str, Any]:
     """`scoring.evaluate` by each judge: the first one's files lie in `out`, the others' in `out/NAME`.
 
@@ -32,6 +39,7 @@ def evaluate_by(
     Args:
         workers: processes that look at the pictures.
         rewarded_by: face models that rewarded or curated; a judge with the network of one is refused.
+        models: of whole pictures, which are no judges: `agreement.measure` by them becomes the key `agreement_models`.
 
     Returns:
         The content of `out/metrics.json`.
@@ -50,6 +58,9 @@ def evaluate_by(
     if len(set(names)) < len(names):
         twice = max(names, key=names.count)
         raise BadInput(f"--judge: two judges are named {twice!r}: rename the folder or the file of one")
+    with writing(out):
+        (out / "agreement.parquet").unlink(missing_ok=True)  # of an earlier run
+        found = measure(read_cases(cases_file), cases_file.parent, models, out) if models else []
     results, scores = {}, {}
     for spec, judge in zip(specs, judges, strict=True):
         folder = out if judge is judges[0] else out / judge.name
@@ -60,6 +71,9 @@ def evaluate_by(
         others = {name: result for name, result in results.items() if name != names[0]}
         first |= {"judges": others, "agreement": list(agreement(scores, RANKED))}
         _write_columns(out / "judges.parquet", scores)
+    if found:
+        first["agreement_models"] = found
+    if found or len(judges) > 1:
         write_text(out / "metrics.json", json.dumps(first, indent=2, allow_nan=False) + "\n")
     return first
 
