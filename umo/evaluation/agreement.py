@@ -87,8 +87,9 @@ class Agreement:
         self._model = _model(folder, self.model_type).to(device)
         with _refusing(folder):
             self._processor = _processor(folder)
-            self._tokenizer = _tokenizer(folder, self.model_type) if self.reads_text else None
-            self.longest = int(self._model.config.text_config.max_position_embeddings) if self.reads_text else None
+            text = self._model.config.text_config if self.reads_text else None
+            self._tokenizer = _tokenizer(folder, self.model_type, text.vocab_size) if text else None
+            self.longest = int(text.max_position_embeddings) if text else None
             found = [self.embed_images([np.full((32, 32, 3), 127, np.uint8)])]  # what does not fit shows here
             found += [self.embed_texts(["a"])] if self.reads_text else []
         if not all(np.isfinite(vectors).all() for vectors in found):
@@ -291,7 +292,7 @@ def _config(folder: Path) -> dict[str, Any]:
         )
     found = read_json(path)
     kind = found.get("model_type") if isinstance(found, dict) else None
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise BadInput(f"{path}: model_type {kind!r} is not read; give a folder of {', '.join(KINDS)}")
     return found
 
@@ -353,16 +354,22 @@ def _processor(folder: Path) -> Any:
     return AutoImageProcessor.from_pretrained(str(folder), **options)
 
 
-def _tokenizer(folder: Path, model_type: str) -> Any:
+def _tokenizer(folder: Path, model_type: str, words: int) -> Any:
+    """The folder's own, of about as many words as the network knows: without its files an empty one would be made."""
     from transformers import AutoTokenizer
     from transformers.utils import is_sentencepiece_available
 
     said = folder / "tokenizer_config.json"
     if not said.is_file():
         raise BadInput(f"{folder}: tokenizer_config.json is missing; {AGAIN}")
-    if read_json(said).get("tokenizer_class") == "SiglipTokenizer" and not is_sentencepiece_available():
+    settings = read_json(said)
+    if not isinstance(settings, dict):
+        raise BadInput(f"{said}: says nothing of a tokenizer; {AGAIN}")
+    if settings.get("tokenizer_class") == "SiglipTokenizer" and not is_sentencepiece_available():
         raise BadInput(f"{folder}: its tokenizer needs sentencepiece: pip install sentencepiece, or give SigLIP 2")
     found = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    if abs(len(found) - words) > 0.1 * words:  # some have a few that the other has not
+        raise BadInput(f"{folder}: its tokenizer has {len(found)} words, its network {words}; {AGAIN}")
     if model_type != "clip":
         found.padding_side = "right"
     return found

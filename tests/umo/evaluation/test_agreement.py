@@ -1,4 +1,4 @@
-"""CLIP, SigLIP, SigLIP 2 and DINOv2 on small random weights in the real layout, held against what is written out here."""
+"""CLIP, SigLIP 2 and DINOv2 on small random weights in the real layout, held against what is written out here."""
 
 import json
 import pickle
@@ -28,29 +28,37 @@ IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 HALF = ([0.5] * 3, [0.5] * 3)
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 # As openai/clip-vit-base-patch32 has it: of the time of feature extractors, sizes as plain numbers.
-CLIP_PREPARATION = {
+CLIP_PREPARATION: dict[str, Any] = {
     "feature_extractor_type": "CLIPFeatureExtractor",
-    **{"do_resize": True, "size": 32, "resample": 3, "do_center_crop": True, "crop_size": 32, "do_normalize": True},
+    **dict.fromkeys(("do_resize", "do_center_crop", "do_normalize"), True),
+    **dict.fromkeys(("size", "crop_size"), 32),
     **dict(zip(("image_mean", "image_std"), OPENAI, strict=True)),
+    "resample": 3,
 }
-DINO_PREPARATION = {
+NEWER: dict[str, Any] = {
+    **dict.fromkeys(("do_convert_rgb", "do_resize", "do_rescale", "do_normalize"), True),
+    "rescale_factor": 0.00392156862745098,
+}
+DINO_PREPARATION = NEWER | {
     "image_processor_type": "BitImageProcessor",
-    **{"do_convert_rgb": True, "do_resize": True, "size": {"shortest_edge": 36}, "resample": 3},
-    **{"do_center_crop": True, "crop_size": {"height": 32, "width": 32}},
-    **{"do_rescale": True, "rescale_factor": 0.00392156862745098, "do_normalize": True},
+    "size": {"shortest_edge": 36},
+    "do_center_crop": True,
+    "crop_size": {"height": 32, "width": 32},
     **dict(zip(("image_mean", "image_std"), IMAGENET, strict=True)),
+    "resample": 3,
 }
-SIGLIP_PREPARATION = {
+SIGLIP_PREPARATION = NEWER | {
     "image_processor_type": "SiglipImageProcessor",
-    **{"do_resize": True, "size": {"height": 32, "width": 32}, "resample": 2},
-    **{"do_rescale": True, "rescale_factor": 0.00392156862745098, "do_normalize": True},
+    "size": {"height": 32, "width": 32},
     **dict(zip(("image_mean", "image_std"), HALF, strict=True)),
+    "resample": 2,
 }
-NAFLEX_PREPARATION = {
+NAFLEX_PREPARATION = NEWER | {
     "image_processor_type": "Siglip2ImageProcessor",
-    **{"do_resize": True, "resample": 2, "patch_size": 8, "max_num_patches": 20},
-    **{"do_rescale": True, "rescale_factor": 0.00392156862745098, "do_normalize": True},
+    "patch_size": 8,
+    "max_num_patches": 20,
     **dict(zip(("image_mean", "image_std"), HALF, strict=True)),
+    "resample": 2,
 }
 
 
@@ -78,7 +86,7 @@ def clip(folder: Path) -> Path:
 def gemma(folder: Path) -> int:
     """SigLIP 2's tokenizer in small: it does not fold case, and as a Gemma pads on the left. Returns its words."""
     folder.mkdir(parents=True, exist_ok=True)
-    words = ["<pad>", "<eos>", "<bos>", "<unk>", "▁", *LETTERS, *LETTERS.upper()]
+    words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *LETTERS, *LETTERS.upper()]
     vocabulary = {word: rank for rank, word in enumerate(words)}
     made = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     made.normalizer = normalizers.Replace(" ", "▁")
@@ -233,8 +241,7 @@ def test_naflex_keeps_the_proportions_in_patches(folders) -> None:
         values = (scaled / 255 - 0.5) / 0.5
         patches = values.reshape(rows, 8, columns, 8, 3).swapaxes(1, 2).reshape(1, rows * columns, 192)
         mask = torch.ones(1, rows * columns, dtype=torch.int32)
-        given = (torch.from_numpy(patches).float(), mask, torch.tensor([[rows, columns]]))
-        return unit(eyes(given[0], attention_mask=given[1], spatial_shapes=given[2]).pooler_output)
+        return unit(eyes(torch.from_numpy(patches).float(), mask, torch.tensor([[rows, columns]])).pooler_output)
 
     np.testing.assert_allclose(found, see(picture(1)), atol=1e-5)
     assert float(found[0] @ see(picture(1), 4, 4)[0]) < 0.999
@@ -270,17 +277,17 @@ def test_siglip_reads_lower_case_padded_on_the_right_to_64(folders, kind) -> Non
     """The last position is read, and the padding is not masked: without it, or on the left, it is another vector."""
     name = {"siglip": "SiglipModel", "siglip2": "Siglip2Model"}[kind]
     model = getattr(transformers, name).from_pretrained(folders[kind]).eval()
-    letters = [5 + LETTERS.index(char) if char != " " else 4 for char in "two people"]
+    letters = [6 + LETTERS.index(char) if char != " " else 5 for char in "two people"]
 
     def read(ids: list[int]) -> np.ndarray:
         state = model.text_model(input_ids=torch.tensor([ids])).last_hidden_state[:, -1]
         return unit(model.text_model.head(state))
 
     given = Agreement(folders[kind])
-    found = given.embed_texts(["Two People", "a portrait"])
+    found = given.embed_texts(["TWO PEOPLE", "a portrait"])
     padding = [0] * (64 - len(letters) - 1)
     np.testing.assert_allclose(found[:1], read([*letters, 1, *padding]), atol=1e-5)
-    upper = [5 + 26 + LETTERS.index("t"), *letters[1:]]
+    upper = [token + 26 if token > 5 else token for token in letters]
     for wrong in ([*letters, 1], [*padding, *letters, 1], [*upper, 1, *padding]):
         assert float(found[0] @ read(wrong)[0]) < 0.999
     assert given.longest == 64
@@ -300,7 +307,7 @@ def test_files_of_older_times_and_in_parts_are_read(folders, tmp_path) -> None:
     transformers.CLIPModel.from_pretrained(folders["clip"]).save_pretrained(parts, max_shard_size="40KB")
     assert len(Agreement(parts).files) > 2
     for folder in (old, parts):
-        np.testing.assert_array_equal(Agreement(folder).embed_images([picture(1)]), want)
+        np.testing.assert_allclose(Agreement(folder).embed_images([picture(1)]), want, atol=1e-6)
 
 
 class Harm:
@@ -332,7 +339,7 @@ def changed(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Pa
 
 def pickled(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Harm()))
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Harm(), 2))
 
 
 def cut_short(folder: Path) -> None:
@@ -362,7 +369,7 @@ NORM = "vision_model.post_layernorm.weight"
         (written("preprocessor_config.json", "{}"), r"cannot be loaded"),
         (without("tokenizer_config.json"), r"tokenizer_config\.json is missing"),
         (written("tokenizer_config.json", "[]"), r"tokenizer_config\.json: says nothing of a tokenizer"),
-        (without("tokenizer.json"), r"cannot be loaded|tokenizer\.json is missing"),
+        (without("tokenizer.json"), r"its tokenizer has \d words, its network 54"),
         (written("tokenizer.json", '{"version":'), r"cannot be loaded"),
         (written("tokenizer_config.json", '{"tokenizer_class": "SiglipTokenizer"}'), r"needs sentencepiece"),
         (without("model.safetensors"), r"model\.safetensors is missing"),
@@ -421,7 +428,7 @@ def test_a_person_counts_once_and_what_cannot_be_used_is_said(folders, drawn, tm
     assert [row["model"] for row in rows] == ["clip"] * 6 + ["dinov2"] * 6
     first, second, gone, lone, narrow, bare = rows[:6]
     vectors = dict(
-        zip("ann ann2 bob one two".split(), given[0].embed_images([picture(k) for k in range(5)]), strict=True)
+        zip(("ann", "ann2", "bob", "one", "two"), given[0].embed_images([picture(k) for k in range(5)]), strict=True)
     )
     prompt = given[0].embed_texts([cases[0].prompt])[0]
     for row, name in ((first, "one"), (second, "two")):
