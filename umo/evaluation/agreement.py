@@ -129,10 +129,10 @@ class Agreement:
         options: dict[str, Any] = {"truncation": True, "max_length": self.longest, "return_tensors": "pt"}
         if self.model_type == "clip":
             inputs = self._tokenizer(list(texts), padding=True, **options)
-            names = ("input_ids", "attention_mask")
+            names = ["input_ids", "attention_mask"]
         else:
             inputs = self._tokenizer([text.lower() for text in texts], padding="max_length", **options)
-            names = ("input_ids",)
+            names = ["input_ids"]
         given = {name: inputs[name].to(self._device) for name in names}
         return _unit(self._model.get_text_features(**given).pooler_output)
 
@@ -247,7 +247,7 @@ def _look(model: Agreement, root: Path, paths: Sequence[str], kept: Path) -> dic
                     pictures[digest] = _read(root / path)
                 except ImageError as error:
                     seen[digest] = str(error)
-            vectors = model.embed_images(list(pictures.values())) if pictures else []
+            vectors = model.embed_images(list(pictures.values())) if pictures else np.zeros((0, 0), np.float32)
             for digest, vector in zip(pictures, vectors, strict=True):
                 seen[digest] = vector
                 with replacing(kept / f"{digest}.npy") as file, file.open("wb") as opened:

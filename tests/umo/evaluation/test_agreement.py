@@ -392,6 +392,23 @@ def test_a_folder_that_cannot_be_used_is_one_line(folders, tmp_path, monkeypatch
     assert capfd.readouterr() == ("", "")
 
 
+def test_code_in_a_folder_is_not_run(folders, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = shutil.copytree(folders["clip"], tmp_path / "clip")
+    (folder / "own.py").write_text("import pathlib\npathlib.Path('harmed').touch()\nclass Own: ...\n")
+    for name, part in (
+        ("config", "Model"),
+        ("preprocessor_config", "ImageProcessor"),
+        ("tokenizer_config", "Tokenizer"),
+    ):
+        file = folder / f"{name}.json"
+        own: Any = [None, "own.Own"] if part == "Tokenizer" else "own.Own"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"auto_map": {f"Auto{part}": own}}))
+    found = Agreement(folder).embed_texts(["a"])
+    np.testing.assert_array_equal(found, Agreement(folders["clip"]).embed_texts(["a"]))
+    assert not (tmp_path / "harmed").exists()
+
+
 def test_names_and_devices_that_cannot_be(folders, tmp_path) -> None:
     with pytest.raises(
         BadInput, match=r"openai/clip-vit-base-patch32: no folder of transformers .*; nothing is downlo"
