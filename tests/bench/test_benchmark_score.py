@@ -10,7 +10,7 @@ from umo.evaluation.benchmarks import BENCHMARKS
 
 def test_every_layout_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark_score, "WORK", tmp_path)
-    result = benchmark_score.run(pictures=4, repeats=1)
+    result = benchmark_score.run(pictures=4, turns=1)
     assert result.details["ratios"].keys() == BENCHMARKS.keys()
     for name in BENCHMARKS:
         out = tmp_path / "bench" / benchmark_score.NAME / name / "out"

@@ -24,9 +24,9 @@ def toy(made_toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
     return Toy(tmp_path / "umo")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def served(made_toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One server, with worker and deployments, for all tests of a session; each leaves the workspace as it was."""
+    """One server, with worker and deployments, for all tests of this folder; each leaves the workspace as it was."""
     path = tmp_path_factory.mktemp("served") / "umo"
     shutil.copytree(made_toy.path, path, symlinks=True)
     toy, port = Toy(path), free_port()

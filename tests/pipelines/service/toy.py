@@ -157,7 +157,7 @@ class Toy(Workspace):
 BY_HAND = {
     "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",  # no nightly run in the middle of a test
     "PREFECT_TASKS_DEFAULT_RETRY_DELAY_SECONDS": "1",
-    "PREFECT_WORKER_QUERY_SECONDS": "0.5",
+    "PREFECT_WORKER_QUERY_SECONDS": "1.5",  # each costs the server a tenth of a second
 }
 
 
