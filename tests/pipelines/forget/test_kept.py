@@ -12,11 +12,14 @@ import yaml
 from PIL import Image
 
 from pipelines.core import products
+from pipelines.core.shards import ROOT
 from pipelines.core.tombstones import hashes
 from pipelines.forget import elsewhere, kept, purge, stage
-from pipelines.forget.note import Note
+from pipelines.forget.execute import finish
+from pipelines.forget.note import NOTE, Note
 from pipelines.forget.scan import Wanted
 from pipelines.forget.search import Search
+from pipelines.service.privacy import CopiesRemain
 from tests.conftest import BandJudge
 from tests.umo.training.conftest import SMALL, TRAIN, small_base
 from tests.umo.training.test_folder import export, row
@@ -284,6 +287,43 @@ def test_what_git_tracks_and_what_looks_alike_is_left(place: Path, search: Searc
     found = kept.look(search, noted(place))
     tracked = {"pages/bert.html"} if not noted(place).also else set()
     assert named(place, found.goes) == THEIRS - tracked and bool(found.models) == (not tracked)
+
+
+def test_a_dry_run_lists_them_and_a_run_names_what_remains(place: Path, orl) -> None:
+    """The whole command but for who is meant and the stages."""
+    for name in ("params.yaml", "datasets/sources.yaml"):
+        Path(name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, name)
+    picture = "ab" * 32
+    also = noted(place).also
+    found = {"person_ids": [PERSON], "image_ids": [picture], "phashes": {picture: perceptual_hash(orl(1, 1))}}
+    before = contents(place)
+    said = list(stage._preview(Note(**found, also=also)))
+    assert contents(place) == before and not NOTE.exists()
+    assert {line for line in said if "for umo wrote it" in line} == {
+        f"would go, for umo wrote it: {place / name}" for name in THEIRS
+    }
+    assert {f"their cases would go out of {place / name}" for name in LISTS} <= {*said}
+    own = f"{place} (3 files), " if also else ""
+    remain = f"copies remain in {own}{place}/lora; not looked into: {place}/one (1 pictures that umo drew of somebody)"
+    assert said[-1] == remain
+    with pytest.raises(CopiesRemain) as error:
+        finish(Note(**found, also=also))
+    assert str(error.value) == f"done here; {remain}"
+    assert not any((place / name).exists() for name in THEIRS) and not NOTE.exists()
+
+
+def test_an_interrupted_one_takes_folders_that_are_named_later(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = [tmp_path.with_name(f"{tmp_path.name}-{k}") for k in range(2)]
+    for folder in folders:
+        folder.mkdir()
+    Note(person_ids=[PERSON], image_ids=[], phashes={}, also=folders[:1]).write()
+    for name in ("refuse_others", "drop"):
+        monkeypatch.setattr(stage, name, lambda: None)
+    monkeypatch.setattr(purge, "refuse_shared_cache", lambda: None)
+    monkeypatch.setattr(stage, "finish", lambda note: f"{note.also}")
+    assert stage.main([PERSON, "--also", str(folders[1]), "--also", str(folders[0])]) == f"{folders}"
 
 
 @pytest.mark.parametrize(
