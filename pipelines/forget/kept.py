@@ -173,7 +173,7 @@ def _drawn(folder: Path) -> dict[str, list[Path]]:
     """By the case or item: pictures beside a list, and what is laid out of them as a benchmark is published."""
     pictures: dict[str, list[Path]] = {}
     for path in sorted((folder / IMAGES).glob("*")):
-        if name := DRAWN_NAME.fullmatch(path.name):
+        if (name := DRAWN_NAME.fullmatch(path.name)) and (path.suffix == ".tmp" or read_key(path)):
             pictures.setdefault(name[1], []).append(path)
     for path in sorted(folder.parent.rglob("*")) if folder.name == DRAWN else ():
         first, *rest = path.relative_to(folder.parent).parts

@@ -283,6 +283,12 @@ def test_what_git_tracks_and_what_looks_alike_is_left(place: Path, search: Searc
         (own / name).write_text("{}")
     (own / "CASES.jsonl").write_text('{"case_id": "anna", "references": ["../photos/anna.png"]}\nno case\n')
     assert named(place, kept.look(search, noted(place)).goes) == THEIRS
+    for name in ("metrics.json", "scores.parquet"):  # scored where they lie
+        shutil.copy(place / "scores-bert" / name, own / name)
+    found = kept.look(search, noted(place))
+    assert named(place, found.goes) == THEIRS | {"own/metrics.json", "own/scores.parquet"}
+    assert found.lists[own / "CASES.jsonl"] == b"no case\n"
+    shutil.rmtree(own)
     monkeypatch.setattr(kept, "git", lambda *words, missing: "mine/pages/bert.html\0mine/lora/training.json")
     found = kept.look(search, noted(place))
     tracked = {"pages/bert.html"} if not noted(place).also else set()
