@@ -162,11 +162,19 @@ class Copies:
         return "; ".join([*parts, *([f"not looked into: {', '.join(self.unseen)}"] if self.unseen else [])])
 
 
-def copies(search: Search, versions: Mapping[str, objects.Version], had: list[str]) -> Copies:
+def copies(
+    search: Search,
+    versions: Mapping[str, objects.Version],
+    had: list[str],
+    also: Iterable[Path] = (),
+    leave: Iterable[Path] = (),
+) -> Copies:
     """Scan what lies on this machine.
 
     Args:
         had: full names of the tags whose version has the person: the copies of those in a bucket do too.
+        also: folders that the user named, of which forget takes only what commands of umo wrote.
+        leave: what is about to go of them.
     """
     found = Copies()
     for name, place in _dvc_remotes().items():
@@ -189,6 +197,8 @@ def copies(search: Search, versions: Mapping[str, objects.Version], had: list[st
                     found.seen[f"release {folder}"] = search.walk(folder)
     for root in filter(Path.exists, (PREFECT, *sorted(MODELS.glob("*")))):
         found.seen[str(root)] = search.walk(root, [WHOLE])
+    for root in also:
+        found.seen[str(root)] = search.walk(root, leave)
     if not os.environ.get(DATABASE, "sqlite").startswith("sqlite"):
         found.unseen.append(f"Prefect's database ({DATABASE})")
     found.unseen += not_whole(found.seen)

@@ -13,6 +13,7 @@ from pipelines.core.shards import file_digest
 from pipelines.core.sources import PHOTOS
 from pipelines.core.tombstones import TOMBSTONES, Tombstone, Tombstones, encoded, hashes
 from pipelines.forget import elsewhere, objects
+from pipelines.forget.kept import look
 from pipelines.forget.note import NOTE, Note
 from pipelines.forget.places import CACHE, ROOTS, Clear, found
 from pipelines.forget.purge import purge
@@ -38,10 +39,13 @@ def finish(note: Note) -> str:
     failed = not rebuild(note.rebuild)
     versions = objects.all_versions()
     seen, kept = prove(search)
-    copies = elsewhere.copies(search, versions, elsewhere.has_them(frozenset(note.image_ids), note.ingested))
-    copies.unseen += elsewhere.not_whole(seen)
+    had, of_umo = elsewhere.has_them(frozenset(note.image_ids), note.ingested), look(search, note)
+    copies = elsewhere.copies(search, versions, had, note.also)
+    copies.unseen += [*elsewhere.not_whole(seen), *of_umo.untold]
+    kept += of_umo.models
     print("\n".join(summary(seen | copies.seen)), flush=True)
-    if left := [str(path) for part in seen.values() for path in part.found]:
+    theirs = [path for part in seen.values() for path in part.found]
+    if left := [str(path) for path in (*theirs, *of_umo.goes, *of_umo.lists)]:
         some = ", ".join(left[:5])
         raise WorkFailed(f"the scan found them in {len(left)} files ({some}): remove those and run forget again")
     records = [f"its record of who was seen is kept: {path}" for path in kept]

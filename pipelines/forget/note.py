@@ -30,6 +30,8 @@ class Note(BaseModel):
     drop_models: bool = False  # as the user asked
     delete_originals: bool = False  # as the user asked
     lost: list[str] = []  # objects of DVC's cache that go, by their md5
+    also: list[Path] = []  # folders outside the repository that commands of umo wrote to, as the user named them
+    kept: list[Path] = []  # files and folders that go of what commands of umo wrote
 
     @classmethod
     def read(cls) -> "Note | None":

@@ -5,7 +5,7 @@ all of it but what is kept. Whoever makes a stage, a page or a flow keep somethi
 here, with the way it is cleared; a test holds dvc.yaml to the list, and plants somebody in each place and finds them.
 
 What lies elsewhere (originals, models, remotes, copies that were given out, other worktrees) is named, and scanned
-where it can be: elsewhere.py.
+where it can be: elsewhere.py. What commands of umo wrote to other folders is known by its files: kept.py.
 """
 
 from collections.abc import Iterator

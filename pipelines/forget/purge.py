@@ -2,8 +2,8 @@
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from pipelines.core.ledger import LEDGER, Ledger
 from pipelines.core.locks import alone
 from pipelines.core.params import STAGES
 from pipelines.core.shards import WORK
-from pipelines.forget import objects
+from pipelines.forget import kept, objects
 from pipelines.forget.note import Note
 from pipelines.forget.places import CACHE, CORRECTIONS, ROOTS, Clear, found
 from pipelines.forget.search import Search, files_below
@@ -51,6 +51,8 @@ def purge(search: Search, note: Note) -> str:
     """
     work, outs, store = what_holds(search, note.drop_models, objects.all_versions())
     note.lost = sorted({*note.lost, *store.theirs})
+    of_umo = kept.look(search, note)
+    note.kept = sorted({*note.kept, *of_umo.goes})
     note.write()  # before the listings go, without which nobody knows what was theirs by its name
     with _no_stage_runs(), alone("a DVC command", DVC_LOCK):
         ledger = Ledger.read()
@@ -63,11 +65,13 @@ def purge(search: Search, note: Note) -> str:
         for path in [*work, *outs]:
             _remove(path)
         objects.remove(CACHE, set(note.lost))
+    _remove_kept(note.kept, of_umo.lists)
     # Outside the repository too, DVC remembers names and hashes of its files.
     for path in (*found(Clear.COPIES), *re.findall(r"Repo\.site_cache_dir: (.+)", ask("version"))):
         shutil.rmtree(path, ignore_errors=True)
     of_cache = f"{len(note.lost)} objects of DVC's cache"
-    return f"{said}, {len(work)} pieces of {WORK}, {of_cache}, {', '.join(map(str, outs)) or 'no output'}"
+    by_umo = f", {len(note.kept)} files and folders that umo wrote" if note.kept else ""
+    return f"{said}, {len(work)} pieces of {WORK}, {of_cache}, {', '.join(map(str, outs)) or 'no output'}{by_umo}"
 
 
 def _drop_lines(path: Path, search: Search) -> int:
@@ -78,6 +82,20 @@ def _drop_lines(path: Path, search: Search) -> int:
         with replacing(path) as temporary:
             temporary.write_bytes(b"".join(kept))
     return len(lines) - len(kept)
+
+
+def _remove_kept(paths: Sequence[Path], lists: Mapping[Path, bytes]) -> None:
+    """Take out what commands of umo wrote; the lists first, for the photographs that tell whose a case is may go."""
+    for file, rest in lists.items():
+        if rest:
+            with replacing(file) as temporary:
+                temporary.write_bytes(rest)
+        else:
+            file.unlink()
+    for path in paths:
+        lock = path / kept.LOCK
+        with alone("umo train", lock) if lock.is_file() else nullcontext():
+            _remove(path)
 
 
 @contextmanager

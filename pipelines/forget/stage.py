@@ -20,6 +20,7 @@ from pipelines.core.tombstones import TOMBSTONES, Tombstones
 from pipelines.forget import elsewhere, objects, purge, traces
 from pipelines.forget.alike import SHOWN, write_page
 from pipelines.forget.execute import finish, left_to_do, searching
+from pipelines.forget.kept import look, refuse_unfit
 from pipelines.forget.note import NOTE, Note
 from pipelines.forget.places import CACHE
 from pipelines.forget.search import OTHERS
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str]) -> str:
         WorkFailed: another run is at work, the products could not be made anew, or the scan found something.
     """
     options = _parser().parse_args(arguments)
+    options.also = refuse_unfit(options.also)
     refuse_others()
     with writing(Run("forget")):
         drop()
@@ -65,6 +67,7 @@ def main(arguments: Sequence[str]) -> str:
                 raise BadInput(f"a forget was interrupted ({NOTE}): finish it first (python -m pipelines forget)")
             print("finishing what was interrupted", flush=True)
             is_all = not options.photo and set(options.people) <= set(pending.person_ids)
+            pending.also = list(dict.fromkeys([*pending.also, *options.also]))
             try:
                 said.append(finish(pending))
             except CopiesRemain as error:
@@ -97,11 +100,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--drop-models", action="store_true", help="also remove the LoRAs in runs/train that saw them")
     originals = f"also delete the photographs below {PHOTOS}; else they are named"
     parser.add_argument("--delete-originals", action="store_true", help=originals)
+    also = "a folder elsewhere that commands of umo wrote to: what they wrote of the person goes; repeat for others"
+    parser.add_argument("--also", type=Path, action="append", default=[], metavar="DIR", help=also)
     return parser
 
 
 def _plan(options: argparse.Namespace) -> Note:
-    asked = {"drop_models": options.drop_models, "delete_originals": options.delete_originals}
+    asked = {name: getattr(options, name) for name in ("drop_models", "delete_originals", "also")}
     if not options.people and not options.photo:
         return _of_tombstones(asked)
     if stale := graph.changed(Path(), *FOUND_BY):
@@ -191,10 +196,15 @@ def _who(note: Note) -> str:
 def _preview(note: Note) -> Iterator[str]:
     yield _who(note)
     search, versions = searching(note), objects.all_versions()
+    of_umo = look(search, note)
     work, outs, store = purge.what_holds(search, note.drop_models, versions)
     note.lost = list(store.theirs)
     yield f"would go: {len(work)} pieces of {WORK}; {', '.join(map(str, outs)) or 'no output'}"
     yield f"would go: {len(store.theirs)} of {store.files} objects of DVC's cache, and no other"
+    yield from (f"would go, for umo wrote it: {path}" for path in of_umo.goes)
+    yield from (f"their cases would go out of {path}" for path in of_umo.lists)
     yield from left_to_do(note, versions)
-    copies = elsewhere.copies(search, versions, elsewhere.has_them(frozenset(note.image_ids), note.ingested))
-    yield copies.remain(map(str, note.models)) or "no copies elsewhere were found"
+    had = elsewhere.has_them(frozenset(note.image_ids), note.ingested)
+    copies = elsewhere.copies(search, versions, had, note.also, [*of_umo.goes, *of_umo.lists])
+    copies.unseen += of_umo.untold
+    yield copies.remain(map(str, (*note.models, *of_umo.models))) or "no copies elsewhere were found"
