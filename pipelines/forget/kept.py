@@ -34,6 +34,7 @@ FILES: dict[str, dict[str, str]] = {  # by the command: what it keeps, and how t
         "metrics.json": Clear.OUT,
         "scores.parquet": Clear.OUT,
         "judges.parquet": Clear.OUT,
+        "agreement.parquet": Clear.OUT,
         "CASES.jsonl": LIST,
         ".partial": Clear.WHOLE,
     },
@@ -201,8 +202,9 @@ def _folders(also: Iterable[Path]) -> Iterator[tuple[Path, list[Path], list[str]
 
 
 def _is_partial(folder: Path) -> bool:
-    """Of `umo train`, or of a judge, whose folder is named by a checksum."""
-    return any(path.name in (LOCK, "run.json") or re.fullmatch("[0-9a-f]{16}", path.name) for path in folder.iterdir())
+    """Of `umo train`, or of what a judge or a model of whole pictures saw, in folders named by a checksum."""
+    seen = re.compile("(agreement-)?[0-9a-f]{16}")
+    return any(path.name in (LOCK, "run.json") or seen.fullmatch(path.name) for path in folder.iterdir())
 
 
 def _has_drawn(folder: Path) -> bool:

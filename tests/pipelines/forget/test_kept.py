@@ -21,6 +21,7 @@ from pipelines.forget.scan import Wanted
 from pipelines.forget.search import Search
 from pipelines.service.privacy import CopiesRemain
 from tests.conftest import BandJudge
+from tests.umo.evaluation.test_agreement import dinov2
 from tests.umo.training.conftest import SMALL, TRAIN, small_base
 from tests.umo.training.test_folder import export, row
 from umo import cli, faces
@@ -29,7 +30,9 @@ from umo.drawing.benchmarks import DRAWN
 from umo.drawing.cases import CASES_FILE, IMAGES, picture_names
 from umo.drawing.files import write_picture
 from umo.errors import BadInput, WorkFailed
+from umo.evaluation.agreement import load, measure
 from umo.evaluation.benchmarks import scoring
+from umo.evaluation.cases import read_cases
 from umo.evaluation.judges import Gallery
 from umo.quality import perceptual_hash
 from umo.training import sets
@@ -75,13 +78,14 @@ def world(orl, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _draw_and_score() -> None:
+    judged = ["--judge", "bands,others", "--agreement", str(dinov2(Path("dino")))]
     for folder, names in {"drawn": ("anna", "bert", "an/na"), "bert": ("bert",)}.items():
         lines = [
             {"case_id": name, "prompt": PROMPT, "references": [f"photos/{name.replace('/', '')}.png"]} for name in names
         ]
         Path(f"{folder}.jsonl").write_text("".join(json.dumps(line | {"images": []}) + "\n" for line in lines))
         assert not run("generate", f"{folder}.jsonl", "--out", folder, "--model", "base", "--steps", "1")
-        assert not run("evaluate", f"{folder}/CASES.jsonl", "--out", f"scores-{folder}", "--judge", "bands,others")
+        assert not run("evaluate", f"{folder}/CASES.jsonl", "--out", f"scores-{folder}", *judged)
         assert not run("report", f"scores-{folder}", "--out", f"pages/{folder}.html", "--title", "Mine")
     reference = ["--reference", "photos/anna.png", "--no-crop"]
     assert not run("generate", "--out", "one/a.png", "--model", "base", "--prompt", PROMPT, *reference, "--steps", "1")
@@ -132,7 +136,7 @@ def place(request, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(purge, "ask", lambda *words: "")
     monkeypatch.setattr(elsewhere, "ask", lambda *words: "")
     place = repository / "mine" if request.param == "inside" else tmp_path / "work/elsewhere"
-    shutil.copytree(world, place, ignore=shutil.ignore_patterns("base", "sets"))
+    shutil.copytree(world, place, ignore=shutil.ignore_patterns("base", "sets", "dino"))
     return place
 
 
@@ -246,6 +250,11 @@ def test_what_killed_commands_left(world: Path, tmp_path: Path, monkeypatch, orl
     judge = BandJudge(tmp_path / "bands.weights")
     gallery = Gallery(judge, world, kept=scoring.kept_in(Path("scores"), judge))
     gallery.look(["photos/anna.png"])
+    asked = read_cases(world / "drawn/CASES.jsonl")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("umo.evaluation.agreement.image_agreement", killed)
+        measure(asked, world / "drawn", load([str(world / "dino")]), Path("agreed"))
+    assert list(Path("agreed/.partial").rglob("*.npy"))
     with monkeypatch.context() as patch:
         patch.setattr("umo.training.run.Trainer.run", killed)
         given = ["--base", str(world / "base"), "--data", str(world / "sets/lora"), "--method", "sft"]
@@ -256,7 +265,7 @@ def test_what_killed_commands_left(world: Path, tmp_path: Path, monkeypatch, orl
         assert run("generate", str(cases), "--out", "drawn", "--model", str(world / "base"), "--steps", "1") == 130
     assert list(Path("scores/.partial").rglob("*.npz")) and list(Path("lora/.partial/encoded").rglob("*"))
     found = kept.look(search, noted(tmp_path))
-    assert named(tmp_path, found.goes) == {"scores/.partial", "lora/.partial"}
+    assert named(tmp_path, found.goes) == {"scores/.partial", "agreed/.partial", "lora/.partial"}
     assert found.untold == [f"{tmp_path}/drawn/images (1 pictures that umo drew of somebody)"]
 
 
