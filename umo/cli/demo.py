@@ -33,22 +33,17 @@ def demo(
     with TemporaryDirectory(prefix="umo-demo-") as uploads:
         os.environ |= {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False"}
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder goes
+        from umo.serving.apart import Apart, Loading
+
+        studio = Apart(Loading(model, lora, judge, device, dtype, max_megapixels * 10**6))
         try:
-            from umo.serving.demo import Studio, create_page, listen
+            from umo.serving.demo import create_page, listen  # while that loads
         except ImportError as error:
             raise BadInput(f"the demo needs {error.name}: pip install 'umo[demo]'") from error
-        from umo import faces, licences
-        from umo.customizers import load
-        from umo.customizers.hub import local_folder
-        from umo.devices import dtype_of, precision_on
-
-        base = local_folder(model)
-        customizer = load(base, lora, device, dtype_of(precision_on(device, dtype)))
-        studio = Studio(customizer, faces.load_named(judge), lora and lora.stem, max_megapixels * 10**6)
-        terms = licences.line(base, lora)
+        known = studio.known()
         if host not in LOOPBACK:
             print(f"warning: whoever reaches {host}:{port} may use it; it asks for no password", file=sys.stderr)
-        page = create_page(studio, terms)
+        page = create_page(studio, known)
         listen(page, host, port, max_mb)
-        print(f"http://{host}:{port}", terms, sep="\n", flush=True)
+        print(f"http://{host}:{port}", known.licences, sep="\n", flush=True)
         page.block_thread()
