@@ -59,7 +59,8 @@ class Apart:
     def __init__(self, what: Loading) -> None:
         context = get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        context.Process(target=_work, args=(theirs, what), daemon=True).start()
+        self.process = context.Process(target=_work, args=(theirs, what), daemon=True)
+        self.process.start()
         theirs.close()
         self._coming: Iterator[Said] = iter(())
 

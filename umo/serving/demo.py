@@ -15,6 +15,7 @@ from umo.scenes import prompts
 from umo.serving.apart import Apart, Asked, Known
 
 MINUTES = 10  # that an upload stays
+LOOK_AGAIN = 60  # seconds between two looks for old ones
 WAITING = 8  # drawings that may wait; further ones are told that the queue is full
 STEPS = 100  # that may be asked for
 SEEDS = 2**32
@@ -96,7 +97,7 @@ class Page:
 def create_page(studio: Apart, known: Known) -> gr.Blocks:
     """The page, with a queue for one picture at a time."""
     about = ABOUT.format(judge=known.judge, threshold=known.threshold, minutes=MINUTES)
-    with gr.Blocks(title="umo", analytics_enabled=False, delete_cache=(60, 60 * MINUTES)) as page:
+    with gr.Blocks(title="umo", analytics_enabled=False, delete_cache=(LOOK_AGAIN, 60 * MINUTES)) as page:
         gr.Markdown(about)
         with gr.Row():
             with gr.Column(scale=2):
