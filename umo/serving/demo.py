@@ -19,7 +19,6 @@ LOOK_AGAIN = 60  # seconds between two looks for old ones
 WAITING = 8  # drawings that may wait; further ones are told that the queue is full
 STEPS = 100  # that may be asked for
 SEEDS = 2**32
-FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # fetched from nowhere
 CSS = """
 svg.pictures { width: 100%; height: auto; display: block; font: 600 12px system-ui, "Segoe UI", Roboto, sans-serif; }
 svg .halo { fill: none; stroke: #fff; stroke-width: 4; stroke-opacity: 0.75; }
@@ -134,7 +133,7 @@ def listen(page: gr.Blocks, host: str, port: int, max_mb: int) -> None:
             run_history=False,
             footer_links=[],
             max_file_size=f"{max_mb}mb",
-            theme=gr.themes.Default(**FONTS),
+            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
             css=CSS,
         )
     except OSError as error:

@@ -50,7 +50,7 @@ class Studio:
         """Of the pictures that it draws from one seed."""
         return (f"base: {self.customizer.name}", *([f"LoRA: {self.lora}"] if self.lora else []))
 
-    def draw(self, asked: Asked, say: Callable[[Said], object]) -> None:
+    def draw(self, asked: Asked, say: Callable[[Said], None]) -> None:
         """Draw a picture, the base's with the LoRA switched off; judge it and say so.
 
         Raises:
@@ -129,7 +129,7 @@ def open_studio(what: Loading) -> tuple[Studio, Known]:
     base, lora = local_folder(what.model), what.lora
     customizer = load(base, lora, what.device, dtype_of(precision_on(what.device, what.dtype)))
     judge = faces.load_named(what.judge)
-    name = lora and lora.resolve().name.removesuffix(".safetensors")
+    name = lora.resolve().name.removesuffix(".safetensors") if lora else None
     studio, settings = Studio(customizer, judge, name, what.max_pixels), customizer.settings
     terms = licences.line(base, lora)
     return studio, Known(
