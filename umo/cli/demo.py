@@ -2,7 +2,9 @@
 
 import os
 import signal
+import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -37,13 +39,24 @@ def demo(
 
         studio = Apart(Loading(model, lora, judge, device, dtype, max_megapixels * 10**6))
         try:
-            from umo.serving.demo import create_page, listen  # while that loads
+            import uvicorn
+
+            from umo.serving.demo import create_app, create_page  # while that loads
         except ImportError as error:
             raise BadInput(f"the demo needs {error.name}: pip install 'umo[demo]'") from error
         known = studio.known()
-        if host not in LOOPBACK:
-            print(f"warning: whoever reaches {host}:{port} may use it; it asks for no password", file=sys.stderr)
-        page = create_page(studio, known)
-        listen(page, host, port, max_mb)
-        print(f"http://{host}:{port}", known.licences, sep="\n", flush=True)
-        page.block_thread()
+        app = create_app(create_page(studio, known), max_mb)
+        with _listening(host, port) as listener, suppress(KeyboardInterrupt):
+            if host not in LOOPBACK:
+                print(f"warning: whoever reaches {host}:{port} may use it; it asks for no password", file=sys.stderr)
+            print(f"http://{f'[{host}]' if ':' in host else host}:{port}", known.licences, sep="\n", flush=True)
+            config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        reason = str(error.strerror).partition(" (")[0]
+        raise BadInput(f"{host}:{port}: {reason}; choose another --port or --host") from error

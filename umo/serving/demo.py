@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from fastapi import FastAPI
 
 from umo.errors import BadInput, WorkFailed
 from umo.scenes import prompts
@@ -117,24 +118,20 @@ def create_page(studio: Apart, known: Known) -> gr.Blocks:
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
 
 
-def listen(page: gr.Blocks, host: str, port: int, max_mb: int) -> None:
-    """Serve the page until `page.close()`, asking no other host for anything.
-
-    Raises BadInput: the port is taken, or the host is none of this machine's.
-    """
-    try:
-        page.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            quiet=True,
-            prevent_thread_lock=True,
-            ssr_mode=False,
-            run_history=False,
-            footer_links=[],
-            max_file_size=f"{max_mb}mb",
-            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-            css=CSS,
-        )
-    except OSError as error:
-        raise BadInput(f"{host}:{port}: taken, or not this machine's; choose another --port or --host") from error
+def create_app(page: gr.Blocks, max_mb: int) -> FastAPI:
+    """The page at /, which asks no other host for anything; `max_mb`: of a photograph."""
+    closed = {"docs_url": None, "redoc_url": None, "openapi_url": None}
+    return gr.mount_gradio_app(
+        FastAPI(**closed),  # type: ignore[arg-type]
+        page,
+        "/",
+        app_kwargs=dict(closed),
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        max_file_size=f"{max_mb}mb",
+        ssr_mode=False,
+        mcp_server=False,
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        css=CSS,
+    )

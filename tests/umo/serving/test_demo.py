@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import httpx
 import numpy as np
 import pytest
 import torch
+import uvicorn
+from fastapi.testclient import TestClient
 from PIL import Image
 
 from tests.umo.training.conftest import TINY_UNO
@@ -204,9 +205,10 @@ def test_the_process_draws_again_after_an_error_and_after_somebody_left(base: Pa
 
 @pytest.mark.slow
 def test_a_broken_lora_is_refused_before_anything_listens(umo, base: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
-    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "")
-    monkeypatch.setattr(demo, "listen", lambda *_: pytest.fail("it listens"))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(socket, "create_server", lambda *_, **__: pytest.fail("it listens"))
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"):
+        monkeypatch.setenv(name, "")
     (tmp_path / "broken.safetensors").write_bytes(b"no weights")
     code, out, err = umo("demo", "--model", str(base), "--lora", str(tmp_path / "broken.safetensors"))
     assert (code, out) == (2, "") and err.count("\n") == 1
@@ -303,40 +305,80 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The port of a page whose uploads go after a second."""
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    """A client of a page whose uploads go after a second."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     monkeypatch.setattr(demo, "MINUTES", 1 / 60)
     monkeypatch.setattr(demo, "LOOK_AGAIN", 1)
-    page, port = demo.create_page(Fake(), KNOWN), free_port()  # type: ignore[arg-type]
-    demo.listen(page, "127.0.0.1", port, 1)
-    yield port
-    page.close()
+    page = demo.create_page(Fake(), KNOWN)  # type: ignore[arg-type]
+    with TestClient(demo.create_app(page, 1)) as client:
+        yield client
 
 
-def test_uploads_are_removed_and_what_is_too_large_is_not_taken(served: int, tmp_path: Path) -> None:
-    address, uploads = f"http://127.0.0.1:{served}/gradio_api/upload", tmp_path / "uploads"
-    answered = httpx.post(address, files={"files": ("a.png", b"0" * 2_000_000)})
+def test_uploads_are_removed_and_what_is_too_large_is_not_taken(served: TestClient, tmp_path: Path) -> None:
+    address, uploads = "/gradio_api/upload", tmp_path / "uploads"
+    answered = served.post(address, files={"files": ("a.png", b"0" * 2_000_000)})
     assert answered.status_code == 413
-    assert httpx.post(address, files={"files": ("a.png", b"0")}).status_code == 200
+    assert served.post(address, files={"files": ("a.png", b"0")}).status_code == 200
     until = time.monotonic() + 60
     while [path for path in uploads.rglob("*") if path.is_file()]:
         assert time.monotonic() < until
         time.sleep(0.1)
 
 
-def test_a_port_that_is_taken_is_told_in_a_line(served: int) -> None:
-    page = demo.create_page(Fake(), KNOWN)  # type: ignore[arg-type]
-    with pytest.raises(BadInput, match=f"127.0.0.1:{served}: taken, or not this machine's; choose another --port"):
-        demo.listen(page, "127.0.0.1", served, 1)
+def test_there_is_no_page_but_the_one(served: TestClient) -> None:
+    assert "people who agreed to it" in served.get("/config").text and served.get("/").status_code == 200
+    assert {served.get(path).status_code for path in ("/docs", "/redoc", "/openapi.json")} <= {404, 307}
+    assert served.get("/config").json()["analytics_enabled"] is False
 
 
-def test_without_gradio_it_says_what_to_install(umo, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command, with nothing behind it and its signals and environment left alone."""
+
+    class Loaded(Fake):
+        def known(self) -> Known:
+            return KNOWN
+
     from umo.serving import apart
 
-    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
-    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "")
-    monkeypatch.setattr(apart, "Apart", Loading)  # nothing is loaded
+    monkeypatch.setattr(apart, "Apart", Loaded)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"):
+        monkeypatch.setenv(name, "")
+
+
+@pytest.fixture
+def serves(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Where it would listen; it stops at once."""
+    found: list[tuple[str, int]] = []
+
+    def run(self: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        found.append(sockets[0].getsockname()[:2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    return found
+
+
+def test_it_says_where_it_is_and_warns_where_others_reach_it(umo, loaded, serves) -> None:
+    port = free_port()
+    code, out, err = umo("demo", "--port", str(port))
+    assert (code, out, err) == (0, f"http://127.0.0.1:{port}\nlicences: none\n", "")
+    code, out, err = umo("demo", "--port", str(port), "--host", "0.0.0.0")
+    assert err == f"warning: whoever reaches 0.0.0.0:{port} may use it; it asks for no password\n"
+    assert (code, serves) == (0, [("127.0.0.1", port), ("0.0.0.0", port)])
+
+
+def test_a_port_that_is_taken_is_told_in_a_line(umo, loaded, serves) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, out, err = umo("demo", "--port", str(port))
+    said = f"umo: 127.0.0.1:{port}: Address already in use; choose another --port or --host\n"
+    assert (code, out, err, serves) == (2, "", said, [])
+
+
+def test_without_gradio_it_says_what_to_install(umo, loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "umo.serving.demo")
     monkeypatch.setitem(sys.modules, "gradio", None)
     code, _, err = umo("demo")
