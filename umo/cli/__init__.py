@@ -10,6 +10,7 @@ import typer
 from umo.cli.benchmark import benchmark
 from umo.cli.calibrate import calibrate
 from umo.cli.compare import compare
+from umo.cli.demo import demo
 from umo.cli.evaluate import evaluate
 from umo.cli.generate import generate
 from umo.cli.lora import lora
@@ -29,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # no bracket of a path or a help text is markup; a wrong usage is plain lines
     pretty_exceptions_enable=False,
 )
-for command in (match, evaluate, compare, generate, plan, train, calibrate, report, serve):
+for command in (match, evaluate, compare, generate, plan, train, calibrate, report, serve, demo):
     app.command()(command)
 app.add_typer(lora)
 app.add_typer(benchmark)
