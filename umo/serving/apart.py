@@ -109,7 +109,7 @@ def _work(pipe: Connection, what: Loading) -> None:
     while True:
         try:
             asked = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
         try:
             studio.draw(asked, pipe.send)

@@ -119,7 +119,7 @@ def in_words(row: Mapping[str, Any]) -> str:
     """A row of `records.SCORES` for people."""
     if row["n_faces"] is None:
         return f"not judged: {row['error']}"
-    apart = f", kept apart {row['id_conf']:.2f}" if row["n"] > 1 else ""
+    apart = "" if row["n"] < 2 or row["id_conf"] is None else f", kept apart {row['id_conf']:.2f}"
     found = f"{row['covered']} of {row['n']} recognised, {row['duplicated']} drawn twice, {row['extra']} strangers"
     return f"likeness {row['id_sim_strict']:.2f}{apart}; {found}"
 
