@@ -120,7 +120,8 @@ def in_words(row: Mapping[str, Any]) -> str:
     if row["n_faces"] is None:
         return f"not judged: {row['error']}"
     apart = "" if row["n"] < 2 or row["id_conf"] is None else f", kept apart {row['id_conf']:.2f}"
-    found = f"{row['covered']} of {row['n']} recognised, {row['duplicated']} drawn twice, {row['extra']} strangers"
+    extra = f"{row['extra']} stranger{'s' * (row['extra'] != 1)}"
+    found = f"{row['covered']} of {row['n']} recognised, {row['duplicated']} drawn twice, {extra}"
     return f"likeness {row['id_sim_strict']:.2f}{apart}; {found}"
 
 

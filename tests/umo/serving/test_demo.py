@@ -104,7 +104,7 @@ def test_a_picture_is_shown_with_boxes_cosines_and_words(studio: Studio, bands) 
     assert "<figcaption>&lt;b&gt;</figcaption>" in figure
     tags = re.findall(r'class="tag">([^<]+)<', figure)
     assert sorted(tags) == ["1", "1", "1.00", "1.00", "2", "2", "duplicate", "extra"]
-    assert "<p>likeness 1.00, kept apart 0.50; 2 of 2 recognised, 1 drawn twice, 1 strangers</p>" in figure
+    assert "<p>likeness 1.00, kept apart 0.50; 2 of 2 recognised, 1 drawn twice, 1 stranger</p>" in figure
 
 
 def test_a_person_who_is_not_there_is_missing(studio: Studio, bands) -> None:
