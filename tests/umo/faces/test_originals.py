@@ -199,9 +199,9 @@ def test_what_yunet_alone_believes_in_is_no_face(raw, portrait):
 
 
 def test_an_attack_on_the_reward_gains_nothing_under_the_judge(zoo, portrait, tensor_of):
-    """Eight steps towards another person by the gradient of the rewarding network, each pixel by 2 at most.
+    """Twenty steps towards another person by the gradient of the rewarding network, each pixel by 2 at most.
 
-    Over these pairs the judge gains .09 of what the network does, between 0 and .16 by the pair.
+    Over these pairs the judge gains .08 of what the network does, between 0 and .15 by the pair: three are too few.
     """
     judge, gains = faces.load("dlib"), {"zoo": 0.0, "judge": 0.0}
     pairs = ((1, 9), (3, 5), (10, 8), (2, 7), (4, 6), (11, 12), (13, 14), (15, 16))
@@ -211,7 +211,7 @@ def test_an_attack_on_the_reward_gains_nothing_under_the_judge(zoo, portrait, te
         wanted = torch.from_numpy(zoo.embed([other], [zoo.detect([other])[0][:1]]))
         start = tensor_of(picture)
         attacked = start.clone().requires_grad_()
-        for _ in range(8):
+        for _ in range(20):
             (gradient,) = torch.autograd.grad((zoo.embed(attacked, found) * wanted).sum(), attacked)
             with torch.no_grad():
                 moved = attacked + gradient.sign() * 0.25 / 127.5
@@ -223,7 +223,7 @@ def test_an_attack_on_the_reward_gains_nothing_under_the_judge(zoo, portrait, te
             )
             gains[name] += float((now - before) @ target)
     assert gains["zoo"] > len(pairs) * 0.3
-    assert gains["judge"] < 0.15 * gains["zoo"]
+    assert gains["judge"] < 0.1 * gains["zoo"]
 
 
 def test_dlib_is_centred(portrait):

@@ -17,7 +17,7 @@ class OmniGen2Pipeline(DiffusionPipeline):
     def __init__(self, transformer: Any, vae: Any, scheduler: Any, mllm: Any, processor: Any) -> None:
         super().__init__()
         parts = {"transformer": transformer, "vae": vae, "scheduler": scheduler, "mllm": mllm, "processor": processor}
-        self.register_modules(**parts)
+        self.register_modules(**parts)  # type: ignore[attr-defined]
 
 
 class FlowMatchEulerDiscreteScheduler(SchedulerMixin, ConfigMixin):

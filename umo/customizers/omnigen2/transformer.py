@@ -110,7 +110,7 @@ class OmniGen2Transformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.ref_image_patch_embedder = nn.Linear(numbers, hidden_size)
         self.image_index_embedding = nn.Parameter(torch.randn(MAX_REFERENCES, hidden_size))
         self.time_caption_embed = Lumina2CombinedTimestepCaptionEmbedding(hidden_size, text_feat_dim, norm_eps=norm_eps)
-        self.time_caption_embed.time_proj = Timesteps(256, True, 0, scale=timestep_scale)
+        self.time_caption_embed.time_proj = Timesteps(256, True, 0, scale=timestep_scale)  # type: ignore[arg-type]
         self.context_refiner = nn.ModuleList(block(modulation=False) for _ in range(num_refiner_layers))
         self.ref_image_refiner = nn.ModuleList(block() for _ in range(num_refiner_layers))
         self.noise_refiner = nn.ModuleList(block() for _ in range(num_refiner_layers))
